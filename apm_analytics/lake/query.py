@@ -1,0 +1,99 @@
+"""Ask the lake: DuckDB with one view a table, and named queries from `lake/sql/`.
+
+In:  the folder of a lake, SQL or the name of a query with its parameters.
+Out: a DuckDB connection, Polars frames.
+"""
+
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from apm_analytics.errors import BadParameter, NotFound
+from apm_analytics.lake import manifest
+from apm_analytics.lake.schema import TABLES
+
+SQL_FOLDER = Path(__file__).parent / "sql"
+
+
+def connect(lake: Path) -> duckdb.DuckDBPyConnection:
+    """Open the present snapshot of a lake; later imports do not change what it shows.
+
+    Returns
+    -------
+    An in-memory DuckDB connection, time zone UTC, with the views `spans`, `metric_points`,
+    `histogram_points`, `exp_histogram_points`, `summary_points` and `logs`. A table without
+    parts is an empty view.
+
+    Raises
+    ------
+    NotFound
+        No lake at `lake`.
+
+    Examples
+    --------
+    >>> connect(Path("data/lake")).sql("select count(*) from spans")  # doctest: +SKIP
+    """
+    with manifest.open_manifest(lake) as snapshot:
+        parts = manifest.live_parts(snapshot)
+    con = duckdb.connect()
+    # Offline there is nothing to install, and a query must never wait for a network.
+    con.execute("set autoinstall_known_extensions = false")
+    con.execute("set autoload_known_extensions = false")
+    con.execute("set timezone = 'UTC'")
+    for table, schema in TABLES.items():
+        files = [str((lake / part.path).resolve()) for part in parts if part.table == table]
+        if files:
+            listed = ", ".join(_quoted(file) for file in files)
+            con.execute(
+                f"create view {table} as"
+                f" select * from read_parquet([{listed}], hive_partitioning = false)"
+            )
+        else:
+            con.register(table, schema.empty_table())
+    return con
+
+
+def names() -> list[str]:
+    """List the named queries."""
+    return sorted(file.stem for file in SQL_FOLDER.glob("*.sql"))
+
+
+def text(name: str) -> str:
+    """Give the SQL of a named query.
+
+    Raises
+    ------
+    NotFound
+        No such query; the message lists those there are.
+    """
+    if name not in names():
+        raise NotFound(f"no named query {name!r}; there are: {', '.join(names())}")
+    return (SQL_FOLDER / f"{name}.sql").read_text()
+
+
+def named(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pl.DataFrame:
+    """Run a named query with its `$parameters`.
+
+    Raises
+    ------
+    NotFound
+        No such query.
+    BadParameter
+        A parameter is missing or unknown.
+
+    Examples
+    --------
+    >>> named(con, "red_by_service", window_s=300)  # doctest: +SKIP
+    """
+    sql = text(name)
+    try:
+        return con.execute(sql, parameters).pl()
+    except duckdb.InvalidInputException as error:
+        raise BadParameter(
+            f"query {name!r} and its parameters {sorted(parameters)} do not fit: {error}"
+        ) from error
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

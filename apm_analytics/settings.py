@@ -1,0 +1,110 @@
+"""Where we run and with which numbers: the environment and params.yaml -> one frozen Settings.
+
+In:  environment variables APM_*, params.yaml.
+Out: `Settings`, checked; an unknown or ill-typed value is an error that names it.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from apm_analytics.errors import BadParameter
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SimulateParams(_Frozen):
+    days: int = Field(gt=0)
+    spans: int = Field(gt=0)
+
+
+class SnapshotParams(_Frozen):
+    history_days: int = Field(gt=0)
+
+
+class FeatureParams(_Frozen):
+    window_s: int = Field(gt=0)
+    min_requests: int = Field(ge=1)
+
+
+class QualityParams(_Frozen):
+    max_null_ratio: float = Field(ge=0, le=1)
+    max_duplicate_ratio: float = Field(ge=0, le=1)
+    max_orphan_ratio: float = Field(ge=0, le=1)
+    max_skew_ratio: float = Field(ge=0, le=1)
+    max_gap_s: float = Field(gt=0)
+    max_age_s: float = Field(gt=0)
+    check_age: bool
+
+
+class BaselineParams(_Frozen):
+    min_season_days: float = Field(ge=7)
+    min_windows: int = Field(ge=3)
+    fit_grid_s: int = Field(gt=0)
+    level: float = Field(gt=0.5, lt=1)
+    holdout_days: float = Field(gt=0)
+    changepoint_prior_scale: float = Field(gt=0)
+    robust_deviations: float = Field(gt=0)
+    forest_trees: int = Field(gt=0)
+    forest_contamination: float = Field(gt=0, lt=0.5)
+
+
+class ThresholdParams(_Frozen):
+    max_age_s: float = Field(gt=0)
+    for_s: float = Field(ge=0)
+    anomaly_recent_s: float = Field(gt=0)
+
+
+class Params(_Frozen):
+    """Everything in params.yaml."""
+
+    seed: int
+    simulate: SimulateParams
+    snapshot: SnapshotParams
+    features: FeatureParams
+    quality: QualityParams
+    baselines: BaselineParams
+    thresholds: ThresholdParams
+
+
+class Settings(_Frozen):
+    """Where we run (`workspace`: the checkout with notebooks/ and pipelines/) and the params."""
+
+    workspace: Path
+    params: Params
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises
+    ------
+    BadParameter
+        The file is missing, is no YAML, or holds an unknown, missing or ill-typed key.
+    """
+    try:
+        raw: Any = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BadParameter(
+            f"cannot read {path}: {error}; see params.yaml of the project"
+        ) from error
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(str(step) for step in item['loc']) or 'the file'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise BadParameter(f"{path} does not fit: {found}") from error
+
+
+def load() -> Settings:
+    """Read the settings of this process: APM_WORKSPACE, else the folder that holds the package."""
+    default = Path(__file__).resolve().parent.parent
+    workspace = Path(os.environ.get("APM_WORKSPACE", default)).resolve()
+    return Settings(workspace=workspace, params=load_params(workspace / "params.yaml"))
