@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from apm_analytics.errors import BadParameter, NotFound
+from apm_analytics.errors import BadInput, BadParameter, NotFound
 from apm_analytics.lake import manifest
 from apm_analytics.lake.schema import TABLES
 
@@ -88,11 +88,27 @@ def named(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pl
     """
     sql = text(name)
     try:
-        return con.execute(sql, parameters).pl()
+        return frame(con, sql, parameters)
     except duckdb.InvalidInputException as error:
         raise BadParameter(
             f"query {name!r} and its parameters {sorted(parameters)} do not fit: {error}"
         ) from error
+
+
+def frame(
+    con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, object] | None = None
+) -> pl.DataFrame:
+    """Run one statement that has rows and give them as a Polars frame.
+
+    Raises
+    ------
+    BadInput
+        The statement has no rows to give, such as SET.
+    """
+    relation = con.sql(sql, params=parameters)
+    if relation is None:
+        raise BadInput("the statement gives no rows; ask with SELECT, DESCRIBE or SUMMARIZE")
+    return pl.DataFrame(relation.to_arrow_table())
 
 
 def _quoted(value: str) -> str:

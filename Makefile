@@ -1,0 +1,65 @@
+# Two commands matter: `make nightly` runs the main job, `make test` runs the tests.
+# Everything below sets itself up; nothing is installed outside .venv except by `make servers`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LAKE ?= data/lake
+OUT ?= data
+
+.PHONY: help nightly test lab servers setup check lock schedule bench-import bench-query clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/ready ## make .venv from requirements.lock
+
+.venv/ready: requirements.lock bootstrap.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version); try make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+		{ echo "python3 -m venv failed: install Debian's python3-venv and run make again"; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
+	@echo "setting up .venv (about 20 s with a good network)"
+	@$(BIN)/uv pip sync --quiet --require-hashes requirements.lock --python $(BIN)/python
+	@$(BIN)/uv pip install --quiet --no-build-isolation --no-deps --editable . --python $(BIN)/python
+	@touch $@
+
+nightly: .venv/ready ## run the main job; with no lake yet, simulate a shop first
+	@$(BIN)/apm simulate --lake $(LAKE) --if-missing
+	@$(BIN)/apm nightly --lake $(LAKE) --out $(OUT)
+
+test: .venv/ready ## run all tests
+	@$(BIN)/python -m pytest
+
+check: .venv/ready ## format, types, import order, notebooks without outputs
+	@$(BIN)/ruff format --check apm_analytics pipelines tests bench
+	@$(BIN)/ruff check apm_analytics pipelines tests bench
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+lab: .venv/ready ## open the notebooks in JupyterLab on loopback
+	@$(BIN)/jupyter lab --app-dir= --notebook-dir=notebooks
+
+servers: ## install the Debian packages that the tests start (needs root)
+	@missing=""; for p in prometheus chromium; do \
+		dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	test -z "$$missing" || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
+
+schedule: .venv/ready ## run the main job every night at 02:00 UTC
+	@$(BIN)/apm schedule --at 02:00 --lake $(LAKE) --out $(OUT)
+
+bench-import: .venv/ready ## spans and points per CPU second, peak memory
+	@$(BIN)/python bench/bench_import.py
+
+bench-query: .venv/ready ## the usual questions on 5 million spans
+	@$(BIN)/python bench/bench_query.py
+
+lock: .venv/ready ## resolve pyproject.toml into requirements.lock again
+	@$(BIN)/uv pip compile --quiet --extra dev --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --output-file requirements.lock pyproject.toml
+	@grep -A1000 '^uv==' requirements.lock | awk 'NR>1 && /^[a-z]/{exit} {print}' > bootstrap.lock
+
+clean: ## remove lake, models and everything published
+	@rm -rf data/lake data/simulated data/derived data/runs data/releases data/published models/*

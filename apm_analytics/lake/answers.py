@@ -1,0 +1,141 @@
+"""Turn a question into bytes: SQL or a named query in, a table, CSV, JSON or Parquet out.
+
+In:  a lake, SQL or a query's name, `NAME=VALUE` parameters.
+Out: bytes in the format asked for.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import orjson
+import polars as pl
+
+from apm_analytics.errors import BadInput, BadParameter
+from apm_analytics.lake import query
+from apm_analytics.lake.schema import TABLES
+
+# Wide enough for a span's interesting columns on one screen, long enough for a day of hours.
+TEXT_ROWS = 200
+TEXT_WIDTH = 200
+
+
+def answer(
+    lake: Path, question: str, *, form: str = "table", parameters: dict[str, object] | None = None
+) -> bytes:
+    """Ask a lake one question.
+
+    Parameters
+    ----------
+    question : SQL, or the name of a query in `lake/sql/`.
+    form : `table`, `csv`, `json` (an array of objects) or `parquet`.
+    parameters : values of the query's `$names`.
+
+    Raises
+    ------
+    BadInput
+        DuckDB refused the SQL; its own words say where.
+    BadParameter
+        An unknown format, or parameters that do not fit.
+
+    Examples
+    --------
+    >>> answer(Path("data/lake"), "select 1 as one", form="csv")  # doctest: +SKIP
+    b'one\\n1\\n'
+    """
+    sql = query.text(question) if question in query.names() else question
+    with query.connect(lake) as con:
+        try:
+            frame = query.frame(con, sql, parameters)
+        except duckdb.InvalidInputException as error:
+            raise BadParameter(f"{error}; give values with --set NAME=VALUE") from error
+        except duckdb.Error as error:
+            raise BadInput(
+                f"the question cannot be answered: {error}; tables are {', '.join(TABLES)}; "
+                "`apm queries` lists the named queries"
+            ) from error
+    return _render(frame, form)
+
+
+def parameters(pairs: Sequence[str]) -> dict[str, object]:
+    """Read `NAME=VALUE` pairs; a value that looks like a number is one.
+
+    Raises
+    ------
+    BadParameter
+        A pair without `=`.
+    """
+    values: dict[str, object] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise BadParameter(f"got {pair!r}, need NAME=VALUE, as in --set window_s=300")
+        values[name] = _number_or_text(value)
+    return values
+
+
+def save(content: bytes, file: Path) -> None:
+    """Write an answer to a file, all of it or nothing."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def as_text(frame: pl.DataFrame) -> str:
+    """Draw a frame as a plain table."""
+    with pl.Config(
+        tbl_rows=TEXT_ROWS,
+        tbl_cols=-1,
+        tbl_width_chars=TEXT_WIDTH,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_formatting="UTF8_BORDERS_ONLY",
+        fmt_str_lengths=80,
+        thousands_separator=True,
+    ):
+        return str(frame)
+
+
+def _render(frame: pl.DataFrame, form: str) -> bytes:
+    sink = io.BytesIO()
+    if form == "table":
+        left = frame.height - TEXT_ROWS
+        note = f"\n… {left:,} more rows; use --format csv for all" if left > 0 else ""
+        return f"{as_text(frame)}{note}\n".encode()
+    if form == "csv":
+        _flat(frame).write_csv(sink)
+    elif form == "json":
+        frame.write_json(sink)
+        sink.write(b"\n")
+    elif form == "parquet":
+        frame.write_parquet(sink)
+    else:
+        raise BadParameter(f"format {form!r} is none of table, csv, json, parquet")
+    return sink.getvalue()
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """Turn nested columns, which CSV does not have, into JSON text."""
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
+    return frame.with_columns(
+        pl.Series(name, [_json(value) for value in frame[name].to_list()], dtype=pl.String)
+        for name in nested
+    )
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else orjson.dumps(value, default=str).decode()
+
+
+def _number_or_text(value: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
