@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from apm_analytics.ingest.files import ImportSummary, import_files
-from apm_analytics.lake import manifest
 from apm_analytics.simulate import shop
+
+from apm_analytics.lake import manifest
 
 TRUTH = "truth.json"
 PENDING = "import-pending"

@@ -1,0 +1,252 @@
+"""Gather checked records and turn them into Arrow tables with the lake's columns.
+
+In:  one tuple a record in the order of `TableBuilder.fields`, its attributes, its context
+     (resource and scope, shared by many records).
+Out: one Arrow table with exactly the columns of `lake.schema`.
+"""
+
+import base64
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from apm_analytics.lake.schema import (
+    NUMBER_MAP,
+    OLD_NAMES,
+    OLD_RESOURCE_NAMES,
+    PROMOTED,
+    RESOURCE_COLUMNS,
+    TABLES,
+    TEXT,
+    TEXT_MAP,
+    column_name,
+)
+
+# Beyond it a double no longer holds every integer, so such an integer is kept as text.
+EXACT_INTEGER = 2**53
+UNKNOWN_SERVICE = "unknown_service"
+
+Value = str | bool | int | float | bytes | list[Any] | dict[str, Any] | None
+Pairs = Iterable[tuple[str, Value]]
+
+
+def _whole_number(value: Value) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    return None
+
+
+def _plain_text(value: Value) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+# Attribute -> its column, how its value gets there, and whether it is the current name.
+_PLACES: dict[str, tuple[str, Callable[[Value], Any], bool]] = {
+    **{
+        old: (column_name(new), _plain_text if PROMOTED[new] == TEXT else _whole_number, False)
+        for old, new in OLD_NAMES.items()
+    },
+    **{
+        key: (column_name(key), _plain_text if kind == TEXT else _whole_number, True)
+        for key, kind in PROMOTED.items()
+    },
+}
+_SHARED = frozenset(
+    {
+        "scope_name",
+        "scope_version",
+        "scope_attributes",
+        "scope_schema_url",
+        *RESOURCE_COLUMNS.values(),
+        "resource_attributes",
+        "resource_schema_url",
+        *(column_name(key) for key in PROMOTED),
+        "attributes",
+        "attributes_num",
+    }
+)
+_CONTEXT_COLUMNS = (
+    "scope_name",
+    "scope_version",
+    "scope_attributes",
+    "scope_schema_url",
+    *RESOURCE_COLUMNS.values(),
+    "resource_attributes",
+    "resource_schema_url",
+)
+
+
+def as_text(value: Value) -> str:
+    """Write any attribute value as text: JSON for what is nested, base64 for bytes."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, int | float):
+        return str(value)
+    return orjson.dumps(value, default=_nested_default).decode()
+
+
+def _nested_default(value: object) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)  # an integer beyond 64 bits
+
+
+def text_pairs(pairs: Pairs) -> list[tuple[str, str]]:
+    """Give attributes as a text map; a repeated key keeps its last value."""
+    return list({key: as_text(value) for key, value in pairs}.items())
+
+
+def context(
+    resource: Pairs,
+    resource_schema_url: str,
+    scope_name: str,
+    scope_version: str,
+    scope: Pairs,
+    scope_schema_url: str,
+) -> tuple[Any, ...]:
+    """Lay out what all records of one scope share, in the order of the context columns."""
+    columns: dict[str, str | None] = dict.fromkeys(RESOURCE_COLUMNS.values())
+    rest: list[tuple[str, Value]] = []
+    for key, value in resource:
+        column = RESOURCE_COLUMNS.get(OLD_RESOURCE_NAMES.get(key, key))
+        if column and columns[column] is None and isinstance(value, str):
+            columns[column] = value
+        else:
+            rest.append((key, value))
+    if not columns["service_name"]:
+        columns["service_name"] = UNKNOWN_SERVICE
+    return (
+        scope_name or None,
+        scope_version or None,
+        text_pairs(scope) or None,
+        scope_schema_url or None,
+        *columns.values(),
+        text_pairs(rest) or None,
+        resource_schema_url or None,
+    )
+
+
+class TableBuilder:
+    """Rows of one lake table; `add` them, then `finish`.
+
+    Only what a record has costs anything: promoted attributes are kept as (row, value) pairs and
+    scattered into their columns once, at the end.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.schema = TABLES[name]
+        self.fields = [field for field in self.schema if field.name not in _SHARED]
+        self._rows: list[tuple[Any, ...]] = []
+        self._contexts: list[tuple[Any, ...]] = []
+        self._context_of: list[int] = []
+        self._promoted: dict[str, tuple[list[int], list[Any]]] = {}
+        self._text_keys: list[str] = []
+        self._text_values: list[str] = []
+        self._text_ends: list[int] = []
+        self._num_keys: list[str] = []
+        self._num_values: list[float] = []
+        self._num_ends: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def open_context(self, values: tuple[Any, ...]) -> None:
+        """Say which resource and scope the records added from now on belong to."""
+        self._contexts.append(values)
+
+    def add(self, row: tuple[Any, ...], attributes: Pairs) -> None:
+        """Take one checked record."""
+        number = len(self._rows)
+        self._rows.append(row)
+        self._context_of.append(len(self._contexts) - 1)
+        own: dict[str, tuple[str, Any, bool]] = {}
+        for key, value in attributes:
+            place = _PLACES.get(key)
+            if place is None:
+                self._into_maps(key, value)
+                continue
+            column, convert, current = place
+            fitted = convert(value)
+            if fitted is None:
+                self._into_maps(key, value)
+                continue
+            if key == "http.target" and "?" in fitted:
+                self._into_maps(key, value)
+                fitted = fitted.partition("?")[0]
+            held = own.get(column)
+            if held is None:
+                own[column] = (key, fitted, current)
+            elif current and not held[2]:
+                self._into_maps(held[0], held[1])
+                own[column] = (key, fitted, current)
+            elif held[1] != fitted:
+                self._into_maps(key, value)
+        for column, (_, fitted, _) in own.items():
+            rows, values = self._promoted.setdefault(column, ([], []))
+            rows.append(number)
+            values.append(fitted)
+        self._text_ends.append(len(self._text_keys))
+        self._num_ends.append(len(self._num_keys))
+
+    def _into_maps(self, key: str, value: Value) -> None:
+        kind = type(value)
+        if kind is float or (kind is int and abs(value) <= EXACT_INTEGER):  # type: ignore[arg-type]
+            self._num_keys.append(key)
+            self._num_values.append(value)  # type: ignore[arg-type]
+        elif value is not None:
+            self._text_keys.append(key)
+            self._text_values.append(as_text(value))
+
+    def finish(self) -> pa.Table:
+        """Give the table; the builder is not used again."""
+        count = len(self._rows)
+        columns: dict[str, pa.Array] = {}
+        transposed = zip(*self._rows, strict=True) if count else ([] for _ in self.fields)
+        for field, values in zip(self.fields, transposed, strict=True):
+            columns[field.name] = pa.array(values, field.type)
+        where = pa.array(self._context_of, pa.int32())
+        shared = (
+            zip(*self._contexts, strict=True) if self._contexts else ([] for _ in _CONTEXT_COLUMNS)
+        )
+        for name, values in zip(_CONTEXT_COLUMNS, shared, strict=True):
+            columns[name] = pa.array(values, self.schema.field(name).type).take(where)
+        for key, kind in PROMOTED.items():
+            name = column_name(key)
+            columns[name] = self._scatter(self._promoted.get(name), kind, count)
+        columns["attributes"] = pa.MapArray.from_arrays(
+            pa.array([0, *self._text_ends], pa.int32()),
+            pa.array(self._text_keys, TEXT),
+            pa.array(self._text_values, TEXT),
+            type=TEXT_MAP,
+        )
+        columns["attributes_num"] = pa.MapArray.from_arrays(
+            pa.array([0, *self._num_ends], pa.int32()),
+            pa.array(self._num_keys, TEXT),
+            pa.array(self._num_values, pa.float64()),
+            type=NUMBER_MAP,
+        )
+        return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
+
+    @staticmethod
+    def _scatter(
+        sparse: tuple[list[int], list[Any]] | None, kind: pa.DataType, count: int
+    ) -> pa.Array:
+        if sparse is None:
+            return pa.nulls(count, kind)
+        rows, values = sparse
+        position = np.zeros(count, dtype=np.int32)
+        position[rows] = np.arange(len(rows), dtype=np.int32)
+        absent = np.ones(count, dtype=bool)
+        absent[rows] = False
+        return pa.array(values, kind).take(pa.array(position, mask=absent))

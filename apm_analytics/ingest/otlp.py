@@ -1,0 +1,81 @@
+"""OTLP bytes to Arrow: the one door for both encodings.
+
+In:  a JSON document (OTLP, or Jaeger's) or a protobuf request, as bytes.
+Out: `Decoded`: tables with the lake's columns, rejected records, warnings.
+"""
+
+from typing import Any
+
+import orjson
+
+from apm_analytics.errors import BadInput
+from apm_analytics.ingest import jaeger, otlp_json, otlp_protobuf
+from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.sink import Decoded, Rejected, Sink
+
+__all__ = ["Decoded", "Rejected", "decode_json", "decode_protobuf", "read_json", "read_protobuf"]
+
+
+def decode_json(document: bytes, limits: Limits | None = None) -> Decoded:
+    """Decode one OTLP JSON document.
+
+    Parameters
+    ----------
+    document : UTF-8 JSON with resourceSpans, resourceMetrics or resourceLogs.
+    limits : the times that are believed; by default 2000 to a day from now.
+
+    Raises
+    ------
+    BadInput
+        It is no JSON, or no OTLP.
+
+    Examples
+    --------
+    >>> decode_json(b'{"resourceSpans": []}').tables
+    {}
+    """
+    sink = Sink()
+    read_json(document, sink, limits or Limits.around_now())
+    return sink.finish()
+
+
+def decode_protobuf(signal: str, payload: bytes, limits: Limits | None = None) -> Decoded:
+    """Decode one Export*ServiceRequest; `signal` is traces, metrics or logs.
+
+    Raises
+    ------
+    BadInput
+        The bytes are no such message.
+
+    Examples
+    --------
+    >>> decode_protobuf("traces", b"").tables
+    {}
+    """
+    sink = Sink()
+    request = otlp_protobuf.parse(signal, payload)
+    otlp_protobuf.read_request(signal, request, sink, limits or Limits.around_now())
+    return sink.finish()
+
+
+def read_json(document: bytes, sink: Sink, limits: Limits) -> None:
+    """Decode one JSON document into a sink that others share."""
+    try:
+        parsed: Any = orjson.loads(document)
+    except orjson.JSONDecodeError as error:
+        raise BadInput(
+            f"no JSON: {error.msg} at byte {error.pos}; was the file cut short while written?"
+        ) from error
+    if jaeger.is_jaeger(parsed):
+        try:
+            parsed = jaeger.to_otlp(parsed)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"a Jaeger document whose spans do not fit: {error!r}") from error
+    otlp_json.read_document(parsed, sink, limits)
+
+
+def read_protobuf(payload: bytes, sink: Sink, limits: Limits, guess: str = "traces") -> str:
+    """Decode one request of unknown signal into a sink that others share; give its signal."""
+    signal, request = otlp_protobuf.detect(payload, guess)
+    otlp_protobuf.read_request(signal, request, sink, limits)
+    return signal

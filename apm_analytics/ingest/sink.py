@@ -1,0 +1,67 @@
+"""Where both decoders put what they read: builders, rejected records, warnings.
+
+In:  rows, rejected records and warnings of any number of documents.
+Out: `Decoded`: one Arrow table a lake table, and what could not be taken.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from apm_analytics.ingest.columns import TableBuilder
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One record that was not taken; `record` is OTLP JSON with its resource and scope."""
+
+    signal: str
+    path: str
+    reason: str
+    record: Any
+    document: int = 0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What came of decoding."""
+
+    tables: dict[str, pa.Table]
+    rejected: list[Rejected] = field(default_factory=list)
+    warnings: Counter[str] = field(default_factory=Counter)
+
+
+class Sink:
+    """Collects the records of several documents; `document` numbers the present one."""
+
+    def __init__(self) -> None:
+        self.builders: dict[str, TableBuilder] = {}
+        self.rejected: list[Rejected] = []
+        self.warnings: Counter[str] = Counter()
+        self.document = 0
+        self._context: tuple[Any, ...] = ()
+
+    def open_context(self, values: tuple[Any, ...]) -> None:
+        """Say which resource and scope the records added from now on belong to."""
+        self._context = values
+        for builder in self.builders.values():
+            builder.open_context(values)
+
+    def table(self, name: str) -> TableBuilder:
+        """Give the builder of a lake table."""
+        builder = self.builders.get(name)
+        if builder is None:
+            builder = self.builders[name] = TableBuilder(name)
+            builder.open_context(self._context)
+        return builder
+
+    def reject(self, signal: str, path: str, reason: str, record: Any) -> None:
+        """Put one record aside."""
+        self.rejected.append(Rejected(signal, path, reason, record, self.document))
+
+    def finish(self) -> Decoded:
+        """Give everything; the sink is not used again."""
+        tables = {name: builder.finish() for name, builder in self.builders.items() if len(builder)}
+        return Decoded(tables, self.rejected, self.warnings)
