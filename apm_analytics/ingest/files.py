@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -170,7 +171,7 @@ def _run(
     limits: Limits,
     pool: ProcessPoolExecutor | None,
     workers: int,
-    bar: "tqdm[None]",
+    bar: "tqdm[Any]",
 ) -> None:
     pending: set[Future[tuple[int, FileSummary]]] = set()
     # Documents of batches on their way: a file given twice is not decoded twice.

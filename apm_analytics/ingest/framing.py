@@ -7,12 +7,14 @@ Out: `Document`s in file order, each with where it begins.
 The content decides, never the name.
 """
 
+import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, BinaryIO, Literal
 
 import pyarrow as pa
 
@@ -55,14 +57,14 @@ def documents(path: Path) -> Iterator[Document]:
     """
     try:
         with _open(path) as stream:
-            head = stream.peek(SNIFF_BYTES)
+            head = _peek(stream)
             if not head.strip():
                 raise BadInput(f"{path} is empty; {NEED}")
             if _is_json(path, head):
                 yield from _json_documents(path, stream)
             else:
                 yield from _protobuf_documents(path, stream, head)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno:
             raise BadInput(f"cannot read {path}: {error}; check the file and its rights") from error
         raise BadInput(
@@ -71,14 +73,23 @@ def documents(path: Path) -> Iterator[Document]:
         ) from error
 
 
-def _open(path: Path) -> io.BufferedReader:
+def _open(path: Path) -> BinaryIO:
     with open(path, "rb") as file:
         magic = file.read(4)
     codec = next((name for start, name in _MAGIC.items() if magic.startswith(start)), None)
     if codec is None:
         return open(path, "rb", buffering=1 << 20)
+    if codec == "gzip":
+        # Gives what can still be unpacked of a file cut short, before it raises.
+        return io.BufferedReader(gzip.open(path), buffer_size=SNIFF_BYTES)  # type: ignore[arg-type]
     compressed = pa.CompressedInputStream(pa.OSFile(str(path)), codec)
-    return io.BufferedReader(_Readable(compressed), buffer_size=1 << 20)
+    return io.BufferedReader(_Readable(compressed), buffer_size=SNIFF_BYTES)
+
+
+def _peek(stream: BinaryIO) -> bytes:
+    """Look at the beginning without taking it."""
+    assert isinstance(stream, io.BufferedReader)
+    return stream.peek(SNIFF_BYTES)
 
 
 class _Readable(io.RawIOBase):
@@ -117,7 +128,7 @@ def _is_json(path: Path, head: bytes) -> bool:
     raise BadInput(f"{path} is text that begins with {text[:40]!r}; {NEED}")
 
 
-def _json_documents(path: Path, stream: io.BufferedReader) -> Iterator[Document]:
+def _json_documents(path: Path, stream: BinaryIO) -> Iterator[Document]:
     line = offset = 0
     lines_mode: bool | None = None
     held: list[bytes] = []
@@ -167,7 +178,7 @@ def _large(path: Path, line: int, offset: int, *, first: bool) -> Iterator[Docum
             yield Document("json", content, line, offset)
 
 
-def _protobuf_documents(path: Path, stream: io.BufferedReader, head: bytes) -> Iterator[Document]:
+def _protobuf_documents(path: Path, stream: BinaryIO, head: bytes) -> Iterator[Document]:
     framing = _framing(head)
     if framing is None:
         raise BadInput(f"{path} begins with the bytes {head[:8].hex(' ')}; {NEED}")

@@ -360,7 +360,7 @@ def any_value(value: Json) -> Value:
 
 def _pairs(attributes: Any) -> Iterator[tuple[str, Value]]:
     for attribute in attributes or ():
-        yield attribute["key"], any_value(attribute.get("value") or {})
+        yield attribute.get("key") or "", any_value(attribute.get("value") or {})
 
 
 def _attributes(record: Json, unknown: Json, sink: Sink) -> list[tuple[str, Value]]:

@@ -75,11 +75,12 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
         The manifest is no SQLite file.
     """
     file = lake / FILE_NAME
+    missing = NotFound(
+        f"no lake at {lake} (no {FILE_NAME} in it); "
+        "import telemetry with `apm import PATH --lake DIR` or run `apm simulate`"
+    )
     if not create and not file.exists():
-        raise NotFound(
-            f"no lake at {lake} (no {FILE_NAME} in it); "
-            "import telemetry with `apm import PATH --lake DIR` or run `apm simulate`"
-        )
+        raise missing
     if create:
         lake.mkdir(parents=True, exist_ok=True)
     con = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)
@@ -88,6 +89,8 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
         if create:
             con.execute("pragma journal_mode = wal")
             con.executescript(_SCHEMA)
+        elif not con.execute("select 1 from sqlite_master where name = 'parts'").fetchone():
+            raise missing  # whoever made the file was stopped before its first table
         yield con
     except sqlite3.OperationalError as error:
         raise ApmError(

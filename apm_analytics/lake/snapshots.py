@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apm_analytics.errors import ApmError, BadInput
+from apm_analytics.errors import ApmError, BadInput, NotFound
 from apm_analytics.lake import manifest
 from apm_analytics.lake.manifest import Part, open_manifest, transaction
 from apm_analytics.lake.schema import TABLES
@@ -103,10 +103,11 @@ def append(
 
 def known_documents(lake: Path, hashes: Sequence[str]) -> set[str]:
     """Tell which document hashes the lake holds already; none where there is no lake yet."""
-    if not (lake / manifest.FILE_NAME).exists():
+    try:
+        with open_manifest(lake) as con:
+            return manifest.known_documents(con, hashes)
+    except NotFound:
         return set()
-    with open_manifest(lake) as con:
-        return manifest.known_documents(con, hashes)
 
 
 def check_units(lake: Path, seen: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
