@@ -22,13 +22,25 @@ def count(lake: Path) -> int:
     return int(found[0])
 
 
-def test_append_splits_rows_by_hour_and_sorts_them_by_time(tmp_path: Path) -> None:
-    snapshots.append(tmp_path, {"spans": spans([7300, 10, 5, 3700])})
+def test_append_sorts_rows_and_lets_no_part_cross_midnight(tmp_path: Path) -> None:
+    snapshots.append(tmp_path, {"spans": spans([90_000, 10, 5, 3700])})
     parts = sorted(tmp_path.glob("spans/date=*/hour=*/*.parquet"))
-    assert [part.parent.name for part in parts] == ["hour=00", "hour=01", "hour=02"]
-    assert all(part.parent.parent.name == "date=2026-03-02" for part in parts)
+    assert [str(part.parent.relative_to(tmp_path)) for part in parts] == [
+        "spans/date=2026-03-02/hour=00",
+        "spans/date=2026-03-03/hour=01",
+    ]
     first = pq.read_table(parts[0])["time"].to_numpy().astype("int64")
-    assert list(first - MONDAY_NS) == [5 * 10**9, 10 * 10**9]
+    assert list(first - MONDAY_NS) == [5 * 10**9, 10 * 10**9, 3700 * 10**9]
+
+
+def test_a_part_that_is_full_ends_with_its_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "ROWS_A_PART", 3)
+    hours = [0, 1, 2, 3, 3600, 3601, 7200, 7201, 7202]
+    snapshots.append(tmp_path, {"spans": spans(hours)})
+    parts = sorted(tmp_path.glob("spans/date=*/hour=*/*.parquet"))
+    assert [pq.read_metadata(part).num_rows for part in parts] == [4, 5]
 
 
 def test_parts_are_plain_parquet_that_any_engine_reads(tmp_path: Path) -> None:
@@ -88,11 +100,11 @@ def test_the_first_unit_of_a_metric_stays(tmp_path: Path) -> None:
 
 
 def test_status_sums_parts_rows_and_times(tmp_path: Path) -> None:
-    snapshots.append(tmp_path, {"spans": spans([0, 3600])})
+    snapshots.append(tmp_path, {"spans": spans([0, 86_400])})
     row = snapshots.status(tmp_path).row(0, named=True)
     assert (row["table"], row["parts"], row["rows"]) == ("spans", 2, 2)
     assert str(row["first_time"]) == "2026-03-02 00:00:00"
-    assert str(row["last_time"]) == "2026-03-02 01:00:00"
+    assert str(row["last_time"]) == "2026-03-03 00:00:00"
 
 
 def test_sweep_removes_only_old_files_that_no_snapshot_names(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Out: one Arrow table with exactly the columns of `lake.schema`.
 """
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ UNKNOWN_SERVICE = "unknown_service"
 
 Value = str | bool | int | float | bytes | list[Any] | dict[str, Any] | None
 Pairs = Iterable[tuple[str, Value]]
+_Sparse = tuple[list[int], list[Any], list[str]]
 
 
 def _whole_number(value: Value) -> int | None:
@@ -47,17 +48,19 @@ def _plain_text(value: Value) -> str | None:
     return value if isinstance(value, str) else None
 
 
-# Attribute -> its column, how its value gets there, and whether it is the current name.
-_PLACES: dict[str, tuple[str, Callable[[Value], Any], bool]] = {
+# Attribute -> its column, the type that fits it, and whether this is the attribute's present name.
+_PLACES: dict[str, tuple[str, type, bool]] = {
     **{
-        old: (column_name(new), _plain_text if PROMOTED[new] == TEXT else _whole_number, False)
+        old: (column_name(new), str if PROMOTED[new] == TEXT else int, False)
         for old, new in OLD_NAMES.items()
     },
     **{
-        key: (column_name(key), _plain_text if kind == TEXT else _whole_number, True)
+        key: (column_name(key), str if kind == TEXT else int, True)
         for key, kind in PROMOTED.items()
     },
 }
+# Its column holds the path alone, so it always takes the careful way.
+_TARGET = "http.target"
 _SHARED = frozenset(
     {
         "scope_name",
@@ -150,7 +153,13 @@ class TableBuilder:
         self._rows: list[tuple[Any, ...]] = []
         self._contexts: list[tuple[Any, ...]] = []
         self._context_of: list[int] = []
-        self._promoted: dict[str, tuple[list[int], list[Any]]] = {}
+        # Column -> rows, values and the names the values came under.
+        self._promoted: dict[str, _Sparse] = {column_name(key): ([], [], []) for key in PROMOTED}
+        self._places = {
+            key: (*self._promoted[column], fitting)
+            for key, (column, fitting, _) in _PLACES.items()
+            if key != _TARGET
+        }
         self._text_keys: list[str] = []
         self._text_values: list[str] = []
         self._text_ends: list[int] = []
@@ -170,34 +179,49 @@ class TableBuilder:
         number = len(self._rows)
         self._rows.append(row)
         self._context_of.append(len(self._contexts) - 1)
-        own: dict[str, tuple[str, Any, bool]] = {}
+        places = self._places
         for key, value in attributes:
-            place = _PLACES.get(key)
+            place = places.get(key)
             if place is None:
-                self._into_maps(key, value)
+                if key == _TARGET:
+                    self._promote(number, key, value)
+                elif type(value) is str:
+                    self._text_keys.append(key)
+                    self._text_values.append(value)
+                else:
+                    self._into_maps(key, value)
                 continue
-            column, convert, current = place
-            fitted = convert(value)
-            if fitted is None:
-                self._into_maps(key, value)
-                continue
-            if key == "http.target" and "?" in fitted:
-                self._into_maps(key, value)
-                fitted = fitted.partition("?")[0]
-            held = own.get(column)
-            if held is None:
-                own[column] = (key, fitted, current)
-            elif current and not held[2]:
-                self._into_maps(held[0], held[1])
-                own[column] = (key, fitted, current)
-            elif held[1] != fitted:
-                self._into_maps(key, value)
-        for column, (_, fitted, _) in own.items():
-            rows, values = self._promoted.setdefault(column, ([], []))
-            rows.append(number)
-            values.append(fitted)
+            rows, values, names, fitting = place
+            # The usual case: the type fits and no other name of the attribute came before.
+            if type(value) is fitting and fitting is str and (not rows or rows[-1] != number):
+                rows.append(number)
+                values.append(value)
+                names.append(key)
+            else:
+                self._promote(number, key, value)
         self._text_ends.append(len(self._text_keys))
         self._num_ends.append(len(self._num_keys))
+
+    def _promote(self, number: int, key: str, value: Value) -> None:
+        """Put a value into its column, or into the maps where it does not fit or comes second."""
+        column, fitting, current = _PLACES[key]
+        rows, values, names = self._promoted[column]
+        fitted = _plain_text(value) if fitting is str else _whole_number(value)
+        if fitted is None:
+            self._into_maps(key, value)
+            return
+        if key == _TARGET and isinstance(fitted, str) and "?" in fitted:
+            self._into_maps(key, value)
+            fitted = fitted.partition("?")[0]
+        if not rows or rows[-1] != number:
+            rows.append(number)
+            values.append(fitted)
+            names.append(key)
+        elif current and not _PLACES[names[-1]][2]:
+            self._into_maps(names[-1], values[-1])
+            values[-1], names[-1] = fitted, key
+        elif values[-1] != fitted:
+            self._into_maps(key, value)
 
     def _into_maps(self, key: str, value: Value) -> None:
         kind = type(value)
@@ -223,7 +247,7 @@ class TableBuilder:
             columns[name] = pa.array(values, self.schema.field(name).type).take(where)
         for key, kind in PROMOTED.items():
             name = column_name(key)
-            columns[name] = self._scatter(self._promoted.get(name), kind, count)
+            columns[name] = self._scatter(self._promoted[name], kind, count)
         columns["attributes"] = pa.MapArray.from_arrays(
             pa.array([0, *self._text_ends], pa.int32()),
             pa.array(self._text_keys, TEXT),
@@ -239,12 +263,10 @@ class TableBuilder:
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
     @staticmethod
-    def _scatter(
-        sparse: tuple[list[int], list[Any]] | None, kind: pa.DataType, count: int
-    ) -> pa.Array:
-        if sparse is None:
+    def _scatter(sparse: "_Sparse", kind: pa.DataType, count: int) -> pa.Array:
+        rows, values, _ = sparse
+        if not rows:
             return pa.nulls(count, kind)
-        rows, values = sparse
         position = np.zeros(count, dtype=np.int32)
         position[rows] = np.arange(len(rows), dtype=np.int32)
         absent = np.ones(count, dtype=bool)

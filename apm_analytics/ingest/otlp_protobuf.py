@@ -135,7 +135,7 @@ def read_request(signal: str, request: Any, sink: Sink, limits: Limits) -> None:
 
 
 def _context(entry: Any, group: Any) -> tuple[Any, ...]:
-    pairs = list(_pairs(entry.resource.attributes))
+    pairs = _pairs(entry.resource.attributes)
     if entry.resource.dropped_attributes_count:
         pairs.append(("otel.dropped_attributes_count", entry.resource.dropped_attributes_count))
     return context(
@@ -149,7 +149,7 @@ def _context(entry: Any, group: Any) -> tuple[Any, ...]:
 
 
 def _read_span(span: Any, path: str, sink: Sink, limits: Limits) -> None:
-    attributes = records.checked(_pairs(span.attributes))
+    attributes = _checked(span)
     row = records.span(
         limits,
         trace_id=span.trace_id,
@@ -213,7 +213,7 @@ def _read_metric(metric: Any, path: str, sink: Sink, limits: Limits) -> None:
     table = METRIC_KINDS[kind]
     for number, point in enumerate(data.data_points):
         try:
-            attributes = records.checked(_pairs(point.attributes))
+            attributes = _checked(point)
             row = _point_row(kind, point, shared, monotonic, sink, limits)
         except Reject as error:
             alone = type(metric)()
@@ -302,7 +302,7 @@ def _exemplars(point: Any) -> list[dict[str, Any]] | None:
 
 
 def _read_log(log: Any, path: str, sink: Sink, limits: Limits) -> None:
-    attributes = records.checked(_pairs(log.attributes))
+    attributes = _checked(log)
     body = _any_value(log.body)
     row = records.log(
         limits,
@@ -332,6 +332,14 @@ def _any_value(value: Any) -> Value:
     return held  # type: ignore[no-any-return]
 
 
-def _pairs(attributes: Any) -> Iterator[tuple[str, Value]]:
-    for attribute in attributes:
-        yield attribute.key, _any_value(attribute.value)
+def _pairs(attributes: Any) -> list[tuple[str, Value]]:
+    # Most are texts; asking for the text alone costs half of asking which kind it is.
+    return [(a.key, a.value.string_value or _any_value(a.value)) for a in attributes]
+
+
+def _checked(record: Any) -> list[tuple[str, Value]]:
+    """Give the attributes; a record that is small as a whole has no large one."""
+    pairs = _pairs(record.attributes)
+    if record.ByteSize() > records.MAX_ATTRIBUTE_BYTES:
+        records.check_attributes(pairs)
+    return pairs

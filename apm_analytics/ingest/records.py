@@ -19,6 +19,7 @@ INT64_END = 2**63
 # One value this large is a payload that went astray, and would dominate its whole part.
 MAX_ATTRIBUTE_BYTES = 1024 * 1024
 MAX_AHEAD = timedelta(days=1)
+_SMALL = (int, float, bool, type(None))
 DEFAULT_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 NO_RECORDED_VALUE = 1  # bit of a data point's flags
 
@@ -105,8 +106,10 @@ def identifier(field: str, value: object, size: int) -> str | None:
     """
     if not value:
         return None
-    if isinstance(value, str) and len(value) == 2 * size and value.isalnum():
-        try:  # the usual case, three times a span
+    if type(value) is bytes and len(value) == size:
+        return value.hex() if value.strip(b"\0") else None
+    if type(value) is str and len(value) == 2 * size and value.isalnum():
+        try:
             return value.lower() if int(value, 16) else None
         except ValueError:
             pass
@@ -276,6 +279,15 @@ def log(
 def checked(pairs: Pairs) -> list[tuple[str, Value]]:
     """Give attributes as a list whose sizes were checked."""
     listed = list(pairs)
+    for _, value in listed:
+        # Numbers cannot be too large; most texts are seen to be short at one glance.
+        if type(value) is str:
+            if len(value) > MAX_ATTRIBUTE_BYTES:
+                break
+        elif type(value) not in _SMALL:
+            break
+    else:
+        return listed
     check_attributes(listed)
     return listed
 

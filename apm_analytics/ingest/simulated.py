@@ -7,10 +7,9 @@ Out: the OTLP files with their truth.json, and the lake they were imported into.
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apm_analytics.simulate import shop
-
 from apm_analytics.ingest.files import ImportSummary, import_files
 from apm_analytics.lake import manifest
+from apm_analytics.simulate import shop
 
 TRUTH = "truth.json"
 PENDING = "import-pending"

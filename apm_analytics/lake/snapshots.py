@@ -26,6 +26,8 @@ from apm_analytics.lake.manifest import Part, open_manifest, transaction
 from apm_analytics.lake.schema import TABLES
 
 NS_PER_HOUR = 3_600 * 10**9
+# Hours of one day share a part until it holds this many rows (docs/decisions/0003).
+ROWS_A_PART = 50_000
 # Level 1 of zstd: twice the size of a span costs less than the CPU of a higher level.
 COMPRESSION_LEVEL = 1
 # Readers prune by these; statistics on every column cost as much as the columns themselves.
@@ -216,13 +218,13 @@ def _part_name(documents: Sequence[str]) -> str:
 def _write_parts(
     lake: Path, table_name: str, table: pa.Table, name: str
 ) -> Iterator[tuple[Path, Part]]:
-    """Write one temporary file an hour; give it with the part it will become."""
+    """Write one temporary file a part; give it with the part it will become."""
     times = table["time"].cast(pa.int64()).to_numpy()
     if len(times) > 1 and np.any(np.diff(times) < 0):
         table = table.take(pc.sort_indices(table, sort_keys=[("time", "ascending")]))
         times = table["time"].cast(pa.int64()).to_numpy()
     hours = times // NS_PER_HOUR
-    starts = np.flatnonzero(np.diff(hours, prepend=hours[:1] - 1))
+    starts = _part_starts(hours)
     for start, stop in zip(starts, [*starts[1:], len(times)], strict=True):
         hour = datetime.fromtimestamp(int(hours[start]) * 3_600, UTC)
         folder = lake / table_name / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}"
@@ -248,6 +250,16 @@ def _write_parts(
                 sha256=sha256,
             ),
         )
+
+
+def _part_starts(hours: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[int]:
+    """Give the first row of each part: a part ends with its day, or full with an hour."""
+    starts: list[int] = []
+    for first in np.flatnonzero(np.diff(hours, prepend=hours[:1] - 1)).tolist():
+        new_day = not starts or hours[first] // 24 != hours[starts[-1]] // 24
+        if new_day or first - starts[-1] >= ROWS_A_PART:
+            starts.append(first)
+    return starts
 
 
 def _write_file(file: Path, rows: pa.Table) -> str:
