@@ -1,170 +1,202 @@
-"""When things happen: seasons, incidents and deployments on the axis of time.
+"""What happens when: demand, the services' pace, deployments and incidents of one recording.
 
-In:  the specification, the period.
-Out: arrays over time: demand, and for any span its latency factor and error ratio.
+In:  days, seed and the end of the recording, `catalog`, `troubles`.
+Out: `Timeline`, everything in it on a grid of 5-minute windows or as instants in ns.
 """
 
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 
-from apm_analytics.simulate.catalog import (
-    DEPLOYMENTS,
-    FIRST_VERSION,
-    INCIDENTS,
-    ONGOING,
-    SERVICES,
-    Deployment,
-    Incident,
-    Step,
+from apm_analytics.simulate import catalog, troubles
+from apm_analytics.simulate.troubles import Effect
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+S = 1_000_000_000  # ns
+WINDOW_NS = 300 * S
+DAY_NS = 86_400 * S
+WINDOWS_A_DAY = DAY_NS // WINDOW_NS
+# Demand by the hour, UTC, mean about 1: a flat night and two humps. Night to peak is 1 to 2.4, so
+# that every operation keeps a few requests in a window of the night.
+HOURLY = (
+    *(0.64, 0.61, 0.60, 0.60, 0.61, 0.66, 0.78, 0.94, 1.12, 1.27, 1.36, 1.36),
+    *(1.28, 1.22, 1.22, 1.25, 1.28, 1.33, 1.40, 1.42, 1.33, 1.12, 0.89, 0.72),
 )
-
-Array = np.ndarray[Any, np.dtype[Any]]
-DAY_S = 86_400
-GROWTH = 0.1  # over the whole period
-WEEKEND = 0.78
-NIGHT_TO_DAY = 0.36
-PEAK_HOUR = 15.0
-# The first days stay quiet, so that there is always a normal to compare with.
-QUIET_DAYS = 2.0
+WEEKEND = 0.78  # next to a working day
+GROWTH = 0.10  # in 28 days
+DEMAND_NOISE = (0.95, 0.05)  # AR(1) coefficient, standard deviation of the logarithm
+PACE_NOISE = (0.97, 0.06)  # the same for each service's own times
+QUIET_NS = 2 * DAY_NS  # nothing goes wrong before
+SLOT_NS = 3 * 3600 * S  # the least time an incident has around it
+ROLLOUT_NS = 120 * S  # from one instance to the next
+PLACES, DEMAND, PACES, SPANS, METRICS, LOGS, IMPACT = range(7)  # streams of random numbers
 
 
 @dataclass(frozen=True)
-class Occurrence:
-    """An incident at its place in time, seconds since 1970 UTC."""
+class Incident:
+    """One incident, [start, end) in ns UTC."""
 
-    incident: Incident
-    start_s: float
-    end_s: float
+    kind: troubles.IncidentKind
+    start_ns: int
+    end_ns: int
+    ongoing: bool
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """One deployment; its effects, if any, last until `end_ns`."""
+
+    service: str
+    version: str
+    previous: str
+    start_ns: int
+    end_ns: int
+    effects: tuple[Effect, ...]
+    rolls_back: bool
+
+
+@dataclass(frozen=True)
 class Timeline:
-    """The period from `start_s` to `end_s`, seconds since 1970 UTC."""
+    """The recording's plan. Arrays hold one value a window of 5 minutes."""
 
-    def __init__(self, end: datetime, days: int) -> None:
-        self.end = end
-        self.start = end - timedelta(days=days)
-        self.start_s, self.end_s = self.start.timestamp(), end.timestamp()
-        self.days = days
-        self.occurrences = [
-            Occurrence(incident, at, at + incident.hours * 3600)
-            for incident in INCIDENTS
-            if (at := self._at(incident.at)) >= self.start_s + min(QUIET_DAYS, days / 3) * DAY_S
-            and at + incident.hours * 3600 < self.end_s - ONGOING.hours * 7200
+    seed: int
+    days: int
+    start_ns: int
+    end_ns: int
+    demand: Floats  # mean 1
+    paces: dict[str, Floats]  # a service -> factor on its own times
+    deployments: tuple[Deployment, ...]
+    incidents: tuple[Incident, ...]
+
+    @property
+    def windows(self) -> int:
+        """Windows in the recording."""
+        return self.demand.size
+
+    def effects(self) -> list[tuple[Effect, int, int]]:
+        """List every effect with its [start, end) in ns."""
+        planned = [
+            *((one.kind.effects, one.start_ns, one.end_ns) for one in self.incidents),
+            *((one.effects, one.start_ns, one.end_ns) for one in self.deployments),
         ]
-        self.occurrences.append(Occurrence(ONGOING, self.end_s - ONGOING.hours * 3600, self.end_s))
+        return [(effect, begins, ends) for effects, begins, ends in planned for effect in effects]
 
-    def _at(self, share: float) -> float:
-        whole = self.start_s + share * (self.end_s - self.start_s)
-        return whole - whole % 300
-
-    def demand(self, times_s: Array) -> Array:
-        """Give relative demand, 1 on average over a working day's peak, before incidents."""
-        hour = times_s / 3600 % 24
-        day = np.floor(times_s / DAY_S).astype(int)
-        # 1970-01-01 was a Thursday.
-        weekend = np.isin((day + 4) % 7, (0, 6))
-        wave = 0.5 + 0.5 * np.cos((hour - PEAK_HOUR) / 24 * 2 * np.pi)
-        evening = 0.12 * np.exp(-(((hour - 20.5) / 1.5) ** 2))
-        shape = NIGHT_TO_DAY + (1 - NIGHT_TO_DAY) * wave + evening
-        growth = 1 + GROWTH * (times_s - self.start_s) / (self.end_s - self.start_s)
-        return shape * np.where(weekend, WEEKEND, 1.0) * growth
-
-    def traffic(self, times_s: Array) -> Array:
-        """Give demand as incidents let it through."""
-        factor = np.ones(len(times_s))
-        for at in self.occurrences:
-            factor[_within(times_s, at)] *= at.incident.traffic_factor
-        return self.demand(times_s) * factor
-
-    def latency_factor(self, step: Step, times_s: Array) -> Array:
-        """Give how much slower a span's own time is than its median."""
-        load = self.demand(times_s)
-        factor = 1 + 0.25 * load**2 if not step.resource else 1 + 0.12 * load**2
-        for at in self.occurrences:
-            if _hits(at.incident, step):
-                factor[_within(times_s, at)] *= at.incident.latency_factor
-        for deployment in self.deployments(step.service):
-            if deployment.operation == step.name and step.entry:
-                since, until = self.lifetime(deployment)
-                inside = (times_s >= since) & (times_s < until)
-                factor[inside] *= deployment.latency_factor
-        return factor
-
-    def error_ratio(self, step: Step, times_s: Array) -> Array:
-        """Give the share of a span's calls that fail by themselves."""
-        ratio = np.full(len(times_s), step.error_ratio)
-        for at in self.occurrences:
-            if _hits(at.incident, step):
-                ratio[_within(times_s, at)] += at.incident.error_ratio
-        return ratio
-
-    def cpu(self, service: str, times_s: Array) -> Array:
-        """Give a service's CPU utilisation, a ratio."""
-        used = 0.12 + 0.35 * self.traffic(times_s)
-        for at in self.occurrences:
-            if at.incident.service == service:
-                used[_within(times_s, at)] += at.incident.cpu
-        return used
-
-    def deployments(self, service: str) -> list[Deployment]:
-        """Give a service's deployments in order."""
-        return [deployment for deployment in DEPLOYMENTS if deployment.service == service]
-
-    def lifetime(self, deployment: Deployment) -> tuple[float, float]:
-        """Give from when to when a deployment ran."""
-        later = [d.at for d in self.deployments(deployment.service) if d.at > deployment.at]
-        return self._at(deployment.at), self._at(min(later)) if later else self.end_s
-
-    def versions(self, service: str) -> list[tuple[str, float]]:
-        """Give (version, since) in order; the first ran from the start."""
-        return [(FIRST_VERSION, self.start_s)] + [
-            (deployment.version, self._at(deployment.at))
-            for deployment in self.deployments(service)
-        ]
-
-    def truth(self, affected: "dict[str, list[dict[str, str]]]") -> dict[str, Any]:
-        """Write down what happened when; `affected` names the operations of each incident."""
-        return {
-            "incidents": [
-                {
-                    **asdict(at.incident),
-                    "start": _text(at.start_s),
-                    "end": _text(at.end_s),
-                    "ongoing": at.incident is ONGOING,
-                    "operations": affected[at.incident.name],
-                    "signals": _signals(at.incident),
-                }
-                for at in self.occurrences
-            ],
-            "deployments": [
-                {**asdict(deployment), "time": _text(self._at(deployment.at))}
-                for service in SERVICES
-                for deployment in self.deployments(service)
-            ],
-        }
+    def random(self, stream: int, part: int = 0) -> np.random.Generator:
+        """Give the generator of one stream and part, the same however the others are used."""
+        return np.random.default_rng([self.seed, stream, part])
 
 
-def _within(times_s: Array, at: Occurrence) -> Array:
-    return (times_s >= at.start_s) & (times_s < at.end_s)
+def plan(*, days: int, seed: int, end: datetime) -> Timeline:
+    """Lay out a recording of `days` days before `end`."""
+    end_ns = int(end.timestamp()) * S + end.microsecond * 1000
+    start_ns = end_ns - days * DAY_NS
+    windows = int(days * WINDOWS_A_DAY)
+    demand = _season(start_ns, windows)
+    noise = _walks(np.random.default_rng([seed, DEMAND]), 1, windows, *DEMAND_NOISE)[0]
+    paces = _walks(
+        np.random.default_rng([seed, PACES]), len(catalog.SERVICES), windows, *PACE_NOISE
+    )
+    demand = demand * np.exp(noise)
+    return Timeline(
+        seed=seed,
+        days=days,
+        start_ns=start_ns,
+        end_ns=end_ns,
+        demand=demand / demand.mean(),
+        paces={
+            service.name: np.exp(pace)
+            for service, pace in zip(catalog.SERVICES, paces, strict=True)
+        },
+        deployments=_deployments(start_ns, end_ns),
+        incidents=_incidents(np.random.default_rng([seed, PLACES]), start_ns, end_ns),
+    )
 
 
-def _hits(incident: Incident, step: Step) -> bool:
-    if incident.resource:
-        return step.resource == incident.resource
-    return bool(incident.service) and step.entry and step.service == incident.service
+def _season(start_ns: int, windows: int) -> Floats:
+    seconds = (start_ns + WINDOW_NS // 2) / S + np.arange(windows) * (WINDOW_NS / S)
+    hours = seconds / 3600
+    # Each hour's value stands for its middle.
+    daily = np.interp((hours - 0.5) % 24, np.arange(25), [*HOURLY, HOURLY[0]])
+    weekday = (np.floor(hours / 24) + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    weekly = np.where(weekday >= 5, WEEKEND, 1.0)
+    growth = 1 + GROWTH * np.arange(windows) / (28 * WINDOWS_A_DAY)
+    season: Floats = daily * weekly * growth
+    return season
 
 
-def _signals(incident: Incident) -> list[str]:
-    found = {
-        "latency_p95": incident.latency_factor > 1,
-        "error_ratio": incident.error_ratio > 0,
-        "rate": incident.traffic_factor < 1,
+def _walks(
+    rng: np.random.Generator, series: int, windows: int, memory: float, deviation: float
+) -> Floats:
+    steps = rng.normal(0, deviation * np.sqrt(1 - memory**2), (windows, series))
+    walks = np.empty_like(steps)
+    level = rng.normal(0, deviation, series)
+    for window in range(windows):
+        level = memory * level + steps[window]
+        walks[window] = level
+    return walks.T
+
+
+def _deployments(start_ns: int, end_ns: int) -> tuple[Deployment, ...]:
+    versions = {service.name: service.version for service in catalog.SERVICES}
+    found: list[Deployment] = []
+    releases = [
+        (release, start_ns + _whole_minutes((end_ns - start_ns) * release.at))
+        for release in troubles.RELEASES
+    ]
+    # A recording too short for a regression has neither it nor its roll-back.
+    troubled = {
+        release.service for release, at in releases if release.effects and at < start_ns + QUIET_NS
     }
-    return [signal for signal, hit in found.items() if hit]
+    releases = [
+        (release, at)
+        for release, at in releases
+        if release.service not in troubled or not (release.effects or release.rolls_back)
+    ]
+    for release, at in releases:
+        until = min(
+            (
+                later_at
+                for later, later_at in releases
+                if later.service == release.service and later_at > at
+            ),
+            default=end_ns,
+        )
+        found.append(
+            Deployment(
+                release.service,
+                release.version,
+                versions[release.service],
+                at,
+                until,
+                release.effects,
+                release.rolls_back,
+            )
+        )
+        versions[release.service] = release.version
+    return tuple(found)
 
 
-def _text(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat()
+def _incidents(rng: np.random.Generator, start_ns: int, end_ns: int) -> tuple[Incident, ...]:
+    ongoing_ns = troubles.ONGOING.minutes * 60 * S
+    last = Incident(troubles.ONGOING, end_ns - ongoing_ns, end_ns, True)
+    # Some peace before the one that is still going on.
+    first_ns, last_ns = start_ns + QUIET_NS, end_ns - 4 * ongoing_ns
+    number = max(3, round(len(troubles.INCIDENTS) * (end_ns - start_ns) / (28 * DAY_NS)))
+    number = min(number, max(0, last_ns - first_ns) // SLOT_NS)
+    found: list[Incident] = []
+    for index in range(number):
+        kind = troubles.INCIDENTS[index % len(troubles.INCIDENTS)]
+        slot_ns = (last_ns - first_ns) // number
+        lasts_ns = min(kind.minutes * 60 * S, slot_ns - 600 * S)
+        begins = first_ns + _whole_minutes(index * slot_ns + rng.random() * (slot_ns - lasts_ns))
+        found.append(Incident(kind, begins, begins + lasts_ns, False))
+    return (*found, last)
+
+
+def _whole_minutes(ns: float) -> int:
+    return int(ns // (60 * S)) * 60 * S
