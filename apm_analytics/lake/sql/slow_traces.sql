@@ -1,0 +1,12 @@
+-- the $count slowest requests of one operation: trace id, start (UTC) and duration (s)
+select
+  trace_id,
+  min(time) as time,
+  max(duration_ns) / 1e9 as duration_s
+from spans
+where service_name = $service_name
+  and name = $operation
+  and (kind in ('server', 'consumer') or parent_span_id is null)
+group by trace_id
+order by duration_s desc, trace_id
+limit $count
