@@ -1,0 +1,80 @@
+"""Write thresholds in Prometheus' text format, for node-exporter's textfile collector.
+
+In:  thresholds of one run, one row per (service, operation, signal, bound, hour of the week).
+Out: the text of apm_thresholds.prom: 168 gauges a bound, and where they come from.
+"""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+SERIES = ("service_name", "operation", "signal")
+HELP = {
+    "apm_baseline_expected": "Expected value of the signal in this hour of the week "
+    "(0 = Sunday 00:00 UTC), in its base unit.",
+    "apm_baseline_lower": "Learned lower bound of the signal in this hour of the week "
+    "(0 = Sunday 00:00 UTC), in its base unit.",
+    "apm_baseline_upper": "Learned upper bound of the signal in this hour of the week "
+    "(0 = Sunday 00:00 UTC), in its base unit.",
+    "apm_baseline_info": "Where the baseline of this signal comes from; always 1.",
+    "apm_baseline_trained_timestamp_seconds": "When the baselines were trained, Unix time.",
+}
+
+
+def text(thresholds: pl.DataFrame) -> str:
+    """Render thresholds as Prometheus text.
+
+    Parameters
+    ----------
+    thresholds : as `alerts.thresholds.thresholds` returns them, of one run.
+
+    Returns
+    -------
+    Text format 0.0.4, in UTF-8 when written; the same thresholds give the same text.
+    """
+    lines: list[str] = []
+    hours = [*SERIES, "hour_of_week"]
+    expected = thresholds.unique(hours).select(*hours, value="expected")
+    lines += _metric("apm_baseline_expected", _hourly(expected))
+    for bound in ("lower", "upper"):
+        rows = thresholds.filter(pl.col("bound") == bound).select(*hours, "value")
+        lines += _metric(f"apm_baseline_{bound}", _hourly(rows))
+    lines += _metric("apm_baseline_info", _infos(thresholds))
+    trained = thresholds.select(pl.col("trained_at").dt.epoch("ms").max() / 1000).item()
+    lines += _metric("apm_baseline_trained_timestamp_seconds", iter([({}, float(trained))]))
+    return "\n".join(lines) + "\n"
+
+
+def escape(value: str) -> str:
+    """Escape a label value: backslash, quote and newline; everything else is plain UTF-8."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _metric(name: str, samples: Iterator[tuple[dict[str, str], float]]) -> Iterator[str]:
+    first = True
+    for labels, value in samples:
+        if first:  # a metric without samples gets no head either
+            yield f"# HELP {name} {HELP[name]}"
+            yield f"# TYPE {name} gauge"
+            first = False
+        pairs = ",".join(f'{label}="{escape(held)}"' for label, held in labels.items())
+        yield f"{name}{{{pairs}}} {value!r}" if pairs else f"{name} {value!r}"
+
+
+def _hourly(rows: pl.DataFrame) -> Iterator[tuple[dict[str, str], float]]:
+    for service, operation, signal, hour, value in rows.sort(*SERIES, "hour_of_week").iter_rows():
+        yield (
+            {
+                "service": service,
+                "operation": operation,
+                "signal": signal,
+                "hour_of_week": str(hour),
+            },
+            value,
+        )
+
+
+def _infos(thresholds: pl.DataFrame) -> Iterator[tuple[dict[str, str], float]]:
+    columns = [*SERIES, "unit", "model", "run_id", "git_commit", "data_hash"]
+    for row in thresholds.select(columns).unique().sort(columns).iter_rows():
+        yield dict(zip(["service", *columns[1:]], row, strict=True)), 1.0
