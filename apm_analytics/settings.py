@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from apm_analytics.errors import BadParameter
 
@@ -33,13 +33,28 @@ class FeatureParams(_Frozen):
 
 
 class QualityParams(_Frozen):
+    warn_null_ratio: float = Field(ge=0, le=1)
     max_null_ratio: float = Field(ge=0, le=1)
+    warn_invalid_ratio: float = Field(ge=0, le=1)
+    max_invalid_ratio: float = Field(ge=0, le=1)
+    warn_duplicate_ratio: float = Field(ge=0, le=1)
     max_duplicate_ratio: float = Field(ge=0, le=1)
+    warn_orphan_ratio: float = Field(ge=0, le=1)
     max_orphan_ratio: float = Field(ge=0, le=1)
+    warn_skew_ratio: float = Field(ge=0, le=1)
     max_skew_ratio: float = Field(ge=0, le=1)
+    warn_gap_s: float = Field(ge=60)  # holes are looked for minute by minute
     max_gap_s: float = Field(gt=0)
     max_age_s: float = Field(gt=0)
     check_age: bool
+
+    @model_validator(mode="after")
+    def _warns_before_it_stops(self) -> "QualityParams":
+        for name, warn in self:
+            upper = name.replace("warn_", "max_")
+            if name.startswith("warn_") and warn > getattr(self, upper):
+                raise ValueError(f"{name} ({warn}) is above {upper} ({getattr(self, upper)})")
+        return self
 
 
 class BaselineParams(_Frozen):
