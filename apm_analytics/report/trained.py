@@ -1,0 +1,122 @@
+"""What a training left behind, for reading: frames, metrics, cards, and a sentence about them.
+
+In:  derived/ and models/ of a run.
+Out: frames, tables, Markdown.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from IPython.display import Markdown
+
+from apm_analytics.errors import NotEnoughData, NotFound
+from apm_analytics.report import words
+from apm_analytics.settings import Params
+
+# A threshold that moved by less is the same threshold.
+MOVED = 1.10
+SERIES = ["service_name", "operation", "signal"]
+
+
+def frame(derived: Path, name: str) -> pl.DataFrame:
+    """Read one of derived/: features, scores, bounds or skipped.
+
+    Raises
+    ------
+    NotFound
+        It is not there: nothing was trained yet.
+    """
+    file = derived / f"{name}.parquet"
+    if not file.exists():
+        raise NotFound(f"no {file}; train first: `apm nightly` or `dvc repro`")
+    return pl.read_parquet(file)
+
+
+def frame_before(release: Path) -> pl.DataFrame | None:
+    """Read the thresholds that a release holds; None when it holds none yet."""
+    file = release / "thresholds.parquet"
+    return pl.read_parquet(file) if file.exists() else None
+
+
+def summary(
+    features: pl.DataFrame, bounds: pl.DataFrame, skipped: pl.DataFrame, params: Params
+) -> Markdown:
+    """Say how much history there was, what was learned from it, and what could not be.
+
+    Raises
+    ------
+    NotEnoughData
+        There is not one window.
+    """
+    first: Any = features["time"].min()
+    last: Any = features["time"].max()
+    if first is None:
+        raise NotEnoughData("the features hold no window; import more telemetry and train again")
+    covered = (last - first).total_seconds() + params.features.window_s
+    needed = params.baselines.min_season_days
+    models = series_by_model(bounds).group_by("model").agg(pl.col("series").sum()).sort("model")
+    learned = " and ".join(f"{words.count(count)} {model}" for model, count in models.rows())
+    said = f"The history covers {words.span(covered)}. Series with a baseline: {learned or 'none'}."
+    if covered < needed * 86_400:
+        said += (
+            f" That is less than {needed:g} days, so no season could be learned: "
+            "all bounds are the same at every hour of the week."
+        )
+    if skipped.height:
+        said += f" {words.count(skipped.height)} series had too few windows and have none."
+    return Markdown(said)  # type: ignore[no-untyped-call]
+
+
+def series_by_model(bounds: pl.DataFrame) -> pl.DataFrame:
+    """Count the series of each signal and model."""
+    return (
+        bounds.select(*SERIES, "model")
+        .unique()
+        .group_by("signal", "model")
+        .agg(series=pl.len())
+        .sort("signal", "model")
+    )
+
+
+def metrics(models: Path) -> pl.DataFrame:
+    """Read models/metrics.json as a table: metric, value.
+
+    Raises
+    ------
+    NotFound
+        It is not there: nothing was evaluated yet.
+    """
+    file = models / "metrics.json"
+    if not file.exists():
+        raise NotFound(f"no {file}; train first: `apm nightly` or `dvc repro`")
+    rows = list(_flat("", json.loads(file.read_text())))
+    return pl.DataFrame(rows, schema={"metric": pl.String, "value": pl.Float64}, orient="row")
+
+
+def cards(models: Path) -> Markdown:
+    """Put the model cards together, to display."""
+    found = [file.read_text(encoding="utf-8") for file in sorted(models.glob("*/card.md"))]
+    text = "\n\n".join(card.replace("\n#", "\n##") for card in ["\n" + card for card in found])
+    return Markdown(text or "There are no model cards yet.")  # type: ignore[no-untyped-call]
+
+
+def moved(changes: pl.DataFrame, factor: float = MOVED) -> pl.DataFrame:
+    """Of `alerts.thresholds.changes`, the thresholds that moved by `factor` or more, most first."""
+    ratio = pl.col("ratio")
+    return (
+        changes.filter(pl.col("change") == "kept")
+        .filter((ratio >= factor) | (ratio <= 1 / factor) | ratio.is_null())
+        .sort(ratio.log().abs(), *SERIES, "bound", descending=[True, *[False] * 4], nulls_last=True)
+    )
+
+
+def _flat(prefix: str, value: object) -> list[tuple[str, float]]:
+    if isinstance(value, dict):
+        return [
+            row
+            for name, item in value.items()
+            for row in _flat(f"{prefix} / {name}" if prefix else str(name), item)
+        ]
+    return [(prefix, float(value))] if isinstance(value, int | float) else []
