@@ -1,0 +1,282 @@
+"""The main job: check the data, train, run the notebooks, publish thresholds and one report.
+
+In:  a lake; the notebooks and pipelines of the workspace.
+Out: `out/published` (report, thresholds, rules), `out/runs/<run_id>` (executed notebooks).
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from apm_analytics.alerts import publication
+from apm_analytics.baselines import registry
+from apm_analytics.baselines.registry import Provenance
+from apm_analytics.errors import ApmError
+from apm_analytics.lake import query, snapshots
+from apm_analytics.report import html, ledger, notebooks, quality
+from apm_analytics.settings import Settings
+
+STAGES = ("snapshot", "features", "train", "evaluate")
+# What decides a run's result besides data and params: the code and the notebooks.
+CODE = (
+    "apm_analytics/**/*.py",
+    "apm_analytics/**/*.sql",
+    "notebooks/*.ipynb",
+    "pipelines/*",
+    "specs/*",
+)
+LOCK = ".nightly.lock"
+
+
+@dataclass(frozen=True)
+class NightlyResult:
+    """What a nightly run did, for the command line and the scheduler."""
+
+    run_id: str
+    ok: bool
+    published: bool
+    unchanged: bool
+    published_folder: Path
+    reasons: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what happened and where everything lies."""
+        said = [f"run {self.run_id}: {'ok' if self.ok else 'FAILED'}"]
+        if self.unchanged:
+            said = [f"nothing changed since run {self.run_id}; `--force` runs all the same"]
+        elif not self.published:
+            said.append("thresholds: kept those published before")
+        said += [f"  {reason}" for reason in self.reasons]
+        for label, name in (
+            ("report", "report.html"),
+            ("thresholds", "thresholds.parquet"),
+            ("textfile", "prometheus/apm_thresholds.prom"),
+            ("rules", "prometheus/rules"),
+        ):
+            if (self.published_folder / name).exists():
+                said.append(f"{label + ':':12}{self.published_folder / name}")
+        return said
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a run reads and writes."""
+
+    lake: Path
+    out: Path
+    derived: Path
+    models: Path
+
+    @classmethod
+    def of(cls, lake: Path, out: Path, workspace: Path) -> "Folders":
+        """Lay out a run; the workspace's own `data/` trains into its `models/`."""
+        own = out == workspace / "data"
+        return cls(lake, out, out / "derived", workspace / "models" if own else out / "models")
+
+
+def run(
+    lake: Path, out: Path, settings: Settings, *, force: bool = False, progress: bool = True
+) -> NightlyResult:
+    """Run the main job once.
+
+    Parameters
+    ----------
+    lake : folder of the lake.
+    out : where derived data, runs and the published set go.
+    settings : the workspace and its params.
+    force : run although neither data nor params nor code changed since the last good run.
+    progress : show progress bars.
+
+    Raises
+    ------
+    ApmError
+        Another nightly run holds `out`, there is no lake, or training failed. What was
+        published before stays as it was.
+    """
+    folders = Folders.of(lake.resolve(), out.resolve(), settings.workspace)
+    folders.derived.mkdir(parents=True, exist_ok=True)
+    with nightly_lock(folders.out):
+        snapshots.sweep(folders.lake)
+        data_hash = snapshots.data_hash(folders.lake)
+        provenance = registry.current_provenance(settings.workspace, data_hash)
+        fingerprint = _fingerprint(settings, data_hash)
+        unchanged = ledger.last_good(folders.out, fingerprint)
+        if unchanged and not force and publication.current(folders.out):
+            return NightlyResult(unchanged, True, True, True, folders.out / "published")
+        ledger.begin(folders.out, provenance)
+        try:
+            result = _run_steps(folders, settings, provenance, fingerprint, progress)
+        except BaseException as error:
+            ledger.finish(
+                folders.out,
+                provenance.run_id,
+                status="failed",
+                reasons=[str(error).splitlines()[0] if str(error) else repr(error)],
+            )
+            raise
+    return result
+
+
+@contextmanager
+def nightly_lock(out: Path) -> Iterator[None]:
+    """Let one nightly run at a time work on `out`; the lock dies with its process.
+
+    Raises
+    ------
+    ApmError
+        Another process holds it; the message names its pid.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK, timeout=0)
+    holder = out / f"{LOCK}.pid"
+    try:
+        lock.acquire()
+    except Timeout as error:
+        pid = holder.read_text().strip() if holder.exists() else "unknown"
+        raise ApmError(
+            f"another nightly run (pid {pid}) works on {out}; wait for it, or stop it"
+        ) from error
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _run_steps(
+    folders: Folders,
+    settings: Settings,
+    provenance: Provenance,
+    fingerprint: str,
+    progress: bool,
+) -> NightlyResult:
+    reasons: list[str] = []
+    _say(progress, "checking the data")
+    checked = _check_quality(folders, settings)
+    if checked.passed:
+        _say(progress, "training")
+        _train(folders, settings)
+    else:
+        reasons.append(
+            "the data did not pass its quality checks, nothing was learned from it: "
+            + "; ".join(str(expectation) for expectation in checked.failures())
+        )
+    # Yesterday's models still explore well; without any, only the first notebooks can run.
+    trained = (folders.derived / "bounds.parquet").exists()
+    previous = publication.current(folders.out)
+    release = publication.begin(folders.out, provenance.run_id)
+    results = notebooks.run_all(
+        settings.workspace / "pipelines" / "nightly.yaml",
+        notebooks=settings.workspace / "notebooks",
+        out=folders.out / "runs" / provenance.run_id / "notebooks",
+        parameters={
+            "lake": str(folders.lake),
+            "derived": str(folders.derived),
+            "models": str(folders.models),
+            "release": str(release),
+            "run_id": provenance.run_id,
+        },
+        without=notebooks.Without(models=not trained, publishing=not checked.passed),
+        progress=progress,
+    )
+    broken = [result for result in results if result.status == "failed"]
+    reasons += [str(result.error) for result in broken]
+    published = any(result.publishes and result.status == "ok" for result in results)
+    _say(progress, "writing the report")
+    notebooks.keep(results, release)
+    quality.write_page(checked, release / "quality.html")
+    html.write(
+        release,
+        results=results,
+        derived=folders.derived,
+        models=folders.models,
+        previous=previous,
+        provenance=provenance,
+        published=published,
+        reasons=reasons,
+        params=settings.params,
+    )
+    publication.promote(release, folders.out)
+    ok = published and not broken
+    ledger.finish(
+        folders.out,
+        provenance.run_id,
+        status="ok" if ok else "failed",
+        published=published,
+        reasons=reasons,
+        notebooks={result.name: result.status for result in results},
+        fingerprint=fingerprint,
+    )
+    return NightlyResult(
+        provenance.run_id, ok, published, False, folders.out / "published", reasons
+    )
+
+
+def _check_quality(folders: Folders, settings: Settings) -> quality.QualityResult:
+    limits = settings.params.quality
+    clock = quality.age_clock(folders.lake, limits, now=datetime.now(UTC))
+    with query.connect(folders.lake) as con:
+        result = quality.check(
+            con, limits, now=clock, history_days=settings.params.snapshot.history_days
+        )
+    result.write(folders.derived / "quality.json")
+    return result
+
+
+def _train(folders: Folders, settings: Settings) -> None:
+    """Train; in the workspace itself through DVC, which runs only what changed."""
+    workspace = settings.workspace
+    own = folders.lake == workspace / "data" / "lake" and folders.out == workspace / "data"
+    if own and (workspace / ".git").exists():
+        _call([sys.executable, "-m", "dvc", "repro", "--quiet"], workspace, "dvc repro")
+        return
+    for stage in STAGES:
+        _call(
+            [
+                sys.executable,
+                str(workspace / "pipelines" / f"{stage}.py"),
+                *("--lake", str(folders.lake)),
+                *("--derived", str(folders.derived)),
+                *("--models", str(folders.models)),
+            ],
+            workspace,
+            stage,
+        )
+
+
+def _call(command: list[str], workspace: Path, name: str) -> None:
+    """Run one step of the training where its progress is seen; what it said explains a failure."""
+    # DVC starts `python` by name: it has to be the one that runs here.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    done = subprocess.run(command, cwd=workspace, env={**os.environ, "PATH": path})
+    if done.returncode:
+        raise ApmError(
+            f"{name} failed with exit code {done.returncode}, see above; "
+            "what was published before stays as it was"
+        )
+
+
+def _fingerprint(settings: Settings, data_hash: str) -> str:
+    """Hash all that decides a run's result: data, params, code, notebooks, specs."""
+    digest = hashlib.sha256(data_hash.encode())
+    digest.update(settings.params.model_dump_json().encode())
+    for pattern in CODE:
+        for file in sorted(settings.workspace.glob(pattern)):
+            if file.is_file():
+                digest.update(str(file.relative_to(settings.workspace)).encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _say(progress: bool, text: str) -> None:
+    if progress:
+        print(text, file=sys.stderr, flush=True)
