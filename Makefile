@@ -42,7 +42,7 @@ lab: .venv/ready ## open the notebooks in JupyterLab on loopback
 	@$(BIN)/jupyter lab --app-dir= --notebook-dir=notebooks
 
 servers: ## install the Debian packages that the tests start (needs root)
-	@missing=""; for p in prometheus chromium; do \
+	@missing=""; for p in prometheus prometheus-node-exporter chromium; do \
 		dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	test -z "$$missing" || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }

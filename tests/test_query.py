@@ -88,3 +88,25 @@ def test_an_answer_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     answers.save(b"one\n", file)
     assert file.read_bytes() == b"one\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["answer.csv"]
+
+
+def test_entry_spans_are_servers_roots_and_what_another_service_called(tmp_path: Path) -> None:
+    kinds = ["server", "internal", "internal", "client", "internal", "consumer"]
+    services = ["web", "web", "cart", "cart", "web", "mail"]
+    parents = [None, "s0", "s1", "s2", None, "s3"]
+    rows = table(
+        "spans",
+        {
+            "time": [1] * 6,
+            "duration_ns": [1] * 6,
+            "trace_id": ["t"] * 4 + ["u", "t"],
+            "span_id": [f"s{number}" for number in range(6)],
+            "parent_span_id": parents,
+            "name": ["entry", "inside", "entry", "inside", "entry", "entry"],
+            "kind": kinds,
+            "service_name": services,
+        },
+    )
+    snapshots.append(tmp_path, {"spans": rows})
+    found = query.frame(query.connect(tmp_path), "select span_id from entry_spans order by 1")
+    assert found["span_id"].to_list() == ["s0", "s2", "s4", "s5"]

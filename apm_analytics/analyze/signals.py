@@ -3,8 +3,9 @@
 In:  a lake's spans, through `lake.query`.
 Out: one row per (service_name, operation, window) with the values of `SIGNALS`.
 
-An operation is a span name of a service, over its entry spans: kind server or consumer, or a
-root. Everything is in seconds; times are the starts of windows, UTC.
+An operation is a span name of a service, over its entry spans (`lake/sql/views`): kind server or
+consumer, a root, or called by another service. Everything is in seconds; times are the starts of
+windows, UTC.
 """
 
 from dataclasses import dataclass

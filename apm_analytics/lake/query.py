@@ -22,8 +22,8 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     Returns
     -------
     An in-memory DuckDB connection, time zone UTC, with the views `spans`, `metric_points`,
-    `histogram_points`, `exp_histogram_points`, `summary_points` and `logs`. A table without
-    parts is an empty view.
+    `histogram_points`, `exp_histogram_points`, `summary_points` and `logs`, and those of
+    `lake/sql/views`: `entry_spans`. A table without parts is an empty view.
 
     Raises
     ------
@@ -51,6 +51,8 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
             )
         else:
             con.register(table, schema.empty_table())
+    for view in sorted((SQL_FOLDER / "views").glob("*.sql")):
+        con.execute(f"create view {view.stem} as {view.read_text()}")
     return con
 
 

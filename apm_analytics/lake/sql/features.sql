@@ -10,9 +10,8 @@ entries as (
     time_bucket(to_seconds($window_s), time::timestamp) as window_start,
     duration_ns,
     status_code = 'error' as failed
-  from spans
-  where (kind in ('server', 'consumer') or parent_span_id is null)
-    and ($since::timestamp is null or time >= $since::timestamp::timestamp_ns)
+  from entry_spans
+  where ($since::timestamp is null or time >= $since::timestamp::timestamp_ns)
     and ($until::timestamp is null or time < $until::timestamp::timestamp_ns)
 ),
 whole as (

@@ -5,9 +5,8 @@ with entries as (
     time_bucket(to_seconds($window_s), time::timestamp) as window_start,
     duration_ns / 1e9 as duration_s,
     status_code = 'error' as failed
-  from spans
-  where (kind in ('server', 'consumer') or parent_span_id is null)
-    and time >= coalesce($since::timestamp_ns, '1700-01-01'::timestamp_ns)
+  from entry_spans
+  where time >= coalesce($since::timestamp_ns, '1700-01-01'::timestamp_ns)
     and time < coalesce($until::timestamp_ns, '2200-01-01'::timestamp_ns)
 )
 select

@@ -3,10 +3,9 @@ select
   trace_id,
   min(time) as time,
   max(duration_ns) / 1e9 as duration_s
-from spans
+from entry_spans
 where service_name = $service_name
   and name = $operation
-  and (kind in ('server', 'consumer') or parent_span_id is null)
 group by trace_id
 order by duration_s desc, trace_id
 limit $count

@@ -9,9 +9,8 @@ select
   approx_quantile(duration_ns, 0.99) / 1e9 as latency_p99_s,
   max(duration_ns) / 1e9 as latency_max_s,
   sum(duration_ns) / 1e9 as total_s
-from spans
-where (kind in ('server', 'consumer') or parent_span_id is null)
-  and time >= coalesce($since::timestamp_ns, '1700-01-01'::timestamp_ns)
+from entry_spans
+where time >= coalesce($since::timestamp_ns, '1700-01-01'::timestamp_ns)
   and time < coalesce($until::timestamp_ns, '2200-01-01'::timestamp_ns)
 group by all
 having count(*) >= $min_requests
