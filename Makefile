@@ -29,7 +29,7 @@ nightly: .venv/ready ## run the main job; with no lake yet, simulate a shop firs
 	@$(BIN)/apm nightly --lake $(LAKE) --out $(OUT)
 
 test: .venv/ready ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready ## format, types, import order, notebooks without outputs
 	@$(BIN)/ruff format --check apm_analytics pipelines tests bench
@@ -39,7 +39,7 @@ check: .venv/ready ## format, types, import order, notebooks without outputs
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 lab: .venv/ready ## open the notebooks in JupyterLab on loopback
-	@$(BIN)/jupyter lab --app-dir= --notebook-dir=notebooks
+	@$(BIN)/jupyter lab --notebook-dir=notebooks --LabApp.app_settings_dir=$(CURDIR)/deploy/jupyterlab
 
 servers: ## install the Debian packages that the tests start (needs root)
 	@missing=""; for p in prometheus prometheus-node-exporter chromium; do \

@@ -1,5 +1,6 @@
 """The `apm` command: parse, call one function, print."""
 
+import logging
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,7 +120,7 @@ def query(sql: str, lake: Path, form: str, pairs: tuple[str, ...], output: Path 
     if output:
         answers.save(content, output)
     else:
-        click.get_binary_stream("stdout").write(content)
+        sys.stdout.buffer.write(content)
 
 
 @apm.command()
@@ -167,6 +168,7 @@ def nightly(lake: Path, out: Path, force: bool, progress: bool) -> None:
 @click.option("--at", default="02:00", show_default=True, metavar="HH:MM", help="UTC.")
 def schedule(lake: Path, out: Path, at: str) -> None:
     """Run the nightly job every day at a time; a missed run is caught up once."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     from apm_analytics import nightly as job
     from apm_analytics import schedule as clock
     from apm_analytics import settings

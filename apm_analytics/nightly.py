@@ -107,11 +107,15 @@ def run(
         snapshots.sweep(folders.lake)
         data_hash = snapshots.data_hash(folders.lake)
         provenance = registry.current_provenance(settings.workspace, data_hash)
-        fingerprint = _fingerprint(settings, data_hash)
+        # Unchanged data that grows old is a change: its exporter has stalled.
+        stale = _is_stale(folders.lake, settings)
+        fingerprint = _fingerprint(settings, data_hash, stale=stale)
         unchanged = ledger.last_good(folders.out, fingerprint)
         if unchanged and not force and publication.current(folders.out):
             return NightlyResult(unchanged, True, True, True, folders.out / "published")
-        ledger.begin(folders.out, provenance)
+        ledger.begin(
+            folders.out, provenance, rows=int(snapshots.status(folders.lake)["rows"].sum())
+        )
         try:
             result = _run_steps(folders, settings, provenance, fingerprint, progress)
         except BaseException as error:
@@ -265,9 +269,20 @@ def _call(command: list[str], workspace: Path, name: str) -> None:
         )
 
 
-def _fingerprint(settings: Settings, data_hash: str) -> str:
+def _is_stale(lake: Path, settings: Settings) -> bool:
+    """Tell whether a lake that is fed live has had no new span for too long."""
+    limits = settings.params.quality
+    now = quality.age_clock(lake, limits, now=datetime.now(UTC))
+    newest = snapshots.status(lake).filter(table="spans")["last_time"].item()
+    if now is None or newest is None:
+        return False
+    age_s: float = (now.replace(tzinfo=None) - newest).total_seconds()
+    return age_s > limits.max_age_s
+
+
+def _fingerprint(settings: Settings, data_hash: str, *, stale: bool) -> str:
     """Hash all that decides a run's result: data, params, code, notebooks, specs."""
-    digest = hashlib.sha256(data_hash.encode())
+    digest = hashlib.sha256(f"{data_hash} {stale}".encode())
     digest.update(settings.params.model_dump_json().encode())
     for pattern in CODE:
         for file in sorted(settings.workspace.glob(pattern)):

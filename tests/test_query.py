@@ -110,3 +110,10 @@ def test_entry_spans_are_servers_roots_and_what_another_service_called(tmp_path:
     snapshots.append(tmp_path, {"spans": rows})
     found = query.frame(query.connect(tmp_path), "select span_id from entry_spans order by 1")
     assert found["span_id"].to_list() == ["s0", "s2", "s4", "s5"]
+
+
+def test_a_part_that_is_gone_is_an_error_that_names_its_table(lake: Path) -> None:
+    for part in lake.glob("spans/*/*/*.parquet"):
+        part.unlink()
+    with pytest.raises(BadInput, match="a part of spans"):
+        query.connect(lake)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -121,3 +122,18 @@ def test_the_systemd_units_run_the_nightly_and_catch_up(workspace: Path) -> None
     assert units["service"]["Service"]["Type"] == "oneshot"
     assert units["timer"]["Timer"]["Persistent"] == "true"
     assert units["timer"]["Timer"]["OnCalendar"].endswith("UTC")
+
+
+def test_systemd_accepts_the_units(
+    tmp_path: Path, workspace: Path, server_binary: Callable[[str], Path]
+) -> None:
+    analyze = server_binary("systemd-analyze")
+    units = []
+    for file in sorted((workspace / "deploy/systemd").glob("apm-nightly.*")):
+        # systemd asks for the program itself, and this checkout is not in /opt.
+        text = file.read_text().replace("/opt/apm-analytics/.venv/bin/apm", sys.executable)
+        units.append(tmp_path / file.name)
+        units[-1].write_text(text)
+    assert [unit.suffix for unit in units] == [".service", ".timer"]
+    done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

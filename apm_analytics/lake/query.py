@@ -29,6 +29,8 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     ------
     NotFound
         No lake at `lake`.
+    BadInput
+        A part that the manifest names is missing or damaged.
 
     Examples
     --------
@@ -45,10 +47,16 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
         files = [str((lake / part.path).resolve()) for part in parts if part.table == table]
         if files:
             listed = ", ".join(_quoted(file) for file in files)
-            con.execute(
-                f"create view {table} as"
-                f" select * from read_parquet([{listed}], hive_partitioning = false)"
-            )
+            try:
+                con.execute(
+                    f"create view {table} as"
+                    f" select * from read_parquet([{listed}], hive_partitioning = false)"
+                )
+            except duckdb.Error as error:
+                raise BadInput(
+                    f"a part of {table} that the manifest of {lake} names cannot be read: {error}; "
+                    "restore it from a backup, or import the original files into a new lake"
+                ) from error
         else:
             con.register(table, schema.empty_table())
     for view in sorted((SQL_FOLDER / "views").glob("*.sql")):

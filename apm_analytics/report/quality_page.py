@@ -14,11 +14,17 @@ STYLE = """
 .quality table { border-collapse: collapse; width: 100%; }
 .quality th, .quality td { text-align: left; padding: .3em .8em .3em 0; vertical-align: top;
   border-bottom: 1px solid #8884; }
-.quality .state { white-space: nowrap; font-weight: 600; }
+.quality .state { font-weight: 600; }
+.quality .state, .quality .limit { white-space: nowrap; }
 .quality .error .state { color: #b3261e; }
 .quality .warning .state { color: #8a5a00; }
 .quality .ok .state { color: #1b6e3c; }
 .quality .aside { opacity: .75; font-size: .9em; }
+@media (prefers-color-scheme: dark) {
+  .quality .error .state { color: #ff8a80; }
+  .quality .warning .state { color: #ffca61; }
+  .quality .ok .state { color: #7bd88f; }
+}
 """
 # Neither light nor dark is forced; the browser's own colours carry the page.
 PAGE = """<!doctype html>
@@ -81,7 +87,7 @@ def _row(expectation: Expectation) -> str:
         f"<td>{escape(expectation.description)}{advice}</td>",
         f"<td>{escape(amount(expectation.observed, expectation.unit))}"
         f"{_aside(expectation.note) if expectation.note else ''}</td>",
-        f"<td>{escape(expectation.bound())}</td>",
+        f'<td class="limit">{escape(expectation.bound())}</td>',
     ]
     return f'<tr class="{state}" data-name="{escape(expectation.name)}">{"".join(cells)}</tr>'
 

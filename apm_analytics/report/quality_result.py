@@ -126,7 +126,8 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    for length, name in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min")):
-        if abs(seconds) >= 2 * length:
+    # Days and minutes from two on: 36 h and 90 s say more than 1.5 d and 1.5 min.
+    for length, least, name in ((86_400.0, 2, "d"), (3_600.0, 1, "h"), (60.0, 2, "min")):
+        if abs(seconds) >= least * length:
             return f"{seconds / length:.3g} {name}"
     return f"{seconds:.3g} s"

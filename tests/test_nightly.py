@@ -1,0 +1,166 @@
+"""The main job from a lake to thresholds and a report; killed or refused, it leaves yesterday's."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rows import table
+
+from apm_analytics import nightly, settings
+from apm_analytics.errors import ApmError, NotFound
+from apm_analytics.ingest.files import import_files
+from apm_analytics.lake import snapshots
+from apm_analytics.nightly import NightlyResult
+from apm_analytics.report import ledger
+from apm_analytics.simulate import shop
+
+END = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+SET = ("report.html", "quality.html", "thresholds.parquet", "prometheus/apm_thresholds.prom")
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two days of the shop."""
+    folder = tmp_path_factory.mktemp("shop")
+    shop.write(folder / "otlp", days=2, spans=20_000, seed=7, end=END, progress=False)
+    import_files(
+        sorted((folder / "otlp").glob("*.zst")), folder / "lake", workers=1, progress=False
+    )
+    return folder / "lake"
+
+
+@pytest.fixture(scope="module")
+def first(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NightlyResult]:
+    out = tmp_path_factory.mktemp("out")
+    return out, nightly.run(lake, out, settings.load(), progress=False)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    published = out / "published"
+    return {name: (published / name).read_bytes() for name in SET}
+
+
+def test_a_run_publishes_thresholds_rules_and_a_report(first: tuple[Path, NightlyResult]) -> None:
+    out, result = first
+    assert result.ok and result.published, result.reasons
+    assert all(contents(out).values())
+    assert list((out / "published/prometheus/rules").glob("*.yml"))
+    assert result.run_id in (out / "published/report.html").read_text()
+    said = "\n".join(result.lines())
+    assert "report.html" in said and "apm_thresholds.prom" in said
+
+
+def test_every_threshold_names_run_commit_and_data(
+    first: tuple[Path, NightlyResult], lake: Path
+) -> None:
+    frame = pl.read_parquet(first[0] / "published/thresholds.parquet")
+    assert frame["data_hash"].unique().to_list() == [snapshots.data_hash(lake)]
+    assert frame["git_commit"].null_count() == frame["run_id"].null_count() == 0
+    hours = frame.group_by("service_name", "operation", "signal", "bound").agg(
+        pl.col("hour_of_week").n_unique()
+    )
+    assert hours["hour_of_week"].unique().to_list() == [168] and hours.height > 25
+
+
+def test_the_ledger_lists_the_run(first: tuple[Path, NightlyResult]) -> None:
+    (row,) = ledger.list_runs(first[0]).to_dicts()
+    assert (row["status"], row["published"]) == ("ok", True)
+    assert row["rows"] > 20_000 and row["seconds"] > 0
+
+
+def test_a_second_run_on_the_same_data_has_nothing_to_do(
+    first: tuple[Path, NightlyResult], lake: Path
+) -> None:
+    before = contents(first[0])
+    again = nightly.run(lake, first[0], settings.load(), progress=False)
+    assert again.unchanged and again.run_id == first[1].run_id
+    assert contents(first[0]) == before
+    assert "nothing changed" in again.lines()[0]
+
+
+def test_bad_data_keeps_what_was_published_and_says_so(
+    first: tuple[Path, NightlyResult], lake: Path, tmp_path: Path
+) -> None:
+    out, spoilt = tmp_path / "out", tmp_path / "lake"
+    shutil.copytree(first[0], out, symlinks=True)
+    shutil.copytree(lake, spoilt)
+    count = 8_000
+    at = int(END.timestamp() - 3_600) * 10**9
+    orphans = table(
+        "spans",
+        {
+            "time": [at + number for number in range(count)],
+            "duration_ns": [1] * count,
+            "trace_id": [f"{number:032x}" for number in range(count)],
+            "span_id": [f"{number:016x}" for number in range(count)],
+            "parent_span_id": ["f" * 16] * count,
+            "name": ["lost"] * count,
+            "kind": ["internal"] * count,
+            "status_code": ["unset"] * count,
+            "service_name": ["storefront"] * count,
+        },
+    )
+    snapshots.append(spoilt, {"spans": orphans})
+    before = contents(out)
+    result = nightly.run(spoilt, out, settings.load(), progress=False)
+    assert not result.ok and not result.published
+    assert "quality" in result.reasons[0]
+    after = contents(out)
+    assert after["thresholds.parquet"] == before["thresholds.parquet"]
+    assert after["prometheus/apm_thresholds.prom"] == before["prometheus/apm_thresholds.prom"]
+    assert after["report.html"] != before["report.html"]
+    assert ledger.list_runs(out)["status"].to_list() == ["failed", "ok"]
+
+
+def killed_when(lake: Path, out: Path, moment: str) -> None:
+    """Start a run and kill it, children too, as soon as a file of its release appears."""
+    command = [sys.executable, "-m", "apm_analytics", "nightly", "--force", "--no-progress"]
+    job = subprocess.Popen(
+        [*command, "--lake", str(lake), "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    limit = time.monotonic() + 240
+    began = time.time()
+    while job.poll() is None and time.monotonic() < limit:
+        found = [f for f in out.glob(moment) if f.stat().st_mtime > began]
+        if found:
+            break
+        time.sleep(0.01)
+    assert job.poll() is None, "the run ended before it could be killed"
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["derived/quality.json", "runs/*/notebooks/50*.ipynb", "releases/*.partial/report.html"],
+)
+def test_a_run_killed_at_any_moment_leaves_the_published_set_whole(
+    first: tuple[Path, NightlyResult], lake: Path, tmp_path: Path, moment: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(first[0], out, symlinks=True)
+    before = contents(out)
+    killed_when(lake, out, moment)
+    assert contents(out) == before
+    assert (out / "published").resolve().name == first[1].run_id
+    assert ledger.list_runs(out)["status"].to_list()[0] == "crashed"
+
+
+def test_one_run_at_a_time(tmp_path: Path, lake: Path) -> None:
+    with nightly.nightly_lock(tmp_path), pytest.raises(ApmError, match=str(os.getpid())):
+        nightly.run(lake, tmp_path, settings.load(), progress=False)
+
+
+def test_no_lake_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="apm import"):
+        nightly.run(tmp_path / "nowhere", tmp_path / "out", settings.load(), progress=False)
