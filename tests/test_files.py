@@ -1,9 +1,12 @@
 """Files come in once and whole, whatever their encoding; what is broken is named and kept."""
 
+import base64
 import gzip
+import hashlib
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -15,12 +18,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[attr-defined]
-from otlp_requests import START_NS, as_json, logs, metrics, traces
+from otlp_requests import START_NS, as_json, attribute, logs, metrics, traces
 
 from apm_analytics.errors import ApmError
-from apm_analytics.ingest import framing
+from apm_analytics.ingest import dead_letters, framing, large_json, otlp
 from apm_analytics.ingest.files import ImportSummary, import_files
 from apm_analytics.lake import query, snapshots
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def rows(lake: Path, table: str = "spans") -> int:
@@ -229,9 +234,28 @@ def test_a_metric_that_changes_its_unit_goes_to_the_dead_letters(tmp_path: Path)
     take(lake, a)
     summary = take(lake, b)
     (letter,) = letters(lake)
-    assert "from '1' to '%'" in letter["reason"] and letter["row"]["name"] == "cpu"
+    assert "from '1' to '%'" in letter["reason"]
+    assert letter["path"] == "resourceMetrics[0].scopeMetrics[0].metrics[0].unit"
+    assert (letter["file"], letter["byte_offset"]) == (str(b), 0)
     assert sum(summary.files[0].rejected.values()) == 1
     assert rows(lake, "metric_points") == 3
+    mended = tmp_path / "mended.json"
+    letter["record"]["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["unit"] = "1"
+    mended.write_text(json.dumps(letter["record"]))
+    assert take(lake, mended).files[0].rows == {"metric_points": 1}
+
+
+def test_the_letter_of_a_changed_unit_bears_the_name_of_its_own_document(tmp_path: Path) -> None:
+    documents = [as_json(metrics()) for _ in range(3)]
+    documents[2]["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["unit"] = "%"
+    documents[1]["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["description"] = "new"
+    file, lake = tmp_path / "m.jsonl", tmp_path / "lake"
+    file.write_text("\n".join(map(json.dumps, documents)))
+    take(lake, file)
+    (letter,) = letters(lake)
+    assert letter["line"] == 3
+    digest = hashlib.blake2b(json.dumps(documents[2]).encode(), digest_size=16).hexdigest()
+    assert [path.stem for path in (lake / "dead_letter").iterdir()] == [digest]
 
 
 def test_earlier_records_are_taken_when_asked_for(tmp_path: Path) -> None:
@@ -240,7 +264,143 @@ def test_earlier_records_are_taken_when_asked_for(tmp_path: Path) -> None:
     span["startTimeUnixNano"], span["endTimeUnixNano"] = "5", "9"
     file, lake = tmp_path / "t.json", tmp_path / "lake"
     file.write_text(json.dumps(document))
-    assert take(lake, file, earliest=datetime(1970, 1, 1, tzinfo=UTC)).files[0].rows["spans"] == 1
+    assert take(lake, file, earliest=EPOCH).files[0].rows["spans"] == 1
+
+
+@pytest.mark.parametrize("encoding", ["json", "protobuf"])
+def test_records_put_aside_for_their_time_are_taken_later_and_once(
+    tmp_path: Path, encoding: str
+) -> None:
+    request = traces(4)
+    spans = request.resource_spans[0].scope_spans[0].spans
+    for number, year in enumerate((1971, 1991)):
+        start = int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 10**9
+        spans[number].start_time_unix_nano, spans[number].end_time_unix_nano = start, start + 5
+    spans[2].span_id = b""
+    file, lake = tmp_path / "t", tmp_path / "lake"
+    file.write_bytes(
+        json.dumps(as_json(request)).encode() if encoding == "json" else request.SerializeToString()
+    )
+    take(lake, file)
+    assert rows(lake) == 1 and len(letters(lake)) == 3
+    assert take(lake, file).files[0].rows == {}
+    for earliest, count, left in (
+        (datetime(1990, 1, 1, tzinfo=UTC), 2, 2),
+        (datetime(1990, 1, 1, tzinfo=UTC), 2, 2),
+        (EPOCH, 3, 1),
+        (EPOCH, 3, 1),
+    ):
+        take(lake, file, earliest=earliest)
+        assert (rows(lake), len(letters(lake))) == (count, left)
+    same = "select count(distinct (service_name, scope_name, kind, http_route)) from spans"
+    assert query.connect(lake).execute(same).fetchone() == (1,)
+
+
+def test_a_metric_point_put_aside_for_its_time_keeps_its_service(tmp_path: Path) -> None:
+    request = metrics()
+    for metric in request.resource_metrics[0].scope_metrics[0].metrics[:1]:
+        metric.gauge.data_points[0].time_unix_nano = 10**18 // 2
+        metric.gauge.data_points[0].start_time_unix_nano = 0
+    file, lake = tmp_path / "m", tmp_path / "lake"
+    file.write_bytes(request.SerializeToString())
+    take(lake, file)
+    take(lake, file, earliest=EPOCH)
+    asked = "select name, service_name, value from metric_points order by time limit 1"
+    assert query.connect(lake).execute(asked).fetchone() == ("cpu", "shop", 0.5)
+    assert letters(lake) == []
+
+
+@pytest.mark.parametrize(
+    "damaged", [line(0)[:-40] + b"\n", line(0)[:200] + b"}\n", line(0)[30:], b"{broken\n"]
+)
+def test_the_lines_behind_a_damaged_first_line_are_kept(tmp_path: Path, damaged: bytes) -> None:
+    file, lake = tmp_path / "t.jsonl", tmp_path / "lake"
+    file.write_bytes(damaged + line(1) + line(2))
+    summary = take(lake, file)
+    assert rows(lake) == 6
+    (error,) = summary.files[0].errors
+    assert "line 1:" in error and [letter["line"] for letter in letters(lake)] == [1]
+
+
+def test_text_that_is_no_utf8_costs_only_the_records_it_is_in(tmp_path: Path) -> None:
+    good, lake, file = json.dumps(as_json(traces(3))), tmp_path / "lake", tmp_path / "t.jsonl"
+    bad = good.replace('"GET /"', '"GET \\ufffd"', 1).replace('"GET /"', '"GET BAD"', 1).encode()
+    file.write_bytes(bad.replace(b"BAD", b"caf\xe9") + b"\n" + line(1))
+    summary = take(lake, file)
+    assert summary.ok and rows(lake) == 5
+    (letter,) = letters(lake)
+    assert letter["path"] == "resourceSpans[0].scopeSpans[0].spans[1].name"
+    assert "no UTF-8" in letter["reason"] and letter["line"] == 1
+    resource = good.replace('"shop"', '"BAD"').encode().replace(b"BAD", b"caf\xe9")
+    file.write_bytes(resource + b"\n" + line(2))
+    assert take(lake, file).files[0].rows == {"spans": 3}
+
+
+def test_a_protobuf_request_that_is_no_utf8_is_kept_and_the_others_go_on(tmp_path: Path) -> None:
+    bad = traces(2).SerializeToString().replace(b"GET /", b"GET\xff\xff")
+    good = traces(3, first=4).SerializeToString()
+    parts = [good, bad, traces(3, first=7).SerializeToString()]
+    file, lake = tmp_path / "t", tmp_path / "lake"
+    file.write_bytes(b"".join(len(part).to_bytes(4, "big") + part for part in parts))
+    summary = take(lake, file)
+    assert rows(lake) == 6
+    assert f"byte {len(good) + 4:,}" in summary.files[0].errors[0]
+    (letter,) = letters(lake)
+    assert base64.b64decode(letter["document_base64"]) == bad
+
+
+def test_duckdb_reads_records_with_repeated_keys(tmp_path: Path) -> None:
+    request = traces(2)
+    entry = request.resource_spans[0]
+    span = entry.scope_spans[0].spans[0]
+    repeated = [attribute("a", "1"), attribute("n", 1), attribute("a", "2"), attribute("n", 2)]
+    span.attributes.extend([*repeated, attribute("a", "3")])
+    span.events.add(name="e", attributes=repeated)
+    entry.resource.attributes.extend(repeated)
+    file, lake = tmp_path / "t", tmp_path / "lake"
+    file.write_bytes(request.SerializeToString())
+    assert take(lake, file).ok
+    asked = (
+        "select attributes, attributes_num, events, resource_attributes from spans order by time"
+    )
+    found = query.connect(lake).execute(asked).fetchall()[0]
+    assert found[0] == {"a.duplicate.2": "1", "a.duplicate": "2", "a": "3"}
+    assert found[1] == {"retry": 1.0, "n.duplicate": 1.0, "n": 2.0}
+    assert found[3] == {"a.duplicate": "1", "a": "2", "n.duplicate": "1", "n": "2"}
+
+
+def test_workers_end_when_the_importer_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_bytes(b"".join(line(number, 400) for number in range(80)))
+    command = [sys.executable, "-m", "apm_analytics", "import", str(file), "--lake"]
+    process = subprocess.Popen([*command, str(tmp_path / "lake")], stdout=subprocess.PIPE)
+    assert process.stdout
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "lake/manifest.sqlite").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    # Workers share the pipe: it ends when the last of them has.
+    with process.stdout as out:
+        assert select.select([out], [], [], 10)[0] and out.read() == b""
+
+
+def test_a_large_document_of_few_large_records_is_split_by_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_json, "BYTES_A_DOCUMENT", 500_000)
+    document = as_json(metrics())
+    points = document["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["gauge"]["dataPoints"]
+    points *= 20_000
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps(document))
+    with open(file, "rb") as stream:
+        pieces = list(large_json.split_large(stream, file))
+    assert len(pieces) > 1
+    assert max(map(len, pieces)) < large_json.BYTES_A_DOCUMENT * 1.1
+    tables = [otlp.decode_json(piece).tables for piece in pieces]
+    assert sum(t["metric_points"].num_rows for t in tables if "metric_points" in t) == 20_001
 
 
 def test_a_document_too_large_to_parse_whole_is_split(
@@ -319,6 +479,12 @@ def test_a_full_disk_stops_the_import_and_the_next_call_completes_it(tmp_path: P
     )
     assert done.returncode != 0 and ApmError.__name__ in done.stderr
     assert take(lake, file).ok and rows(lake) == 250
+
+
+def test_a_disk_too_full_for_a_dead_letter_says_so(tmp_path: Path) -> None:
+    (tmp_path / dead_letters.FOLDER).write_text("a file where the folder should be")
+    with pytest.raises(ApmError, match="free space or mend the disk"):
+        dead_letters.write(tmp_path, "name", [{"reason": "test"}])
 
 
 def test_train_ticket_comes_in_to_the_last_span_and_point(tmp_path: Path, real_data: Path) -> None:

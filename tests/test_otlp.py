@@ -196,6 +196,8 @@ def test_an_unknown_field_is_kept_and_counted() -> None:
         ({"traceId": "zzz"}, "traceId", "no id of 32 hex digits"),
         ({"traceId": ""}, "traceId", "missing"),
         ({"spanId": "0" * 16}, "spanId", "all zero"),
+        ({"kind": 99}, "kind", "from 0 to 5"),
+        ({"status": {"code": 9}}, "status.code", "from 0 to 2"),
         ({"kind": "SPAN_KIND_ODD"}, "kind", "need one of"),
         ({"endTimeUnixNano": str(START_NS)}, "endTimeUnixNano", "before it starts"),
         ({"startTimeUnixNano": "5"}, "startTimeUnixNano", "--earliest"),
@@ -244,6 +246,25 @@ def test_a_rejected_protobuf_span_can_be_mended_and_imported() -> None:
     span = rejected.record["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     span["endTimeUnixNano"] = str(START_NS + 10**10)
     assert from_json(rejected.record).tables["spans"]["span_id"].to_pylist() == [f"{1:016x}"]
+
+
+def test_enum_numbers_outside_the_specification_are_refused_in_metrics_and_logs() -> None:
+    measured, told = as_json(metrics()), as_json(logs())
+    measured["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][1]["sum"][
+        "aggregationTemporality"
+    ] = 7
+    told["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["severityNumber"] = 99
+    for document, field in ((measured, "aggregationTemporality"), (told, "severityNumber")):
+        (rejected,) = from_json(document).rejected
+        assert rejected.path.endswith(field) and "need a number from 0 to" in rejected.reason
+
+
+@pytest.mark.parametrize("size", [1, 15, 17])
+def test_a_protobuf_id_of_another_length_is_refused(size: int) -> None:
+    request = traces(1)
+    request.resource_spans[0].scope_spans[0].spans[0].trace_id = b"\1" * size
+    (rejected,) = otlp.decode_protobuf("traces", request.SerializeToString()).rejected
+    assert rejected.path.endswith("traceId") and f"{size} bytes, need 16" in rejected.reason
 
 
 def test_a_bad_point_leaves_the_others_of_its_metric() -> None:

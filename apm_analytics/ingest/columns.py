@@ -84,6 +84,7 @@ _CONTEXT_COLUMNS = (
     "resource_attributes",
     "resource_schema_url",
 )
+SERVICE = _CONTEXT_COLUMNS.index("service_name")
 
 
 def as_text(value: Value) -> str:
@@ -106,8 +107,29 @@ def _nested_default(value: object) -> str:
 
 
 def text_pairs(pairs: Pairs) -> list[tuple[str, str]]:
-    """Give attributes as a text map; a repeated key keeps its last value."""
-    return list({key: as_text(value) for key, value in pairs}.items())
+    """Give attributes as a text map; see `unique_keys` for a repeated key."""
+    listed = [(key, as_text(value)) for key, value in pairs]
+    keys = [key for key, _ in listed]
+    if len(set(keys)) < len(keys):
+        unique_keys(keys, 0)
+        return [(key, value) for key, (_, value) in zip(keys, listed, strict=True)]
+    return listed
+
+
+def unique_keys(keys: list[str], start: int) -> None:
+    """Rename repeated keys from `start` on: the last stays, earlier ones become `.duplicate`.
+
+    OTLP forbids repeated keys and leaves open what they mean; a map holds each key once.
+    """
+    seen: set[str] = set()
+    repeated: dict[str, int] = {}
+    for place in range(len(keys) - 1, start - 1, -1):
+        key = name = keys[place]
+        while name in seen:
+            number = repeated[key] = repeated.get(key, 0) + 1
+            name = f"{key}.duplicate" if number == 1 else f"{key}.duplicate.{number}"
+        seen.add(name)
+        keys[place] = name
 
 
 def context(
@@ -199,8 +221,15 @@ class TableBuilder:
                 names.append(key)
             else:
                 self._promote(number, key, value)
-        self._text_ends.append(len(self._text_keys))
-        self._num_ends.append(len(self._num_keys))
+        self._end_map(self._text_keys, self._text_ends)
+        self._end_map(self._num_keys, self._num_ends)
+
+    @staticmethod
+    def _end_map(keys: list[str], ends: list[int]) -> None:
+        start, end = ends[-1] if ends else 0, len(keys)
+        if end - start > 1 and len(set(keys[start:])) < end - start:
+            unique_keys(keys, start)
+        ends.append(end)
 
     def _promote(self, number: int, key: str, value: Value) -> None:
         """Put a value into its column, or into the maps where it does not fit or comes second."""
@@ -217,8 +246,9 @@ class TableBuilder:
             rows.append(number)
             values.append(fitted)
             names.append(key)
-        elif current and not _PLACES[names[-1]][2]:
-            self._into_maps(names[-1], values[-1])
+        elif key == names[-1] or (current and not _PLACES[names[-1]][2]):
+            if key != names[-1] or values[-1] != fitted:
+                self._into_maps(names[-1], values[-1])
             values[-1], names[-1] = fitted, key
         elif values[-1] != fitted:
             self._into_maps(key, value)

@@ -4,30 +4,29 @@ In:  files and folders of OTLP or Jaeger JSON, see `ingest.framing`.
 Out: parts in the lake, dead letters beside them, a summary.
 """
 
-import gc
 import hashlib
 import multiprocessing
+import os
+import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
 from apm_analytics.errors import ApmError, BadInput
-from apm_analytics.ingest import dead_letters, framing, otlp
+from apm_analytics.ingest import dead_letters, framing
+from apm_analytics.ingest.batch import Batch, import_batch
 from apm_analytics.ingest.framing import Document
-from apm_analytics.ingest.records import Limits
-from apm_analytics.ingest.sink import Decoded, Sink
+from apm_analytics.ingest.records import LIFTED_BY_EARLIEST, Limits
+from apm_analytics.ingest.summary import FileSummary, ImportSummary
 from apm_analytics.lake import snapshots
-from apm_analytics.lake.schema import METRIC_TABLES
+
+__all__ = ["FileSummary", "ImportSummary", "import_files"]
 
 # One batch becomes one snapshot: large enough for good parts, small enough for memory.
 BATCH_BYTES = 8 * 1024 * 1024
@@ -35,67 +34,6 @@ BATCH_BYTES = 8 * 1024 * 1024
 INLINE_BYTES = 6 * 1024 * 1024
 # A path of dead letters never comes back in as telemetry.
 SKIPPED_FOLDERS = (dead_letters.FOLDER,)
-
-
-@dataclass
-class FileSummary:
-    """What became of one file."""
-
-    path: Path
-    documents: int = 0
-    known_documents: int = 0
-    rows: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[str] = field(default_factory=Counter)
-    warnings: Counter[str] = field(default_factory=Counter)
-    errors: list[str] = field(default_factory=list)
-    skipped: str = ""
-
-
-@dataclass
-class ImportSummary:
-    """What became of an import."""
-
-    lake: Path
-    files: list[FileSummary]
-    seconds: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether every file was read to its end and every document decoded."""
-        return not any(file.errors for file in self.files)
-
-    def lines(self) -> list[str]:
-        """Say it in a few lines."""
-        said = []
-        for file in self.files:
-            if file.skipped:
-                said.append(f"{file.path}: skipped, {file.skipped}")
-                continue
-            rows = ", ".join(f"{count:,} {table}" for table, count in sorted(file.rows.items()))
-            known = f", {file.known_documents:,} known already" if file.known_documents else ""
-            said.append(
-                f"{file.path}: {rows or 'nothing new'} ({file.documents:,} documents{known})"
-            )
-            said += [
-                f"  rejected {count:,}: {reason}" for reason, count in file.rejected.most_common(10)
-            ]
-            said += [f"  note {count:,}x: {text}" for text, count in file.warnings.most_common(10)]
-            said += [f"  ERROR {error}" for error in file.errors]
-        if any(file.rejected or file.errors for file in self.files):
-            said.append(f"what was not taken is kept in {self.lake / dead_letters.FOLDER}")
-        total = sum(sum(file.rows.values()) for file in self.files)
-        said.append(f"{total:,} rows in {self.seconds:.1f} s")
-        return said
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Some documents of one file, in file order, with their hashes."""
-
-    file: int
-    path: Path
-    documents: tuple[Document, ...]
-    hashes: tuple[str, ...]
 
 
 def import_files(
@@ -113,7 +51,8 @@ def import_files(
     paths : files or folders; in a folder, files that are no telemetry are skipped and listed.
     lake : folder of the lake, made when missing.
     workers : decoding processes; small inputs are decoded in this one.
-    earliest : records before it are dead-lettered, 2000-01-01 UTC by default.
+    earliest : records before it are dead-lettered, 2000-01-01 UTC by default. When given,
+        records that an import before dead-lettered for their time are taken too.
     progress : show a bar.
 
     Returns
@@ -138,10 +77,14 @@ def import_files(
     pool = None
     if workers > 1 and total > INLINE_BYTES:
         # A forked child would inherit the locks of Arrow's threads.
-        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        )
     try:
-        with tqdm(total=len(targets), desc="importing", unit="file", disable=not progress) as bar:
-            _run(targets, summaries, lake, limits, pool, workers, bar)
+        with tqdm(
+            total=total, desc="importing", unit="B", unit_scale=True, disable=not progress
+        ) as bar:
+            _run(targets, summaries, lake, limits, earliest is not None, pool, workers, bar)
     except BrokenProcessPool as error:
         raise ApmError(
             "a decoding process was killed, most likely for want of memory; "
@@ -151,6 +94,18 @@ def import_files(
         if pool:
             pool.shutdown(cancel_futures=True)
     return ImportSummary(lake, summaries, time.perf_counter() - started)
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the importer is killed; nobody would take its results."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _targets(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
@@ -169,6 +124,7 @@ def _run(
     summaries: list[FileSummary],
     lake: Path,
     limits: Limits,
+    lift: bool,
     pool: ProcessPoolExecutor | None,
     workers: int,
     bar: "tqdm[Any]",
@@ -182,31 +138,57 @@ def _run(
             number, part = future.result()
             _merge(summaries[number], part)
 
+    def submit(batch: Batch) -> None:
+        nonlocal pending
+        fresh = batch.without(under_way)
+        if not fresh.documents:
+            return
+        under_way.update(fresh.hashes)
+        if pool is None:
+            _merge(summaries[batch.file], import_batch(fresh, lake, limits)[1])
+            return
+        pending.add(pool.submit(import_batch, fresh, lake, limits))
+        # Back-pressure: what is queued is in memory.
+        while len(pending) > workers + 1:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            collect(done)
+
     for number, (path, in_folder) in enumerate(targets):
-        for batch in _batches(number, path, in_folder, summaries[number]):
-            fresh = _fresh(batch, lake, under_way, summaries[number])
-            if not fresh.documents:
-                continue
-            under_way.update(fresh.hashes)
-            if pool is None:
-                _merge(summaries[number], _import_batch(fresh, lake, limits)[1])
-                continue
-            pending.add(pool.submit(_import_batch, fresh, lake, limits))
-            # Back-pressure: what is queued is in memory.
-            while len(pending) > workers + 1:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                collect(done)
-        bar.update()
+        summary = summaries[number]
+        for batch in _batches(number, path, in_folder, summary, _reporter(bar)):
+            known = snapshots.known_documents(lake, batch.hashes)
+            summary.documents += len(batch.hashes)
+            summary.known_documents += len(known | (under_way & set(batch.hashes)))
+            submit(batch.without(known))
+            for lifted in _lifted(batch, known, lake) if lift else ():
+                submit(lifted.without(snapshots.known_documents(lake, lifted.hashes)))
     done, _ = wait(pending)
     collect(done)
 
 
-def _batches(number: int, path: Path, in_folder: bool, summary: FileSummary) -> Iterator[_Batch]:
+def _reporter(bar: "tqdm[Any]") -> Callable[[int], None]:
+    """Give what moves the bar on to a position within one file."""
+    before = bar.n
+
+    def report(position: int) -> None:
+        # A file that is read a second time, see `framing`, does not move the bar back.
+        bar.update(max(0, before + position - bar.n))
+
+    return report
+
+
+def _batches(
+    number: int,
+    path: Path,
+    in_folder: bool,
+    summary: FileSummary,
+    report: Callable[[int], None],
+) -> Iterator[Batch]:
     """Cut a file into batches; what is wrong with it goes into its summary."""
     held: list[Document] = []
     size = 0
     try:
-        for document in framing.documents(path):
+        for document in framing.documents(path, report):
             held.append(document)
             size += len(document.content)
             if size >= BATCH_BYTES:
@@ -221,24 +203,28 @@ def _batches(number: int, path: Path, in_folder: bool, summary: FileSummary) -> 
         yield _batch(number, path, held)
 
 
-def _batch(number: int, path: Path, held: list[Document]) -> _Batch:
+def _batch(number: int, path: Path, held: list[Document]) -> Batch:
     hashes = (hashlib.blake2b(d.content, digest_size=16).hexdigest() for d in held)
     # A document repeated within a batch is one document.
     unique = dict(zip(hashes, held, strict=True))
-    return _Batch(number, path, tuple(unique.values()), tuple(unique))
+    return Batch(number, path, tuple(unique.values()), tuple(unique))
 
 
-def _fresh(batch: _Batch, lake: Path, under_way: set[str], summary: FileSummary) -> _Batch:
-    """Leave out documents that the lake holds, or will in a moment."""
-    known = snapshots.known_documents(lake, batch.hashes) | (under_way & set(batch.hashes))
-    summary.documents += len(batch.hashes)
-    summary.known_documents += len(known)
-    kept = [
-        (document, digest)
-        for document, digest in zip(batch.documents, batch.hashes, strict=True)
-        if digest not in known
-    ]
-    return _Batch(batch.file, batch.path, tuple(d for d, _ in kept), tuple(h for _, h in kept))
+def _lifted(batch: Batch, known: set[str], lake: Path) -> Iterator[Batch]:
+    """Give the records of known documents that were put aside for their time."""
+    held: dict[str, Document] = {}
+    size = 0
+    for document, digest in zip(batch.documents, batch.hashes, strict=True):
+        if digest not in known:
+            continue
+        for name, content in dead_letters.lifted(lake, digest, LIFTED_BY_EARLIEST):
+            held[name] = Document("json", content, document.line, document.byte_offset)
+            size += len(content)
+            if size >= BATCH_BYTES:
+                yield Batch(batch.file, batch.path, tuple(held.values()), tuple(held), lifted=True)
+                held, size = {}, 0
+    if held:
+        yield Batch(batch.file, batch.path, tuple(held.values()), tuple(held), lifted=True)
 
 
 def _merge(whole: FileSummary, part: FileSummary) -> None:
@@ -246,117 +232,3 @@ def _merge(whole: FileSummary, part: FileSummary) -> None:
     whole.rejected.update(part.rejected)
     whole.warnings.update(part.warnings)
     whole.errors.extend(part.errors)
-
-
-def _import_batch(batch: _Batch, lake: Path, limits: Limits) -> tuple[int, FileSummary]:
-    """Decode one batch and commit it; runs in a worker process."""
-    summary = FileSummary(batch.path)
-    sink = Sink()
-    letters: dict[int, list[dict[str, object]]] = {}
-    taken: list[str] = []
-    guess = (
-        "metrics"
-        if "metric" in batch.path.name
-        else "logs"
-        if "log" in batch.path.name
-        else "traces"
-    )
-    # Millions of small objects that all live until the end: collecting them is wasted work.
-    gc.disable()
-    try:
-        for number, document in enumerate(batch.documents):
-            sink.document = number
-            try:
-                if document.kind == "json":
-                    otlp.read_json(document.content, sink, limits)
-                else:
-                    guess = otlp.read_protobuf(document.content, sink, limits, guess)
-            except BadInput as error:
-                where = _place(document)
-                summary.errors.append(f"{batch.path}, {where}: {error}")
-                letters[number] = [
-                    {
-                        "file": str(batch.path),
-                        "line": document.line,
-                        "byte_offset": document.byte_offset,
-                        "reason": str(error),
-                        **dead_letters.document_text(document.content),
-                    }
-                ]
-            else:
-                taken.append(batch.hashes[number])
-        decoded = sink.finish()
-    finally:
-        gc.enable()
-    for rejected in decoded.rejected:
-        document = batch.documents[rejected.document]
-        letters.setdefault(rejected.document, []).append(
-            {
-                "file": str(batch.path),
-                "line": document.line,
-                "byte_offset": document.byte_offset,
-                "signal": rejected.signal,
-                "path": rejected.path,
-                "reason": rejected.reason,
-                "record": rejected.record,
-            }
-        )
-        field_name = rejected.path.rpartition(".")[2].partition("[")[0]
-        summary.rejected[
-            f"{field_name}: {rejected.reason} (first at {_place(document)}, {rejected.path})"
-            if not any(key.startswith(f"{field_name}: ") for key in summary.rejected)
-            else next(key for key in summary.rejected if key.startswith(f"{field_name}: "))
-        ] += 1
-    summary.warnings.update(decoded.warnings)
-    tables, misfits = _settle_units(decoded, lake)
-    for number, row_letters in misfits.items():
-        letters.setdefault(number, []).extend(
-            {"file": str(batch.path), **letter} for letter in row_letters
-        )
-        for letter in row_letters:
-            summary.rejected[str(letter["reason"])] += 1
-    for number, own in letters.items():
-        dead_letters.write(lake, batch.hashes[number], own)
-    snapshots.append(lake, tables, documents=taken, source=str(batch.path))
-    summary.rows.update({name: table.num_rows for name, table in tables.items()})
-    return batch.file, summary
-
-
-def _settle_units(
-    decoded: Decoded, lake: Path
-) -> tuple[dict[str, pa.Table], dict[int, list[dict[str, object]]]]:
-    """Put aside metric points whose unit is not the one their metric began with."""
-    tables = dict(decoded.tables)
-    misfits: dict[int, list[dict[str, object]]] = {}
-    for name in METRIC_TABLES:
-        table = tables.get(name)
-        if table is None:
-            continue
-        keys = table.select(["service_name", "name", "unit"]).group_by(
-            ["service_name", "name", "unit"]
-        )
-        seen = [tuple(row.values()) for row in keys.aggregate([]).to_pylist()]
-        established = snapshots.check_units(lake, seen)
-        for service, metric, unit in seen:
-            wanted = established[service, metric]
-            if unit == wanted:
-                continue
-            odd = pc.and_(
-                pc.and_(pc.equal(table["service_name"], service), pc.equal(table["name"], metric)),
-                pc.equal(table["unit"], unit),
-            )
-            reason = (
-                f"metric {metric} of {service} changed its unit from {wanted!r} to {unit!r}; "
-                "give the metric a new name, or convert the values before sending"
-            )
-            rows = table.filter(odd).to_pylist()
-            misfits.setdefault(0, []).extend(
-                {"signal": "metrics", "reason": reason, "row": row} for row in rows
-            )
-            table = table.filter(pc.invert(odd))
-        tables[name] = table
-    return {name: table for name, table in tables.items() if table.num_rows}, misfits
-
-
-def _place(document: Document) -> str:
-    return f"line {document.line}" if document.line else f"byte {document.byte_offset:,}"

@@ -11,7 +11,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Literal
@@ -24,6 +24,7 @@ from apm_analytics.ingest.large_json import split_large
 # orjson needs about ten times a document's size; two workers of that stay well under 1 GB.
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 SNIFF_BYTES = 64 * 1024
+READ_BYTES = 1024 * 1024
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _FOREIGN = {
     b"\x89PNG": "a PNG picture",
@@ -32,6 +33,8 @@ _FOREIGN = {
     b"%PDF": "a PDF",
     b"SQLite format 3": "an SQLite database",
 }
+# No object inside an OTLP or Jaeger document begins like this, at the start of a line.
+_DOCUMENT_START = re.compile(rb'\{\s*"(?:resource_?(?:spans|metrics|logs)|data|traceID)"', re.I)
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 NEED = "need OTLP as JSON or protobuf, or Jaeger JSON, plain, .gz or .zst"
 
@@ -46,8 +49,12 @@ class Document:
     byte_offset: int
 
 
-def documents(path: Path) -> Iterator[Document]:
+def documents(path: Path, report: Callable[[int], None] | None = None) -> Iterator[Document]:
     """Give the documents of a file one by one.
+
+    Parameters
+    ----------
+    report : is told how many bytes of the file, as it lies on the disk, were read so far.
 
     Raises
     ------
@@ -56,7 +63,7 @@ def documents(path: Path) -> Iterator[Document]:
         before the place was given already.
     """
     try:
-        with _open(path) as stream:
+        with _open(path, report) as stream:
             head = _peek(stream)
             if not head.strip():
                 raise BadInput(f"{path} is empty; {NEED}")
@@ -73,16 +80,16 @@ def documents(path: Path) -> Iterator[Document]:
         ) from error
 
 
-def _open(path: Path) -> BinaryIO:
-    with open(path, "rb") as file:
-        magic = file.read(4)
+def _open(path: Path, report: Callable[[int], None] | None = None) -> BinaryIO:
+    raw = io.BufferedReader(_Watched(path, report), buffer_size=READ_BYTES)
+    magic = raw.peek(4)
     codec = next((name for start, name in _MAGIC.items() if magic.startswith(start)), None)
     if codec is None:
-        return open(path, "rb", buffering=1 << 20)
+        return raw
     if codec == "gzip":
         # Gives what can still be unpacked of a file cut short, before it raises.
-        return io.BufferedReader(gzip.open(path), buffer_size=SNIFF_BYTES)  # type: ignore[arg-type]
-    compressed = pa.CompressedInputStream(pa.OSFile(str(path)), codec)
+        return io.BufferedReader(_Unzipped(raw), buffer_size=SNIFF_BYTES)
+    compressed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
     return io.BufferedReader(_Readable(compressed), buffer_size=SNIFF_BYTES)
 
 
@@ -90,6 +97,32 @@ def _peek(stream: BinaryIO) -> bytes:
     """Look at the beginning without taking it."""
     assert isinstance(stream, io.BufferedReader)
     return stream.peek(SNIFF_BYTES)
+
+
+class _Watched(io.FileIO):
+    """A file that says how far it was read."""
+
+    def __init__(self, path: Path, report: Callable[[int], None] | None) -> None:
+        super().__init__(path)
+        self._report = report
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        count = super().readinto(buffer)
+        if self._report:
+            self._report(self.tell())
+        return count
+
+
+class _Unzipped(gzip.GzipFile):
+    """Closes the file below it too."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        super().__init__(fileobj=raw)
+        self._raw = raw
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
 
 
 class _Readable(io.RawIOBase):
@@ -147,6 +180,11 @@ def _json_documents(path: Path, stream: BinaryIO) -> Iterator[Document]:
             continue
         if lines_mode is None:
             lines_mode = stripped.endswith((b"}", b"]")) or stripped[:1] not in (b"{", b"[")
+        elif held and _DOCUMENT_START.match(text):
+            # The document held is cut short; a file whose first line is one has lines.
+            yield Document("json", b"".join(held), held_line, held_offset)
+            lines_mode = held_offset == 0 and len(held) == 1
+            held = []
         if lines_mode:
             yield Document("json", stripped, line, start)
             continue

@@ -15,7 +15,9 @@ from ijson.common import ObjectBuilder
 from apm_analytics.errors import BadInput
 from apm_analytics.ingest.otlp_json import SIGNALS
 
-RECORDS_A_DOCUMENT = 2_000
+# orjson needs about ten times a document's size.
+BYTES_A_DOCUMENT = 4 * 1024 * 1024
+_POINTS = (".dataPoints.item", ".data_points.item")
 
 
 def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
@@ -38,7 +40,8 @@ def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
     starts = {f"{top}.item" for top, _, _ in SIGNALS.values()}
     resource: Any = {}
     scope: Any = {}
-    batch: list[Any] = []
+    batch: list[bytes] = []
+    size = 0
     names = ("", "", "")
     try:
         events = ijson.parse(stream, multiple_values=True, use_float=True)
@@ -54,14 +57,16 @@ def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
                 scope = _object(events, prefix, event, value)
             elif event == "start_map" and prefix in wanted:
                 names = wanted[prefix]
-                batch.append(_object(events, prefix, event, value))
-                if len(batch) == RECORDS_A_DOCUMENT:
-                    yield _document(names, resource, scope, batch)
-                    batch = []
+                for record in _records(_object(events, prefix, event, value)):
+                    batch.append(record)
+                    size += len(record)
+                    if size >= BYTES_A_DOCUMENT:
+                        yield _document(names, resource, scope, batch)
+                        batch, size = [], 0
             elif event == "end_map" and batch and prefix.count(".item") < 3:
                 # The end of a scope or resource: the next records have another.
                 yield _document(names, resource, scope, batch)
-                batch = []
+                batch, size = [], 0
                 scope = {}
             if event == "end_map" and prefix in starts:
                 resource = {}
@@ -73,16 +78,46 @@ def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _object(events: Iterator[Any], prefix: str, event: str, value: Any) -> Any:
-    """Build the object that begins at this event."""
+    """Build the object that begins at this event; data points in it are kept as JSON."""
     builder = ObjectBuilder()
     builder.event(event, value)
     for inner_prefix, inner, held in events:
+        if inner == "start_map" and inner_prefix.endswith(_POINTS):
+            point = orjson.dumps(_object(events, inner_prefix, inner, held))
+            builder.event("string", point)
+            continue
         builder.event(inner, held)
         if inner == "end_map" and inner_prefix == prefix:
             break
     return builder.value
 
 
-def _document(names: tuple[str, str, str], resource: Any, scope: Any, batch: list[Any]) -> bytes:
+def _records(record: Any) -> Iterator[bytes]:
+    """Give a record as JSON; a metric with many points as several metrics with some of them."""
+    for kind, data in record.items():
+        for name in ("dataPoints", "data_points"):
+            if isinstance(data, dict) and isinstance(data.get(name), list):
+                for points in _chunks(data[name]):
+                    yield orjson.dumps({**record, kind: {**data, name: points}})
+                return
+    yield orjson.dumps(record)
+
+
+def _chunks(points: list[Any]) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    size = 0
+    for point in points:
+        known = isinstance(point, bytes)
+        chunk.append(orjson.Fragment(point) if known else point)
+        size += len(point) if known else 0
+        if size >= BYTES_A_DOCUMENT:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _document(names: tuple[str, str, str], resource: Any, scope: Any, batch: list[bytes]) -> bytes:
     top, middle, leaf = names
-    return orjson.dumps({top: [{"resource": resource, middle: [{"scope": scope, leaf: batch}]}]})
+    records = [orjson.Fragment(record) for record in batch]
+    return orjson.dumps({top: [{"resource": resource, middle: [{"scope": scope, leaf: records}]}]})

@@ -4,6 +4,7 @@ In:  a JSON document (OTLP, or Jaeger's) or a protobuf request, as bytes.
 Out: `Decoded`: tables with the lake's columns, rejected records, warnings.
 """
 
+import re
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from apm_analytics.ingest import jaeger, otlp_json, otlp_protobuf
 from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.sink import Decoded, Rejected, Sink
 
+_NO_UTF8 = re.compile("[\udc80-\udcff]+")
 __all__ = ["Decoded", "Rejected", "decode_json", "decode_protobuf", "read_json", "read_protobuf"]
 
 
@@ -60,18 +62,35 @@ def decode_protobuf(signal: str, payload: bytes, limits: Limits | None = None) -
 
 def read_json(document: bytes, sink: Sink, limits: Limits) -> None:
     """Decode one JSON document into a sink that others share."""
-    try:
-        parsed: Any = orjson.loads(document)
-    except orjson.JSONDecodeError as error:
-        raise BadInput(
-            f"no JSON: {error.msg} at byte {error.pos}; was the file cut short while written?"
-        ) from error
+    parsed, damage = _parsed(document)
     if jaeger.is_jaeger(parsed):
         try:
             parsed = jaeger.to_otlp(parsed)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadInput(f"a Jaeger document whose spans do not fit: {error!r}") from error
-    otlp_json.read_document(parsed, sink, limits)
+    otlp_json.read_document(parsed, sink, limits, damage)
+
+
+def _parsed(document: bytes) -> tuple[Any, str]:
+    """Parse JSON; what is no UTF-8 in it is replaced by a text that is given too."""
+    try:
+        return orjson.loads(document), ""
+    except orjson.JSONDecodeError as error:
+        found = error
+    text = document.decode(errors="surrogateescape")
+    low = text.lower()
+    # U+FFFD by custom; where the document holds it already, a code point that no text has.
+    marks = (chr(code) for code in (0xFFFD, *range(0xFDD0, 0xFDF0)))
+    damage = next((m for m in marks if m not in low and f"\\u{ord(m):04x}" not in low), "")
+    mended = _NO_UTF8.sub(damage, text)
+    if mended != text and damage:
+        try:
+            return orjson.loads(mended), damage
+        except orjson.JSONDecodeError as error:
+            found = error
+    raise BadInput(
+        f"no JSON: {found.msg} at byte {found.pos}; was the file cut short while written?"
+    ) from found
 
 
 def read_protobuf(payload: bytes, sink: Sink, limits: Limits, guess: str = "traces") -> str:

@@ -5,6 +5,7 @@ Out: rows, rejected records and warnings in a `Sink`.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -116,22 +117,19 @@ def read_request(signal: str, request: Any, sink: Sink, limits: Limits) -> None:
     names = SIGNALS[signal]
     for i, entry in enumerate(getattr(request, top)):
         for j, group in enumerate(getattr(entry, middle)):
-            sink.open_context(_context(entry, group))
+            sink.open_context(_context(entry, group), partial(_wrapped, signal, entry, group))
             for k, record in enumerate(getattr(group, leaf)):
                 path = f"{names[0]}[{i}].{names[1]}[{j}].{names[2]}[{k}]"
                 try:
                     read(record, path, sink, limits)
                 except Reject as error:
-                    around = {
-                        "resource": MessageToDict(entry.resource),
-                        names[1]: MessageToDict(group.scope),
-                    }
-                    sink.reject(
-                        signal,
-                        f"{path}.{error.field}",
-                        error.reason,
-                        wrapped(signal, around, MessageToDict(record)),
-                    )
+                    sink.reject_record(signal, f"{path}.{error.field}", error.reason, record)
+
+
+def _wrapped(signal: str, entry: Any, group: Any, record: Any) -> dict[str, Any]:
+    around = {"resource": MessageToDict(entry.resource), "schemaUrl": entry.schema_url}
+    scope = {"scope": MessageToDict(group.scope), "schemaUrl": group.schema_url}
+    return wrapped(signal, around, scope, MessageToDict(record))
 
 
 def _context(entry: Any, group: Any) -> tuple[Any, ...]:
@@ -200,6 +198,7 @@ def _read_metric(metric: Any, path: str, sink: Sink, limits: Limits) -> None:
         raise Reject("name", "missing; a metric needs one")
     if kind is None:
         raise Reject("data", f"none of {', '.join(METRIC_KINDS)} is there")
+    sink.check_unit(metric.name, metric.unit)
     data = getattr(metric, kind)
     shared = {
         "name": metric.name,
@@ -221,8 +220,7 @@ def _read_metric(metric: Any, path: str, sink: Sink, limits: Limits) -> None:
             del getattr(alone, kind).data_points[:]
             getattr(alone, kind).data_points.append(point)
             where = f"{path}.{kind}.dataPoints[{number}].{error.field}"
-            record = wrapped("metrics", {}, MessageToDict(alone))
-            sink.reject("metrics", where, error.reason, record)
+            sink.reject_record("metrics", where, error.reason, alone)
         else:
             sink.table(table).add(row, attributes)
 

@@ -36,6 +36,9 @@ ENUM_NUMBERS: dict[str, dict[str, int]] = {
     },
     "severityNumber": dict(SeverityNumber.items()),
 }
+_SEVERITIES = frozenset(ENUM_NUMBERS["severityNumber"].values())
+# What the reason of a record says that the option of this name lets in.
+LIFTED_BY_EARLIEST = "import with --earliest"
 
 
 class Reject(Exception):
@@ -72,7 +75,7 @@ class Limits:
             raise Reject(
                 field,
                 f"{found} is before {_instant(self.earliest_ns)}; mend the clock of the sender, "
-                "or import with --earliest",
+                f"or {LIFTED_BY_EARLIEST}",
             )
         raise Reject(field, f"{found} is over a day in the future; mend the clock of the sender")
 
@@ -114,16 +117,14 @@ def identifier(field: str, value: object, size: int) -> str | None:
         except ValueError:
             pass
     if isinstance(value, bytes):
-        text = value.hex()
-    elif isinstance(value, str):
+        raise Reject(field, f"{value.hex()[:60]} has {len(value)} bytes, need {size}")
+    text = ""
+    if isinstance(value, str):
         text = value.lower()
         if not _is_hex(text) or len(text) > 2 * size:
             text = _from_base64(value, size) or ""
-    else:
-        text = ""
-    if not text or len(text) > 2 * size:
-        shown = value.hex() if isinstance(value, bytes) else repr(value)
-        raise Reject(field, f"{shown[:60]} is no id of {2 * size} hex digits")
+    if not text:
+        raise Reject(field, f"{repr(value)[:60]} is no id of {2 * size} hex digits")
     return text.rjust(2 * size, "0") if text.strip("0") else None
 
 
@@ -184,8 +185,8 @@ def span(
         own,
         identifier("parentSpanId", parent_span_id, 8),
         name,
-        _word(SPAN_KINDS, kind),
-        _word(STATUS_CODES, status_code),
+        _word("kind", SPAN_KINDS, kind),
+        _word("status.code", STATUS_CODES, status_code),
         status_message or None,
         trace_state or None,
         flags,
@@ -219,7 +220,7 @@ def point(
         unit,
         description or None,
         kind,
-        _word(TEMPORALITIES, temporality),
+        _word("aggregationTemporality", TEMPORALITIES, temporality),
         flags,
         metadata or None,
     )
@@ -258,6 +259,8 @@ def log(
     dropped: int,
 ) -> tuple[Any, ...]:
     """Lay out a log record; without a time of its own it has the time it was observed."""
+    if severity_number not in _SEVERITIES:
+        raise Reject("severityNumber", f"found {severity_number}, need a number from 0 to 24")
     if body is not None and len(body) > MAX_ATTRIBUTE_BYTES:
         raise Reject("body", f"{len(body):,} bytes, at most {MAX_ATTRIBUTE_BYTES:,} are taken")
     if observed_ns >= INT64_END:
@@ -292,9 +295,10 @@ def checked(pairs: Pairs) -> list[tuple[str, Value]]:
     return listed
 
 
-def _word(words: Sequence[Any], number_: int) -> Any:
-    # Enums are open in proto3: a number of tomorrow's specification is kept as it came.
-    return words[number_] if 0 <= number_ < len(words) else str(number_)
+def _word(field: str, words: Sequence[Any], number_: int) -> Any:
+    if 0 <= number_ < len(words):
+        return words[number_]
+    raise Reject(field, f"found {number_}, need a number from 0 to {len(words) - 1}")
 
 
 def _instant(time_ns: int) -> str:

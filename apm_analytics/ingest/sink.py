@@ -5,12 +5,14 @@ Out: `Decoded`: one Arrow table a lake table, and what could not be taken.
 """
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from apm_analytics.ingest.columns import TableBuilder
+from apm_analytics.ingest.columns import SERVICE, TableBuilder
+from apm_analytics.ingest.records import Reject
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,31 @@ class Decoded:
 
 
 class Sink:
-    """Collects the records of several documents; `document` numbers the present one."""
+    """Collects the records of several documents; `document` numbers the present one.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    refused_units : (service, metric, unit) -> why metric points in this unit are not taken.
+    """
+
+    def __init__(self, refused_units: Mapping[tuple[str, str, str], str] | None = None) -> None:
+        self._refused_units = refused_units or {}
+        self._wrap: Callable[[Any], Any] = lambda record: record
         self.builders: dict[str, TableBuilder] = {}
         self.rejected: list[Rejected] = []
         self.warnings: Counter[str] = Counter()
         self.document = 0
         self._context: tuple[Any, ...] = ()
 
-    def open_context(self, values: tuple[Any, ...]) -> None:
-        """Say which resource and scope the records added from now on belong to."""
+    def open_context(self, values: tuple[Any, ...], wrap: Callable[[Any], Any]) -> None:
+        """Say which resource and scope the records added from now on belong to.
+
+        Parameters
+        ----------
+        wrap : makes an OTLP document of one record, with this resource and scope.
+        """
         self._context = values
+        self._wrap = wrap
         for builder in self.builders.values():
             builder.open_context(values)
 
@@ -58,8 +73,19 @@ class Sink:
         return builder
 
     def reject(self, signal: str, path: str, reason: str, record: Any) -> None:
-        """Put one record aside."""
+        """Put something aside that stands for itself."""
         self.rejected.append(Rejected(signal, path, reason, record, self.document))
+
+    def reject_record(self, signal: str, path: str, reason: str, record: Any) -> None:
+        """Put one record of the present resource and scope aside."""
+        self.reject(signal, path, reason, self._wrap(record))
+
+    def check_unit(self, metric: str, unit: str) -> None:
+        """Reject a metric of the present resource whose unit is not the one it began with."""
+        if self._refused_units:
+            reason = self._refused_units.get((self._context[SERVICE], metric, unit))
+            if reason:
+                raise Reject("unit", reason)
 
     def finish(self) -> Decoded:
         """Give everything; the sink is not used again."""
