@@ -17,14 +17,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from apm_analytics.alerts import publication
-from apm_analytics.baselines import registry
+from apm_analytics.baselines import registry, stages
 from apm_analytics.baselines.registry import Provenance
 from apm_analytics.errors import ApmError
 from apm_analytics.lake import query, snapshots
 from apm_analytics.report import html, ledger, notebooks, quality
 from apm_analytics.settings import Settings
 
-STAGES = ("snapshot", "features", "train", "evaluate")
+STAGES = (stages.snapshot, stages.features, stages.train, stages.evaluate)
 # What decides a run's result besides data and params: the code and the notebooks.
 CODE = (
     "apm_analytics/**/*.py",
@@ -168,7 +168,7 @@ def _run_steps(
     checked = _check_quality(folders, settings)
     if checked.passed:
         _say(progress, "training")
-        _train(folders, settings)
+        _train(folders, settings, provenance.run_id, progress)
     else:
         reasons.append(
             "the data did not pass its quality checks, nothing was learned from it: "
@@ -236,35 +236,27 @@ def _check_quality(folders: Folders, settings: Settings) -> quality.QualityResul
     return result
 
 
-def _train(folders: Folders, settings: Settings) -> None:
+def _train(folders: Folders, settings: Settings, run_id: str, progress: bool) -> None:
     """Train; in the workspace itself through DVC, which runs only what changed."""
     workspace = settings.workspace
     own = folders.lake == workspace / "data" / "lake" and folders.out == workspace / "data"
     if own and (workspace / ".git").exists():
-        _call([sys.executable, "-m", "dvc", "repro", "--quiet"], workspace, "dvc repro")
+        _repro(workspace)
         return
     for stage in STAGES:
-        _call(
-            [
-                sys.executable,
-                str(workspace / "pipelines" / f"{stage}.py"),
-                *("--lake", str(folders.lake)),
-                *("--derived", str(folders.derived)),
-                *("--models", str(folders.models)),
-            ],
-            workspace,
-            stage,
-        )
+        said = stage(folders.lake, folders.derived, folders.models, settings, run_id, progress)
+        _say(progress, said)
 
 
-def _call(command: list[str], workspace: Path, name: str) -> None:
-    """Run one step of the training where its progress is seen; what it said explains a failure."""
+def _repro(workspace: Path) -> None:
+    """Run DVC where its progress is seen; what it said explains a failure."""
     # DVC starts `python` by name: it has to be the one that runs here.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
     done = subprocess.run(command, cwd=workspace, env={**os.environ, "PATH": path})
     if done.returncode:
         raise ApmError(
-            f"{name} failed with exit code {done.returncode}, see above; "
+            f"dvc repro failed with exit code {done.returncode}, see above; "
             "what was published before stays as it was"
         )
 
