@@ -6,7 +6,6 @@ Out: `out/published` (report, thresholds, rules), `out/runs/<run_id>` (executed 
 
 import hashlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 from apm_analytics.alerts import publication
 from apm_analytics.baselines import registry, stages
 from apm_analytics.baselines.registry import Provenance
+from apm_analytics.baselines.repro import repro
 from apm_analytics.errors import ApmError
 from apm_analytics.lake import query, snapshots
 from apm_analytics.report import html, ledger, notebooks, quality
@@ -241,24 +241,11 @@ def _train(folders: Folders, settings: Settings, run_id: str, progress: bool) ->
     workspace = settings.workspace
     own = folders.lake == workspace / "data" / "lake" and folders.out == workspace / "data"
     if own and (workspace / ".git").exists():
-        _repro(workspace)
+        repro(workspace, run_id=run_id, progress=progress)
         return
     for stage in STAGES:
         said = stage(folders.lake, folders.derived, folders.models, settings, run_id, progress)
         _say(progress, said)
-
-
-def _repro(workspace: Path) -> None:
-    """Run DVC where its progress is seen; what it said explains a failure."""
-    # DVC starts `python` by name: it has to be the one that runs here.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
-    done = subprocess.run(command, cwd=workspace, env={**os.environ, "PATH": path})
-    if done.returncode:
-        raise ApmError(
-            f"dvc repro failed with exit code {done.returncode}, see above; "
-            "what was published before stays as it was"
-        )
 
 
 def _is_stale(lake: Path, settings: Settings) -> bool:

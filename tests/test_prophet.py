@@ -87,6 +87,7 @@ def test_three_hours_of_incident_in_the_history_do_not_move_the_threshold(
     assert shaken.calibration.masked >= 18
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
 def test_parameters_alone_predict_what_prophet_itself_predicts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

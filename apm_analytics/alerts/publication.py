@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from apm_analytics import atomic
 from apm_analytics.errors import ApmError, BadParameter, NotFound
 
 KEPT_RELEASES = 14  # two weeks of nights to go back to
@@ -140,19 +141,8 @@ def write_atomic(file: Path, content: bytes) -> None:
     ApmError
         The disk is full or the folder not writable; the old content stays.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     with _explained(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Not a tempfile: those are private, and node-exporter runs as another user.
-            with temporary.open("wb") as opened:
-                opened.write(content)
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.replace(temporary, file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        atomic.write_atomic(file, content)
 
 
 def _clear_leftovers(out: Path) -> None:

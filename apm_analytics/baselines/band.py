@@ -42,9 +42,6 @@ class Baseline(Protocol):
     def score(self, times: Times, values: Floats) -> Floats:
         """Score values: 0 as expected, above 1 outside the bounds; NaN without a value."""
 
-    def deviations(self, times: Times, values: Floats) -> Floats:
-        """Give values as signed distances from the expected one, in robust deviations."""
-
 
 def side_score(values: Floats, expected: Floats, lower: Floats, upper: Floats) -> Floats:
     """Score values by how far towards the bound on their side they are; 1 is the bound."""

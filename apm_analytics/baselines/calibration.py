@@ -80,11 +80,6 @@ class Calibration:
         score = side_score(scale.forward(values), *self.scaled_band(scaled, times, scale))
         return score if scale.two_sided else np.where(values < scale.backward(scaled), 0.0, score)
 
-    def deviations(self, scaled: Floats, times: Times, values: Floats, scale: Scale) -> Floats:
-        """Give residuals in robust standard deviations, signed."""
-        result: Floats = (scale.forward(values) - scaled) / self.spread[hour_of_week(times)]
-        return result
-
 
 def quiet_windows(series: Series, residuals: Floats, *, grid_s: float) -> Flags:
     """Tell which windows look undisturbed, alone and as part of their slot of `grid_s`."""

@@ -87,7 +87,7 @@ def forest_card(training: Training) -> str:
         "Isolation forests",
         [
             "One isolation forest per service and operation over p95 latency, rate and error "
-            "ratio together, as deviations from their baselines in robust standard deviations, "
+            "ratio together, as distances from their expected values, 1 at the bound, "
             f"and the length of the three ({params.forest_trees} trees). A score above 1 means "
             f"anomalous: {params.forest_contamination:.2%} of the quiet windows of the history "
             "are above it. A signal without a value counts as expected.",
@@ -104,10 +104,10 @@ def forest_card(training: Training) -> str:
             "Limits": "\n".join(
                 (
                     "- It inherits the limits of the baselines that its deviations come from.",
+                    "- A lone odd signal is better seen by its own baseline; the forest is for "
+                    "several that are a little odd at once.",
                     "- It makes no thresholds: it ranks windows for a reader, Prometheus does "
                     "not see it.",
-                    "- Far outside what was seen its score hardly grows: compare scores above 1 "
-                    "only roughly.",
                 )
             ),
             "Skipped operations": _series_list(skipped),

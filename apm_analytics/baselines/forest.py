@@ -1,15 +1,16 @@
 """Isolation forests over the three signals of one operation together.
 
-In:  deviations of each signal from its expected value, in robust deviations.
+In:  deviations of each signal from its expected value; 1 is the bound of that signal.
 Out: `ForestDetector`: scores above 1 are anomalous; how much each signal contributed.
 
 The forest sees the deviations and their length: without it a forest rates a far outlier in one
-signal below a moderate one in several. A window without a value of some signal (no latency at
+signal below a moderate one in several. Beyond the lengths it has seen a forest is flat; there the
+score grows with the length. A window without a value of some signal (no latency at
 night) counts as expected in that signal, deviation 0; a window without any has no score.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from apm_analytics.errors import NotEnoughData, NotFound
 # A day of windows of 5 minutes; a forest on fewer isolates noise.
 MIN_WINDOWS = 288
 # Further out nothing gets odder, and one broken value must not stretch the range of the splits.
-MAX_DEVIATION = 30.0
+MAX_DEVIATION = 10.0
+# Keeps the growth finite when all quiet windows are as expected.
+MIN_LENGTH = 1e-6
 FILE_NAME = "forests.joblib"
 
 
@@ -35,13 +38,16 @@ class ForestDetector:
     ----------
     forest : the scikit-learn estimator.
     signals : the columns it was fitted on, in order.
-    typical, limit : raw scores that become 0 and 1: the median of the quiet windows, and the
-        quantile that leaves a share `contamination` of them above it.
+    far : length beyond which the score grows with it.
+    typical : raw score that becomes 0, the median of the quiet windows.
+    limit : raw score above `typical` that becomes 1; a share `contamination` of the quiet
+        windows lies above it.
     windows : quiet windows it was fitted on.
     """
 
     forest: Any
     signals: tuple[str, ...]
+    far: float
     typical: float
     limit: float
     windows: int
@@ -61,7 +67,7 @@ class ForestDetector:
 
         Parameters
         ----------
-        deviations : float64 of shape (n_windows, n_signals), in robust deviations; NaN unknown.
+        deviations : float64 of shape (n_windows, n_signals), 1 at the bound; NaN unknown.
         signals : names of the columns.
         quiet : windows to learn from; those of incidents would raise the limit.
         trees : number of trees.
@@ -78,9 +84,6 @@ class ForestDetector:
         >>> ForestDetector.fit(deviations, ("latency_p95", "rate"), quiet, trees=100,
         ...     contamination=0.005, seed=7)  # doctest: +SKIP
         """
-        # Costs half a second; predicting elsewhere does not need it.
-        from sklearn.ensemble import IsolationForest
-
         if len(signals) < 2:
             raise NotEnoughData(
                 f"one signal: got {list(signals)}, a forest over signals together needs two; "
@@ -95,13 +98,17 @@ class ForestDetector:
         columns = _columns(deviations[chosen])
         if (columns == columns[0]).all():
             raise NotEnoughData("constant: all windows are alike, nothing to tell apart")
+        # Costs seconds to import; short histories and predicting do not need it.
+        from sklearn.ensemble import IsolationForest
+
         forest = IsolationForest(n_estimators=trees, random_state=seed).fit(columns)
-        # scikit-learn's score is low for anomalies; this is the one place that turns it round.
-        raw = -forest.score_samples(columns)
-        typical, limit = np.quantile(raw, [0.5, 1.0 - contamination])
-        if limit <= typical:
+        typical = float(np.median(-forest.score_samples(columns)))
+        far = float(np.quantile(columns[:, -1], 1.0 - contamination))
+        unscaled = cls(forest, signals, far, typical, 1.0, int(chosen.sum()))
+        limit = float(np.quantile(unscaled.predict(deviations[chosen]), 1.0 - contamination))
+        if limit <= 0.0 or far <= 0.0:
             raise NotEnoughData("constant: almost all windows are alike, nothing to tell apart")
-        return cls(forest, signals, float(typical), float(limit), int(chosen.sum()))
+        return replace(unscaled, limit=limit)
 
     def predict(self, deviations: Floats) -> Floats:
         """Score windows: 0 typical or less, above 1 anomalous; NaN without any value.
@@ -113,8 +120,11 @@ class ForestDetector:
         score = np.full(deviations.shape[0], np.nan)
         known = np.isfinite(deviations).any(axis=1)
         if known.any():
-            raw = self._raw(deviations[known])
-            score[known] = np.maximum((raw - self.typical) / (self.limit - self.typical), 0.0)
+            columns = _columns(deviations[known])
+            # scikit-learn's score is low for anomalies; this line turns it round.
+            raw = -self.forest.score_samples(columns)
+            growth = np.maximum(columns[:, -1] / max(self.far, MIN_LENGTH), 1.0)
+            score[known] = np.maximum(raw - self.typical, 0.0) * growth / self.limit
         return score
 
     def contributions(self, deviations: Floats) -> Floats:
@@ -131,19 +141,15 @@ class ForestDetector:
         """
         if not len(deviations):
             return np.zeros_like(deviations)
-        raw = self._raw(deviations)
+        score = self.predict(deviations)
         lost = np.empty_like(deviations)
         for column in range(deviations.shape[1]):
             expected = deviations.copy()
             expected[:, column] = 0.0
-            lost[:, column] = np.maximum(raw - self._raw(expected), 0.0)
+            lost[:, column] = np.maximum(score - self.predict(expected), 0.0)
         total = lost.sum(axis=1, keepdims=True)
         shares: Floats = np.divide(lost, total, out=np.zeros_like(lost), where=total > 0)
         return shares
-
-    def _raw(self, deviations: Floats) -> Floats:
-        raw: Floats = -self.forest.score_samples(_columns(deviations))
-        return raw
 
 
 def save(forests: dict[tuple[str, str], ForestDetector], folder: Path) -> None:
@@ -151,7 +157,7 @@ def save(forests: dict[tuple[str, str], ForestDetector], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{FILE_NAME}.tmp"
     plain = {
-        key: (one.forest, one.signals, one.typical, one.limit, one.windows)
+        key: (one.forest, one.signals, one.far, one.typical, one.limit, one.windows)
         for key, one in forests.items()
     }
     joblib.dump(plain, temporary, compress=3)

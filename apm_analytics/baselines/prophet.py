@@ -149,10 +149,6 @@ class ProphetBaseline:
         """Score values: 0 as expected, above 1 outside the bounds; NaN without a value."""
         return self.calibration.score(self.curve(times), times, values, self._scale)
 
-    def deviations(self, times: Times, values: Floats) -> Floats:
-        """Give values as signed distances from the curve, in robust standard deviations."""
-        return self.calibration.deviations(self.curve(times), times, values, self._scale)
-
     def curve(self, times: Times) -> Floats:
         """Give the expected value on the model's scale, within the range that was seen."""
         result: Floats = np.clip(self.center + self.yhat(times), self.least, self.most)

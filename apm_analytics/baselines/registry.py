@@ -6,7 +6,6 @@ Out: `Provenance`; models/run.json.
 
 import hashlib
 import json
-import os
 import secrets
 import subprocess
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from apm_analytics.atomic import write_atomic
 from apm_analytics.errors import BadInput, NotFound
 
 RUN_FILE = "run.json"
@@ -93,17 +93,6 @@ def read_run(models: Path) -> Provenance:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is damaged: {error}; train again: dvc repro -f train") from error
-
-
-def write_atomic(file: Path, content: bytes) -> None:
-    """Put a file into place in one step: a reader sees the old one or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _git_commit(workspace: Path) -> str:

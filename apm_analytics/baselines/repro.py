@@ -59,18 +59,18 @@ def _run(workspace: Path, run_id: str | None, progress: bool) -> None:
     if not (workspace / ".git").exists():
         # Outside git DVC only works when told so; this file is for this machine alone.
         (workspace / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
-    asked = subprocess.Popen(
-        command, cwd=workspace, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    assert asked.stderr is not None
     said = bytearray()
-    # Byte by byte, as bars are drawn: they redraw a line and end it with no newline.
-    while piece := asked.stderr.read1(4096):  # type: ignore[attr-defined]
-        said += piece
-        if progress:
-            sys.stderr.write(piece.decode(errors="replace"))
-            sys.stderr.flush()
-    if asked.wait() != 0:
+    with subprocess.Popen(
+        command, cwd=workspace, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as running:
+        assert running.stderr is not None
+        # As it comes, not by lines: a progress bar redraws its line and never ends it.
+        while piece := os.read(running.stderr.fileno(), 4096):
+            said += piece
+            if progress:
+                sys.stderr.write(piece.decode(errors="replace"))
+                sys.stderr.flush()
+    if running.returncode != 0:
         text = said.decode(errors="replace").replace("\r", "\n")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         raise ApmError(

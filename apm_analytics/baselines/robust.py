@@ -127,11 +127,6 @@ class RobustBaseline:
         score = side_score(values, band.expected, band.lower, band.upper)
         return score if self._scale.two_sided else np.where(values < band.expected, 0.0, score)
 
-    def deviations(self, times: Times, values: Floats) -> Floats:
-        """Give values as signed distances from the median, in robust standard deviations."""
-        result: Floats = (values - self.center) / self._deviation(hour_of_week(times))
-        return result
-
     def row(self) -> dict[str, object]:
         """Give the parameters as one row; `from_row` is the way back."""
         return {

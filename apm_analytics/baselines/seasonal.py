@@ -70,11 +70,6 @@ class SeasonalNaiveBaseline:
         band = self.predict(times)
         return side_score(values, band.expected, band.lower, band.upper)
 
-    def deviations(self, times: Times, values: Floats) -> Floats:
-        """Give the change since the week before, on the model's scale."""
-        scale = self.history.scale
-        return scale.forward(values) - scale.forward(_week_before(self.history, times))
-
 
 def _week_before(history: Series, times: Times) -> Floats:
     known = history.pick(history.known)

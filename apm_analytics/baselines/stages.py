@@ -18,6 +18,7 @@ import polars as pl
 from apm_analytics import settings as settings_of
 from apm_analytics.analyze import signals
 from apm_analytics.analyze.signals import OPERATION
+from apm_analytics.atomic import write_atomic
 from apm_analytics.baselines import cards, forest, registry, store, training
 from apm_analytics.baselines import evaluate as evaluation
 from apm_analytics.errors import ApmError, NotEnoughData, NotFound
@@ -129,8 +130,8 @@ def evaluate(
         skipped=skipped,
         flagged=flagged,
     )
-    registry.write_atomic(models / "prophet" / "card.md", cards.prophet_card(described).encode())
-    registry.write_atomic(
+    write_atomic(models / "prophet" / "card.md", cards.prophet_card(described).encode())
+    write_atomic(
         models / training.FOREST / "card.md", cards.forest_card(described).encode()
     )
     _write_json(models / "metrics.json", _metrics(content, found, skipped, flagged))
@@ -234,4 +235,4 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    registry.write_atomic(file, json.dumps(content, indent=2).encode() + b"\n")
+    write_atomic(file, json.dumps(content, indent=2).encode() + b"\n")

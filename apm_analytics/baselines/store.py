@@ -11,10 +11,10 @@ from pathlib import Path
 import polars as pl
 
 from apm_analytics.analyze.signals import OPERATION, Schema
+from apm_analytics.atomic import write_atomic
 from apm_analytics.baselines import prophet, robust
 from apm_analytics.baselines.band import Baseline
 from apm_analytics.baselines.prophet import ProphetBaseline
-from apm_analytics.baselines.registry import write_atomic
 from apm_analytics.baselines.robust import RobustBaseline
 from apm_analytics.errors import NotFound
 

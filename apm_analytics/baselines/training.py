@@ -82,6 +82,7 @@ def train(
     window_s: float,
     seed: int,
     only_models: bool = False,
+    workers: int | None = None,
     progress: bool = False,
 ) -> Trained:
     """Train all operations, on all cores when there is something slow to train.
@@ -93,6 +94,7 @@ def train(
     window_s : length of a window, in seconds.
     seed : of optimiser and forests; equal seeds give equal results.
     only_models : fit baselines and forests, but give no bounds and score no history.
+    workers : processes; by default one a core where there is a season to learn, else one.
     progress : show a progress bar over the operations.
 
     Raises
@@ -108,7 +110,9 @@ def train(
     parts = list(calendar.operations(features))
     week = calendar.week_after(features["time"].to_numpy().max(), window_s)
     slow = max(_days(part, window_s) for part in parts) >= params.min_season_days
-    workers = min(os.cpu_count() or 1, len(parts)) if slow and len(parts) > 2 else 1
+    if workers is None:
+        # Starting processes costs seconds, more than all series without a season together.
+        workers = min(os.cpu_count() or 1, len(parts)) if slow and len(parts) > 2 else 1
     trained = Trained()
     with tempfile.TemporaryDirectory(prefix="apm-train-") as scratch:
         jobs = (
@@ -183,14 +187,19 @@ def deviations_of(
     Returns
     -------
     The signals with a baseline, their deviations of shape (n_windows, n_signals), and which
-    windows are quiet, that is not part of an incident.
+    windows are quiet, that is not part of an incident. A deviation is the distance from the
+    expected value, signed; 1 is the bound. So a rare failure among few requests, however many
+    standard deviations it is, weighs no more than other chances of its signal.
     """
     fitted = [one for one in series if one.key in baselines]
-    columns = [baselines[one.key].deviations(one.times, one.values) for one in fitted]
-    scores = [baselines[one.key].score(one.times, one.values) for one in fitted]
     if not fitted:
         return (), np.empty((0, 0)), np.empty(0, dtype=np.bool_)
-    worst = np.nan_to_num(np.column_stack(scores), nan=0.0).max(axis=1)
+    columns = []
+    for one in fitted:
+        baseline = baselines[one.key]
+        side = np.sign(one.values - baseline.predict(one.times).expected)
+        columns.append(side * baseline.score(one.times, one.values))
+    worst = np.abs(np.nan_to_num(np.column_stack(columns), nan=0.0)).max(axis=1)
     around = np.ones(2 * INCIDENT_REACH + 1)
     share = np.convolve(worst > 1.0, around, mode="same") / around.size
     quiet = (share < INCIDENT_RATIO) & (worst <= INCIDENT_SCORE)

@@ -5,7 +5,6 @@ Out: bytes in the format asked for.
 """
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import duckdb
 import orjson
 import polars as pl
 
+from apm_analytics.atomic import write_atomic
 from apm_analytics.errors import BadInput, BadParameter
 from apm_analytics.lake import query
 from apm_analytics.lake.schema import TABLES
@@ -78,12 +78,7 @@ def parameters(pairs: Sequence[str]) -> dict[str, object]:
 
 def save(content: bytes, file: Path) -> None:
     """Write an answer to a file, all of it or nothing."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(file, content)
 
 
 def as_text(frame: pl.DataFrame) -> str:

@@ -17,6 +17,9 @@ RENDERER = "apm"
 MAX_ROWS = 4_500  # below Altair's limit of 5,000
 MAX_LINES = 8  # more colours than these nobody tells apart
 WIDTH = "container"
+# JupyterLab 4.6 hangs on a chart as wide as its container: the page never answers again. The
+# report, which has the same specifications, makes them fit (assets/report.js).
+NOTEBOOK_WIDTH = 800
 SERIES = ["service_name", "operation", "signal"]
 PALETTE = [
     "#3f7fbf", "#e08a3c", "#3fa796", "#b0589f", "#8d9440", "#d1616b", "#6c74c9", "#7b8794",
@@ -40,12 +43,14 @@ def enable() -> None:
 
     Altair's own MIME type is refused by nbformat, and JupyterLab knows Vega-Lite up to 5.
     """
-    alt.renderers.register(RENDERER, _mime_bundle)
+    alt.renderers.register(RENDERER, mime_bundle)
     alt.renderers.enable(RENDERER)
 
 
-def _mime_bundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
+def mime_bundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
     spec = {**spec, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+    if spec.get("width") == WIDTH:
+        spec["width"] = NOTEBOOK_WIDTH
     return {MIME: spec, "text/plain": "a chart; open this notebook in JupyterLab to see it"}
 
 

@@ -190,7 +190,7 @@ def _read(notebook: Path) -> nbformat.NotebookNode:
     # papermill asks these of a notebook that it did not load itself.
     document.metadata["kernelspec"] = {
         "name": KERNEL,
-        "display_name": "Python 3",
+        "display_name": "Python 3 (ipykernel)",
         "language": "python",
     }
     document.metadata.setdefault("papermill", {})

@@ -8,6 +8,7 @@ policy that names our own two scripts by their hash lets nothing else run or loa
 """
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -116,6 +117,7 @@ def _recorded(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+@functools.cache
 def _bundle() -> str:
     """Give Vega, Vega-Lite and Vega-Embed as one script that no `</script` ends early."""
     script: str = vl_convert.javascript_bundle(

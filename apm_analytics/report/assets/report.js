@@ -31,6 +31,8 @@
     try {
       const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
       delete spec.$schema; // it names the version that JupyterLab draws; this page has a newer one
+      // In the notebook charts have a fixed width; here single and layered ones fill the page.
+      if (typeof spec.width === "number" && (spec.mark || spec.layer)) spec.width = "container";
       spec.config = { ...spec.config, ...theme() };
       if (last && last.finalize) last.finalize();
       const result = await vegaEmbed(place, spec, {

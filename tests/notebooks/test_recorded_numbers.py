@@ -1,0 +1,121 @@
+"""Every notebook of notebooks/, found by glob, on a lake of two days: too short for a season."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import polars as pl
+import pytest
+import small_run
+
+from apm_analytics.report import notebooks
+from apm_analytics.report.notebooks import NotebookResult
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+FILES = sorted(FOLDER.glob("*.ipynb"))
+MAX_CELLS = 25
+Results = dict[str, NotebookResult]
+
+# What a notebook must find in the small shop, see small_run.py. A new notebook adds its own.
+EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "00_start_here": {
+        "spans": lambda found: found == 21_888,
+        "services": lambda found: found == 3,
+        "requests": lambda found: found == 10_368,
+    },
+    "10_explore_services": {
+        "window_s": lambda found: found == 3_600,
+        "operations_ranked": lambda found: found == 7,
+        "error_ratio": lambda found: 0.001 < found < 0.02,
+        "trace_spans": lambda found: found == 5,
+    },
+    "20_baselines": {
+        "series": lambda found: found == 21,
+        "series_skipped": lambda found: found == 1,
+        "models": lambda found: found == ["robust"],
+        "inside_ratio": lambda found: 0.98 < found < 1,
+    },
+    "30_anomalies": {
+        "anomalous_operations_now": lambda found: found == 2,
+        "anomalous_now": lambda found: found == 4,
+        "episodes": lambda found: found >= 6,
+    },
+    "50_publish_thresholds": {
+        "series": lambda found: found == 28,
+        "thresholds": lambda found: found == 28 * 168,
+        "new": lambda found: found == 28,
+        "gone": lambda found: found == 0,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> small_run.SmallRun:
+    return small_run.write(tmp_path_factory.mktemp("notebooks"))
+
+
+@pytest.fixture(scope="module")
+def results(run: small_run.SmallRun, workspace: Path) -> Results:
+    """The pipeline of the nightly run, once."""
+    release = run.workspace / "release"
+    release.mkdir()
+    found = notebooks.run_all(
+        workspace / "pipelines" / "nightly.yaml",
+        notebooks=FOLDER,
+        out=run.workspace / "executed",
+        parameters={
+            "lake": run.lake,
+            "derived": run.derived,
+            "models": run.models,
+            "release": release,
+            "run_id": small_run.RUN_ID,
+        },
+        progress=False,
+    )
+    return {result.name: result for result in found}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_notebook_finds_in_the_small_shop_what_is_there(file: Path, results: Results) -> None:
+    assert file.stem in results, f"{file.stem} is not in pipelines/nightly.yaml"
+    result = results[file.stem]
+    assert result.status == "ok", result.error
+    assert EXPECTED.get(file.stem), f"say in EXPECTED what {file.stem} must record"
+    for name, holds in EXPECTED[file.stem].items():
+        assert holds(result.records[name]), f"{name} = {result.records[name]}"
+
+
+def test_the_published_thresholds_name_the_run(run: small_run.SmallRun, results: Results) -> None:
+    assert results["50_publish_thresholds"].publishes
+    frame = pl.read_parquet(run.workspace / "release" / "thresholds.parquet")
+    assert frame["run_id"].unique().to_list() == [small_run.RUN_ID]
+    assert (run.workspace / "release" / "prometheus" / "apm_thresholds.prom").exists()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_executed_notebook_warns_of_nothing(file: Path, results: Results) -> None:
+    path = results[file.stem].path
+    assert path is not None
+    outputs = [
+        output
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", [])
+    ]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_notebook_asks_one_question_and_holds_no_logic(file: Path) -> None:
+    document = nbformat.read(file, as_version=4)
+    cells = document.cells
+    assert len(cells) <= MAX_CELLS
+    assert cells[0].cell_type == "markdown" and re.match(r"# .+\n\n\S", cells[0].source)
+    assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## ")
+    assert cells[1].metadata.get("tags") == ["parameters"]
+    assert document.metadata.kernelspec.name == "python3"
+    for cell in cells:
+        if cell.cell_type == "code":
+            assert not re.search(r"^\s*(def|class|async def) ", cell.source, re.M)
+            assert cell.outputs == [] and cell.execution_count is None
