@@ -6,8 +6,13 @@ from apm_analytics.report.tables import table
 
 
 def test_numbers_are_short_and_stand_right() -> None:
-    shown = table(pl.DataFrame({"spans": [182751], "p95_s": [0.0421234]})).html()
-    assert '<td class="num">182\u202f751</td><td class="num">0.0421</td>' in shown
+    shown = table(
+        pl.DataFrame({"spans": [182751], "p95_s": [0.0421234], "max": [float("inf")]})
+    ).html()
+    assert (
+        '<td class="num">182\u202f751</td><td class="num">0.0421</td><td class="num">inf</td>'
+        in shown
+    )
 
 
 def test_texts_are_escaped_and_nothing_is_a_dash() -> None:

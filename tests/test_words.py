@@ -21,6 +21,7 @@ from apm_analytics.report import words
         (0.0, "rate", "0/s"),
         (1234.5, "rate", "1\u202f234/s"),
         (None, "rate", "none"),
+        (float("inf"), "latency_p95", "inf s"),
         (7.0, "queue_length", "7"),
     ],
 )

@@ -5,6 +5,7 @@ Out: a `Table` that notebooks and the report display.
 """
 
 import html
+import math
 from datetime import datetime
 from typing import Any
 
@@ -51,7 +52,7 @@ def table(frame: pl.DataFrame, *, rows: int = MAX_ROWS) -> Table:
 
     Examples
     --------
-    >>> table(pl.DataFrame({"operation": ["GET /"], "p95_s": [0.0421234]})).html()[-45:]
+    >>> table(pl.DataFrame({"operation": ["GET /"], "p95_s": [0.0421234]})).html()[-48:]
     '<td class="num">0.0421</td></tr></tbody></table>'
     """
     return Table(frame, rows)
@@ -71,6 +72,8 @@ def _text(value: object) -> str:
             return "yes" if value else "no"
         case int():
             return words.count(value)
+        case float() if not math.isfinite(value):
+            return str(value)
         case float():
             return f"{value:.3g}" if abs(value) < 1_000 else words.count(round(value))
         case datetime():

@@ -4,6 +4,7 @@ In:  numbers in base units (s, 1/s, 1).
 Out: short text.
 """
 
+import math
 from datetime import datetime
 
 SIGNAL_NAMES = {
@@ -79,6 +80,8 @@ def _per_minute(amount: float) -> str:
 
 def _short(amount: float) -> str:
     """Two or three digits that count, without an exponent."""
+    if not math.isfinite(amount):
+        return str(amount)
     size = abs(amount)
     if size >= 100 or amount == 0:
         return count(round(amount))
