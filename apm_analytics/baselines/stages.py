@@ -131,9 +131,7 @@ def evaluate(
         flagged=flagged,
     )
     write_atomic(models / "prophet" / "card.md", cards.prophet_card(described).encode())
-    write_atomic(
-        models / training.FOREST / "card.md", cards.forest_card(described).encode()
-    )
+    write_atomic(models / training.FOREST / "card.md", cards.forest_card(described).encode())
     _write_json(models / "metrics.json", _metrics(content, found, skipped, flagged))
     _write_plots(derived / PLOTS, found)
     return f"evaluate: {found.note}"
