@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
+
 from apm_analytics.baselines.registry import Provenance
 
 OPERATIONS = (
