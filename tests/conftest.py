@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 # Minutes long: begun last, they would leave one of two cores without work.
 BEGUN_FIRST = ("test_nightly.py", "test_stages.py", "test_jupyterlab.py")
 
