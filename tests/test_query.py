@@ -117,3 +117,9 @@ def test_a_part_that_is_gone_is_an_error_that_names_its_table(lake: Path) -> Non
         part.unlink()
     with pytest.raises(BadInput, match="a part of spans"):
         query.connect(lake)
+
+
+def test_a_named_query_takes_what_it_is_not_told_as_null(lake: Path) -> None:
+    told: dict[str, object] = {"count": 5, "min_requests": 1}
+    said = answers.answer(lake, "slowest_operations", form="csv", parameters=told).decode()
+    assert said.splitlines()[1].startswith("shop,GET /,3,")

@@ -5,6 +5,7 @@ Out: bytes in the format asked for.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from apm_analytics.lake.schema import TABLES
 # Wide enough for a span's interesting columns on one screen, long enough for a day of hours.
 TEXT_ROWS = 200
 TEXT_WIDTH = 200
+PARAMETER = re.compile(r"\$([a-z_]+)")
 
 
 def answer(
@@ -45,7 +47,11 @@ def answer(
     >>> answer(Path("data/lake"), "select 1 as one", form="csv")  # doctest: +SKIP
     b'one\\n1\\n'
     """
-    sql = query.text(question) if question in query.names() else question
+    sql = question
+    if question in query.names():
+        sql = query.text(question)
+        # What a named query is not told, such as `since`, is null to it.
+        parameters = dict.fromkeys(PARAMETER.findall(sql)) | (parameters or {})
     with query.connect(lake) as con:
         try:
             frame = query.frame(con, sql, parameters)
