@@ -114,6 +114,16 @@ def test_a_value_below_its_lower_bound_names_that_bound() -> None:
     assert findings.sentence(row) == "rate 0.5/s, expected 4/s (lower 2/s) for 2 h"
 
 
+def test_single_windows_are_calmed_and_lasting_ones_kept() -> None:
+    values: list[float | None] = [0.1, 5.0, 0.1, 0.1, 3.0, 0.2, 2.0, None, 0.1, 0.1, 4.0]
+    frame = scores({("GET /", "rate"): values, ("GET /b", "rate"): [2.0, 2.0]})
+    calm = findings.without_single_windows(frame, WINDOW_S)
+    assert calm.columns == frame.columns
+    assert calm["score"].to_list() == [
+        0.1, 1.0, 0.1, 0.1, 3.0, 0.2, 2.0, None, 0.1, 0.1, 1.0, 2.0, 2.0
+    ]  # fmt: skip
+
+
 def test_without_windows_nothing_is_anomalous() -> None:
     empty = scores({("GET /", "rate"): [0.1]}).clear()
     assert now(empty) == []

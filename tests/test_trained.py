@@ -29,9 +29,10 @@ def test_features_without_a_window_say_what_to_do(run: small_run.SmallRun) -> No
 
 
 def test_metrics_and_cards_are_read_for_people(run: small_run.SmallRun) -> None:
-    metrics = dict(trained.metrics(run.models).rows())
-    assert metrics == {"robust / coverage": 0.995, "robust / series": 15.0}
-    assert "## Robust bounds" in trained.cards(run.models).data
+    assert trained.metrics(run.models).to_dicts() == [
+        {"of": "robust", "coverage": 0.995, "series": 15.0}
+    ]
+    assert "<summary>Robust bounds</summary>" in trained.cards(run.models).data
 
 
 def test_what_was_not_trained_says_how_to_train(tmp_path: Path) -> None:

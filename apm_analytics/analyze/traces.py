@@ -18,7 +18,7 @@ from apm_analytics.lake import query
 MIN_REQUESTS = 20
 CANDIDATES = 50
 # More rows than this are no picture any more; the longest spans stay.
-MAX_ROWS = 80
+MAX_ROWS = 40
 
 
 def slowest_operations(

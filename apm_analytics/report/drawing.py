@@ -29,6 +29,7 @@ UTC_AXIS = alt.Axis(
     title=None,
     grid=False,
     labelOverlap=True,
+    labelSeparation=12,
     labelExpr="utcFormat(datum.value, utchours(datum.value) + utcminutes(datum.value) == 0"
     " ? '%a %d %b' : '%H:%M')",
 )

@@ -94,6 +94,29 @@ def episodes(
     )
 
 
+def without_single_windows(scores: pl.DataFrame, window_s: int) -> pl.DataFrame:
+    """Lower to 1 the score of every window outside that has no other one close to it.
+
+    Among thousands of windows a few are outside by chance; drawn over weeks, they would cover
+    what lasted.
+    """
+    reach = pl.duration(seconds=BRIDGED_WINDOWS * window_s)
+    outside = scores.filter(pl.col("score") > 1).sort(*SERIES, "time")
+    gap = pl.col("time").diff().over(SERIES) <= reach
+    following = pl.col("time").diff().shift(-1).over(SERIES) <= reach
+    single = outside.filter(~gap.fill_null(False) & ~following.fill_null(False))
+    return (
+        scores.join(
+            single.select(*SERIES, "time", single=True),
+            on=[*SERIES, "time"],
+            how="left",
+            maintain_order="left",
+        )
+        .with_columns(pl.when("single").then(1.0).otherwise("score").alias("score"))
+        .drop("single")
+    )
+
+
 def anomalous_now(
     scores: pl.DataFrame,
     *,
@@ -160,8 +183,8 @@ def why(found: pl.DataFrame) -> pl.DataFrame:
         {
             "service": row["service_name"],
             "operation": row["operation"],
-            "from (UTC)": words.moment(row["start"]),
-            "lasted": words.span((row["end"] - row["start"]).total_seconds()),
+            "from (UTC)": _unbroken(words.moment(row["start"])),
+            "lasted": _unbroken(words.span((row["end"] - row["start"]).total_seconds())),
             "score": round(row["score"], 1),
             "why": sentence(row).rsplit(" for ", 1)[0],
         }
@@ -221,6 +244,10 @@ def _with_main_signal(outside: pl.DataFrame, contributions: pl.DataFrame | None)
         .with_columns(signal=pl.lit(TOGETHER))
     )
     return outside.join(named, on=[*SERIES, "time"], how="left", maintain_order="left")
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\u00a0")
 
 
 def _pairs(frame: pl.DataFrame) -> list[tuple[str, str]]:

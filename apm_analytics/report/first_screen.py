@@ -23,6 +23,7 @@ from apm_analytics.settings import Params
 # More than these nobody reads in the morning; the notebook 30_anomalies has them all.
 SHOWN = 8
 SHOWN_MOVED = 8
+DRAWN_H = 24
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Unusual:
     operation: str
     sentences: list[str]
     drawing: Markup
+    drawn: str  # how much of the past the drawing shows
     together: bool
 
 
@@ -134,9 +136,17 @@ def _unusual(rows: pl.DataFrame, scores: pl.DataFrame, end: datetime | None) -> 
         worst["service_name"],
         worst["operation"],
         [findings.sentence(episode, end) for episode in episodes],
-        sparkline(series),
+        sparkline(series, DRAWN_H),
+        words.span(min(DRAWN_H * 3_600, _covered_s(series))),
         together,
     )
+
+
+def _covered_s(series: pl.DataFrame) -> float:
+    times = series.filter(pl.col("value").is_not_null())["time"]
+    first: Any = times.min()
+    last: Any = times.max()
+    return float((last - first).total_seconds()) if first is not None else 0.0
 
 
 def changes(derived: Path, release: Path, previous: Path | None, *, published: bool) -> Changes:

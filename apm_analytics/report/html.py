@@ -89,7 +89,6 @@ def write(
         sections=[
             sections.section(result, link=sections.link_to(release, result)) for result in results
         ],
-        cards=_cards(models),
     )
     file = release / FILE_NAME
     write_atomic(file, page.encode("utf-8", "replace"))
@@ -148,10 +147,3 @@ def _training(models: Path) -> dict[str, Any] | None:
 
 def _run_of(previous: Path | None) -> str | None:
     return previous.resolve().name if previous is not None else None
-
-
-def _cards(models: Path) -> list[tuple[str, Markup]]:
-    return [
-        (file.parent.name, sections.markdown(file.read_text(encoding="utf-8")))
-        for file in sorted(models.glob("*/card.md"))
-    ]

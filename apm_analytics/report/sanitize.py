@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 
 # fmt: off
 TAGS = frozenset({
-    "a", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "div", "dd", "dl", "dt",
-    "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "li", "ol", "p", "pre", "s",
-    "small", "span", "strong", "sub", "sup", "table", "tbody", "td", "tfoot", "th", "thead",
-    "tr", "u", "ul",
+    "a", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "details", "div",
+    "dl", "dt", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "li", "ol", "p",
+    "pre", "s", "small", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td",
+    "tfoot", "th", "thead", "tr", "u", "ul",
 })
 # fmt: on
 VOID = frozenset({"br", "col", "hr", "img"})

@@ -14,7 +14,7 @@ WIDTH, HEIGHT, MARGIN = 300, 64, 4
 MAX_POINTS = 150
 
 
-def sparkline(scores: pl.DataFrame, hours: float = 24) -> Markup:
+def sparkline(scores: pl.DataFrame, hours: float) -> Markup:
     """Draw the last `hours` of one series.
 
     Parameters

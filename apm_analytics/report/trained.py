@@ -4,6 +4,7 @@ In:  derived/ and models/ of a run.
 Out: frames, tables, Markdown.
 """
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def series_by_model(bounds: pl.DataFrame) -> pl.DataFrame:
 
 
 def metrics(models: Path) -> pl.DataFrame:
-    """Read models/metrics.json as a table: metric, value.
+    """Read models/metrics.json as a table: a row a group of numbers, a column a metric.
 
     Raises
     ------
@@ -91,15 +92,18 @@ def metrics(models: Path) -> pl.DataFrame:
     file = models / "metrics.json"
     if not file.exists():
         raise NotFound(f"no {file}; train first: `apm nightly` or `dvc repro`")
-    rows = list(_flat("", json.loads(file.read_text())))
-    return pl.DataFrame(rows, schema={"metric": pl.String, "value": pl.Float64}, orient="row")
+    rows = _groups("", json.loads(file.read_text()))
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def cards(models: Path) -> Markdown:
-    """Put the model cards together, to display."""
-    found = [file.read_text(encoding="utf-8") for file in sorted(models.glob("*/card.md"))]
-    text = "\n\n".join(card.replace("\n#", "\n##") for card in ["\n" + card for card in found])
-    return Markdown(text or "There are no model cards yet.")  # type: ignore[no-untyped-call]
+    """Put the model cards together, each to unfold."""
+    parts = []
+    for file in sorted(models.glob("*/card.md")):
+        title, _, body = file.read_text(encoding="utf-8").strip().partition("\n")
+        title = html.escape(title.lstrip("# "))
+        parts.append(f"<details>\n<summary>{title}</summary>\n\n{body.strip()}\n\n</details>")
+    return Markdown("\n\n".join(parts) or "There are no model cards yet.")  # type: ignore[no-untyped-call]
 
 
 def moved(changes: pl.DataFrame, factor: float = MOVED) -> pl.DataFrame:
@@ -112,11 +116,11 @@ def moved(changes: pl.DataFrame, factor: float = MOVED) -> pl.DataFrame:
     )
 
 
-def _flat(prefix: str, value: object) -> list[tuple[str, float]]:
-    if isinstance(value, dict):
-        return [
-            row
-            for name, item in value.items()
-            for row in _flat(f"{prefix} / {name}" if prefix else str(name), item)
-        ]
-    return [(prefix, float(value))] if isinstance(value, int | float) else []
+def _groups(path: str, value: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give one row for every object that holds numbers, with where it stands."""
+    numbers = {name: float(item) for name, item in value.items() if isinstance(item, int | float)}
+    rows: list[dict[str, Any]] = [{"of": path or "all", **numbers}] if numbers else []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            rows += _groups(f"{path} / {name}" if path else name, item)
+    return rows

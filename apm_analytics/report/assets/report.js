@@ -50,16 +50,25 @@
     }
   };
 
+  // Charts in sight come first, the others one by one while the page has nothing else to do:
+  // it opens at once, and nobody who scrolls, searches or prints meets an empty place.
   const places = [...document.querySelectorAll(".chart[data-spec]")];
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
+      if (entry.isIntersecting) { watcher.unobserve(entry.target); drawOnce(entry.target); }
     }
   }, { rootMargin: "400px" });
+  const drawOnce = (place) => (drawn.has(place) ? undefined : draw(place));
+  const idle = () => new Promise((done) =>
+    window.requestIdleCallback ? requestIdleCallback(done, { timeout: 500 }) : setTimeout(done, 100));
+  const drawRest = async () => {
+    for (const place of places) { await idle(); watcher.unobserve(place); await drawOnce(place); }
+  };
   places.forEach((place) => watcher.observe(place));
+  addEventListener("load", () => setTimeout(drawRest, 300));
 
   dark.addEventListener("change", () => places.filter((place) => drawn.has(place)).forEach(draw));
-  addEventListener("beforeprint", () => places.filter((place) => !drawn.has(place)).forEach(draw));
+  addEventListener("beforeprint", () => places.forEach(drawOnce));
 
   const toggle = document.getElementById("toggle-code");
   toggle.addEventListener("click", () => {
