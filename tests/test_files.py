@@ -491,3 +491,15 @@ def test_train_ticket_comes_in_to_the_last_span_and_point(tmp_path: Path, real_d
     summary = take(tmp_path, *sorted((real_data / "train-ticket/2023-01-30").glob("*.gz")))
     assert summary.ok
     assert (rows(tmp_path), rows(tmp_path, "metric_points")) == (182_751, 608_363)
+
+
+def test_many_smooth_files_are_summed_up_and_odd_ones_named(tmp_path: Path) -> None:
+    folder, lake = tmp_path / "in", tmp_path / "lake"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number}.json").write_bytes(line(number))
+    (folder / "bad.json").write_bytes(line(50) + b"{broken\n")
+    said = take(lake, folder).lines()
+    assert said[0] == "12 files: 36 spans (12 documents)"
+    assert [text for text in said if "bad.json" in text and "ERROR" in text]
+    assert not [text for text in said if "/3.json" in text]

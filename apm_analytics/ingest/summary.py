@@ -5,10 +5,14 @@ Out: a few lines a person can read.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from apm_analytics.ingest import dead_letters
+
+# Of more files than this, only those are named with which something was odd.
+NAMED_FILES = 10
 
 
 @dataclass
@@ -23,6 +27,11 @@ class FileSummary:
     warnings: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     skipped: str = ""
+
+    @property
+    def odd(self) -> bool:
+        """Whether there is more to say of it than how many rows came in."""
+        return bool(self.rejected or self.warnings or self.errors or self.skipped)
 
 
 @dataclass
@@ -41,15 +50,16 @@ class ImportSummary:
     def lines(self) -> list[str]:
         """Say it in a few lines."""
         said = []
+        smooth = [file for file in self.files if not file.odd]
+        if len(smooth) > NAMED_FILES:
+            said.append(_counts(f"{len(smooth):,} files", smooth))
         for file in self.files:
             if file.skipped:
                 said.append(f"{file.path}: skipped, {file.skipped}")
                 continue
-            rows = ", ".join(f"{count:,} {table}" for table, count in sorted(file.rows.items()))
-            known = f", {file.known_documents:,} known already" if file.known_documents else ""
-            said.append(
-                f"{file.path}: {rows or 'nothing new'} ({file.documents:,} documents{known})"
-            )
+            if not file.odd and len(smooth) > NAMED_FILES:
+                continue
+            said.append(_counts(str(file.path), [file]))
             said += [
                 f"  rejected {count:,}: {reason}" for reason, count in file.rejected.most_common(10)
             ]
@@ -60,3 +70,14 @@ class ImportSummary:
         total = sum(sum(file.rows.values()) for file in self.files)
         said.append(f"{total:,} rows in {self.seconds:.1f} s")
         return said
+
+
+def _counts(label: str, files: Sequence[FileSummary]) -> str:
+    rows: Counter[str] = Counter()
+    for file in files:
+        rows.update(file.rows)
+    told = ", ".join(f"{count:,} {table}" for table, count in sorted(rows.items()))
+    known = sum(file.known_documents for file in files)
+    already = f", {known:,} known already" if known else ""
+    documents = sum(file.documents for file in files)
+    return f"{label}: {told or 'nothing new'} ({documents:,} documents{already})"
