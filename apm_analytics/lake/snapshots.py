@@ -7,7 +7,6 @@ Out: `<table>/date=YYYY-MM-DD/hour=HH/<part>.parquet`, UTC, sorted by time, and 
 
 import hashlib
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -136,13 +135,6 @@ def data_hash(lake: Path) -> str:
     return digest.hexdigest()
 
 
-def last_commit(lake: Path) -> datetime | None:
-    """Tell when the newest snapshot was committed, UTC; None for a lake without one."""
-    with open_manifest(lake) as con:
-        found = con.execute("select max(committed_at) from snapshots").fetchone()[0]
-    return datetime.fromisoformat(found) if found else None
-
-
 def status(lake: Path) -> pl.DataFrame:
     """Sum up the lake: one row a table with parts, rows, bytes and its span of time, UTC."""
     with open_manifest(lake) as con:
@@ -181,17 +173,6 @@ def sweep(lake: Path) -> int:
                 file.unlink(missing_ok=True)
                 removed += 1
     return removed
-
-
-def require_free_space(lake: Path, needed_bytes: int) -> None:
-    """Refuse early when the lake's disk has less than `needed_bytes` free."""
-    existing = next(folder for folder in (lake, *lake.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed_bytes:
-        raise ApmError(
-            f"the disk of {lake} has {free / 1e6:.0f} MB free, this needs about "
-            f"{needed_bytes / 1e6:.0f} MB; free some space or name another --lake"
-        )
 
 
 def _conform(name: str, table: pa.Table) -> pa.Table:

@@ -60,15 +60,6 @@ def moment(time: datetime) -> str:
     return f"{time.day} {time:%b %H:%M}"
 
 
-def bytes_of(count: float) -> str:
-    """Say a size: 1.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1_000 or unit == "GB":
-            return f"{_short(count)} {unit}"
-        count /= 1_000
-    raise AssertionError("the loop returns at GB")
-
-
 def count(number: int) -> str:
     """Say a count with thin spaces between thousands: 182 751."""
     return f"{number:,}".replace(",", "\u202f")
