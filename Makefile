@@ -39,7 +39,9 @@ check: .venv/ready ## format, types, import order, notebooks without outputs
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 lab: .venv/ready ## open the notebooks in JupyterLab on loopback
-	@$(BIN)/jupyter lab --notebook-dir=notebooks --LabApp.app_settings_dir=$(CURDIR)/deploy/jupyterlab
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=notebooks \
+		--LabApp.app_settings_dir=$(CURDIR)/deploy/jupyterlab \
+		$(if $(filter 0,$(shell id -u)),--allow-root)
 
 servers: ## install the Debian packages that the tests start (needs root)
 	@missing=""; for p in prometheus prometheus-node-exporter chromium; do \
