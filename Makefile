@@ -6,7 +6,8 @@ BIN := .venv/bin
 LAKE ?= data/lake
 OUT ?= data
 
-.PHONY: help nightly test lab servers setup check lock schedule bench-import bench-query clean
+.PHONY: help nightly test lab servers setup check lock schedule clean \
+	bench-import bench-query bench-ingest bench-baselines bench-nab bench-peers fuzz e2e
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,9 +59,30 @@ bench-import: .venv/ready ## spans and points per CPU second, peak memory
 bench-query: .venv/ready ## the usual questions on 5 million spans
 	@$(BIN)/python bench/bench_query.py
 
+bench-ingest: bench-peers ## the receiver beside rotel and the Collector
+	@$(BIN)/python bench/bench_ingest.py
+
+bench-baselines: bench-peers ## a fleet of series beside Prophet and statsforecast
+	@$(BIN)/python bench/bench_baselines.py
+
+bench-nab: .venv/ready ## NAB's scores of DATA=DIR; THRESHOLD=T scores at a given threshold
+	@$(BIN)/python bench/bench_nab.py $(DATA) $(if $(THRESHOLD),--threshold $(THRESHOLD))
+
+bench-peers: .venv/ready
+	@$(BIN)/uv pip install --quiet --require-hashes -r bench.lock --python $(BIN)/python
+
+fuzz: .venv/ready ## a million mutated requests: agree with the protobuf library or refuse alike
+	@$(BIN)/python tests/fuzz_columnar.py --requests 1000000
+
+e2e: .venv/ready ## a real Collector and the JavaScript SDK in front of us (needs Go and Node)
+	@$(BIN)/python -m pytest tests/e2e
+
 lock: .venv/ready ## resolve pyproject.toml into requirements.lock again
 	@$(BIN)/uv pip compile --quiet --extra dev --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --output-file requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --prerelease allow --extra bench --constraint requirements.lock \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url \
+		--output-file bench.lock pyproject.toml
 	@grep -A1000 '^uv==' requirements.lock | awk 'NR>1 && /^[a-z]/{exit} {print}' > bootstrap.lock
 
 clean: ## remove lake, models and everything published

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from telemetry import PER_DAY, START, during, series
 
-from apm_analytics.baselines import prophet
-from apm_analytics.baselines.prophet import ProphetBaseline
+from apm_analytics.baselines import prophet_series
+from apm_analytics.baselines.prophet_series import ProphetBaseline
 from apm_analytics.baselines.series import Series, week_after
 from apm_analytics.errors import NotEnoughData
 
@@ -94,14 +94,14 @@ def test_parameters_alone_predict_what_prophet_itself_predicts(
     import pandas as pd
 
     fitted: list[object] = []
-    real = prophet._prophet()
+    real = prophet_series._prophet()
 
     class Watched(real):  # type: ignore[misc,valid-type]
         def __init__(self, **knobs: object) -> None:
             super().__init__(**knobs)
             fitted.append(self)
 
-    monkeypatch.setattr(prophet, "_prophet", lambda: Watched)
+    monkeypatch.setattr(prophet_series, "_prophet", lambda: Watched)
     one = series("rate", 15, seed=2)
     baseline = _fit(one)
     week = week_after(one.times[-1], 300.0)

@@ -13,7 +13,7 @@ import pytest
 from rows import MONDAY_NS, spans
 
 from apm_analytics.errors import ApmError, BadInput
-from apm_analytics.lake import manifest, query, snapshots
+from apm_analytics.lake import manifest, parts, query, snapshots
 
 
 def count(lake: Path) -> int:
@@ -36,11 +36,11 @@ def test_append_sorts_rows_and_lets_no_part_cross_midnight(tmp_path: Path) -> No
 def test_a_part_that_is_full_ends_with_its_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "ROWS_A_PART", 3)
+    monkeypatch.setattr(parts, "ROWS_A_PART", 3)
     hours = [0, 1, 2, 3, 3600, 3601, 7200, 7201, 7202]
     snapshots.append(tmp_path, {"spans": spans(hours)})
-    parts = sorted(tmp_path.glob("spans/date=*/hour=*/*.parquet"))
-    assert [pq.read_metadata(part).num_rows for part in parts] == [4, 5]
+    found = sorted(tmp_path.glob("spans/date=*/hour=*/*.parquet"))
+    assert [pq.read_metadata(part).num_rows for part in found] == [4, 5]
 
 
 def test_parts_are_plain_parquet_that_any_engine_reads(tmp_path: Path) -> None:

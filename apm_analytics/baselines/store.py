@@ -12,15 +12,15 @@ import polars as pl
 
 from apm_analytics.analyze.signals import OPERATION, Schema
 from apm_analytics.atomic import write_atomic
-from apm_analytics.baselines import prophet, robust
+from apm_analytics.baselines import prophet_series, robust
 from apm_analytics.baselines.band import Baseline
-from apm_analytics.baselines.prophet import ProphetBaseline
+from apm_analytics.baselines.prophet_series import ProphetBaseline
 from apm_analytics.baselines.robust import RobustBaseline
 from apm_analytics.errors import NotFound
 
 FILE_NAME = "parameters.parquet"
 MODELS: dict[str, tuple[type[ProphetBaseline] | type[RobustBaseline], Schema]] = {
-    ProphetBaseline.model: (ProphetBaseline, prophet.SCHEMA),
+    ProphetBaseline.model: (ProphetBaseline, prophet_series.SCHEMA),
     RobustBaseline.model: (RobustBaseline, robust.SCHEMA),
 }
 

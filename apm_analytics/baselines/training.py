@@ -22,7 +22,7 @@ from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
 from apm_analytics.baselines import series as calendar
 from apm_analytics.baselines.band import Baseline
 from apm_analytics.baselines.forest import ForestDetector
-from apm_analytics.baselines.prophet import ProphetBaseline
+from apm_analytics.baselines.prophet_series import ProphetBaseline
 from apm_analytics.baselines.robust import RobustBaseline
 from apm_analytics.baselines.scales import Floats
 from apm_analytics.baselines.series import Flags, Series, Times
