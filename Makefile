@@ -78,7 +78,7 @@ e2e: .venv/ready ## a real Collector and the JavaScript SDK in front of us (need
 	@$(BIN)/python -m pytest tests/e2e
 
 lock: .venv/ready ## resolve pyproject.toml into requirements.lock again
-	@$(BIN)/uv pip compile --quiet --extra dev --generate-hashes --no-header --no-annotate \
+	@$(BIN)/uv pip compile --quiet --extra dev --extra instrument --extra demo --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --output-file requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet --prerelease allow --extra bench --constraint requirements.lock \
 		--generate-hashes --no-header --no-annotate --no-emit-index-url \
