@@ -5,6 +5,7 @@ Out: `Decoded`: tables with the lake's columns, rejected records, warnings.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -12,10 +13,19 @@ import orjson
 from apm_analytics.errors import BadInput
 from apm_analytics.ingest import jaeger, otlp_json, otlp_protobuf
 from apm_analytics.ingest.records import Limits
-from apm_analytics.ingest.sink import Decoded, Rejected, Sink
+from apm_analytics.ingest.sink import Decoded, DecodedRequests, Rejected, Sink
 
 _NO_UTF8 = re.compile("[\udc80-\udcff]+")
-__all__ = ["Decoded", "Rejected", "decode_json", "decode_protobuf", "read_json", "read_protobuf"]
+__all__ = [
+    "Decoded",
+    "DecodedRequests",
+    "Rejected",
+    "decode_json",
+    "decode_protobuf",
+    "decode_requests",
+    "read_json",
+    "read_protobuf",
+]
 
 
 def decode_json(document: bytes, limits: Limits | None = None) -> Decoded:
@@ -58,6 +68,47 @@ def decode_protobuf(signal: str, payload: bytes, limits: Limits | None = None) -
     request = otlp_protobuf.parse(signal, payload)
     otlp_protobuf.read_request(signal, request, sink, limits or Limits.around_now())
     return sink.finish()
+
+
+def decode_requests(
+    signal: str,
+    payloads: Sequence[bytes],
+    limits: Limits | None = None,
+    refused_units: Mapping[tuple[str, str, str], str] | None = None,
+) -> DecodedRequests:
+    """Decode many Export*ServiceRequests of one signal into one set of tables.
+
+    Parameters
+    ----------
+    signal : traces, metrics or logs.
+    payloads : one protobuf request each.
+    limits : the times that are believed; by default 2000 to a day from now.
+    refused_units : (service, metric, unit) -> why metric points in this unit are not taken.
+
+    Returns
+    -------
+    Tables with the lake's columns, whose texts may be dictionary-encoded: `lake.snapshots.append`
+    takes both. A rejected record names the index of its request as `document`; a request that is
+    no such message is in `broken`, with what is wrong and where, and leaves no row.
+
+    Examples
+    --------
+    >>> decode_requests("traces", [b"", bytes([255])]).broken
+    {1: 'no OTLP traces request in protobuf: cut short within the field at byte 0'}
+    """
+    sink = Sink(refused_units)
+    limits = limits or Limits.around_now()
+    broken: dict[int, str] = {}
+    for number, payload in enumerate(payloads):
+        sink.document = number
+        try:
+            request = otlp_protobuf.parse(signal, payload)
+        except BadInput as error:
+            broken[number] = str(error)
+        else:
+            otlp_protobuf.read_request(signal, request, sink, limits)
+    decoded = sink.finish()
+    return DecodedRequests(decoded.tables, decoded.rejected, decoded.warnings, broken)
 
 
 def read_json(document: bytes, sink: Sink, limits: Limits) -> None:

@@ -182,7 +182,9 @@ def _read_span(span: Json, path: str, sink: Sink, limits: Limits) -> None:
 
 def _event(event: Json) -> Json:
     return {
-        "time": fields.integer(event, "timeUnixNano", "time_unix_nano") or None,
+        "time": records.moment(
+            "events.timeUnixNano", fields.integer(event, "timeUnixNano", "time_unix_nano")
+        ),
         "name": fields.text(event, "name"),
         "attributes": text_pairs(fields.pairs(event.get("attributes"))),
         "dropped_attributes_count": fields.integer(

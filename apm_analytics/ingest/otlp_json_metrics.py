@@ -131,7 +131,9 @@ def _exemplar(exemplar: Json) -> Json:
     whole = exemplar.get("asInt", exemplar.get("as_int"))
     value = fields.double(exemplar, "asDouble") if whole is None else float(int(whole))
     return {
-        "time": fields.integer(exemplar, "timeUnixNano", "time_unix_nano") or None,
+        "time": records.moment(
+            "exemplars.timeUnixNano", fields.integer(exemplar, "timeUnixNano", "time_unix_nano")
+        ),
         "value": value,
         "trace_id": records.identifier("exemplars.traceId", exemplar.get("traceId"), 16),
         "span_id": records.identifier("exemplars.spanId", exemplar.get("spanId"), 8),

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from apm_analytics.errors import BadInput
-from apm_analytics.ingest import records
+from apm_analytics.ingest import damage, records
 from apm_analytics.ingest.columns import Value, as_text, context, text_pairs
 from apm_analytics.ingest.otlp_json import SIGNALS, wrapped
 from apm_analytics.ingest.records import Limits, Reject
@@ -48,14 +48,13 @@ def parse(signal: str, payload: bytes) -> Any:
     Raises
     ------
     BadInput
-        The bytes are no such message.
+        The bytes are no such message; says which field is damaged.
     """
-    request = REQUESTS[signal]()
     try:
-        request.ParseFromString(payload)
+        return REQUESTS[signal].FromString(payload)
     except DecodeError as error:
-        raise BadInput(f"no OTLP {signal} request in protobuf: {error}") from error
-    return request
+        where = damage.describe(REQUESTS[signal], payload)
+        raise BadInput(f"no OTLP {signal} request in protobuf: {where}") from error
 
 
 def detect(payload: bytes, guess: str = "traces") -> tuple[str, Any]:
@@ -74,8 +73,8 @@ def detect(payload: bytes, guess: str = "traces") -> tuple[str, Any]:
     empty: tuple[str, Any] | None = None
     for signal in order:
         try:
-            request = parse(signal, payload)
-        except BadInput:
+            request = REQUESTS[signal].FromString(payload)
+        except DecodeError:
             continue
         first = next(_first_records(signal, request), None)
         if first is None:
@@ -174,7 +173,7 @@ def _read_span(span: Any, path: str, sink: Sink, limits: Limits) -> None:
 
 def _event(event: Any) -> dict[str, Any]:
     return {
-        "time": event.time_unix_nano or None,
+        "time": records.moment("events.timeUnixNano", event.time_unix_nano),
         "name": event.name,
         "attributes": text_pairs(_pairs(event.attributes)),
         "dropped_attributes_count": event.dropped_attributes_count,
@@ -289,7 +288,7 @@ def _buckets(counts: Any) -> list[int]:
 def _exemplars(point: Any) -> list[dict[str, Any]] | None:
     return [
         {
-            "time": exemplar.time_unix_nano or None,
+            "time": records.moment("exemplars.timeUnixNano", exemplar.time_unix_nano),
             "value": float(getattr(exemplar, exemplar.WhichOneof("value") or "as_double")),
             "trace_id": records.identifier("exemplars.traceId", exemplar.trace_id, 16),
             "span_id": records.identifier("exemplars.spanId", exemplar.span_id, 8),

@@ -102,6 +102,13 @@ def _size(value: Value) -> int:
     return 8
 
 
+def moment(field: str, time_ns: int) -> int | None:
+    """Check a time within a record, such as that of an event; None when it is missing (0)."""
+    if not -INT64_END <= time_ns < INT64_END:
+        raise Reject(field, f"{time_ns} does not fit 64 bits of nanoseconds (year 2262)")
+    return time_ns or None
+
+
 def identifier(field: str, value: object, size: int) -> str | None:
     """Read an id: bytes, or text in hex (padded where short) or base64; None when it is empty.
 

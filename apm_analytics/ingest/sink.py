@@ -35,6 +35,20 @@ class Decoded:
     warnings: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True)
+class DecodedRequests(Decoded):
+    """What came of decoding several requests of one signal.
+
+    `broken` says for the index of a request what is wrong and where: none of it was taken.
+    """
+
+    broken: dict[int, str] = field(default_factory=dict)
+
+    def rejected_counts(self) -> Counter[int]:
+        """Count the records that were put aside, by the index of their request."""
+        return Counter(rejected.document for rejected in self.rejected)
+
+
 class Sink:
     """Collects the records of several documents; `document` numbers the present one.
 

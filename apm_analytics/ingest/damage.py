@@ -1,0 +1,152 @@
+"""Say where a protobuf request is damaged, in words that its sender can act on.
+
+In:  bytes that the protobuf library refused, and the message they should have been.
+Out: the path of the first field that does not fit, and what is wrong with it.
+
+The library itself only says that something is wrong. Each level is walked once and its messages
+are given back to the library, so that only the damaged branch costs more than its parse.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, cast
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+_VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
+_FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
+# Deepest nesting that the protobuf library reads.
+_MAX_DEPTH = 100
+_MAX_LENGTH = 2**31 - 1
+
+
+class _Damage(Exception):
+    """What is wrong, without where."""
+
+
+def describe(message: type[Message], payload: bytes) -> str:
+    """Give the first damage of a message that the library refused to parse.
+
+    Examples
+    --------
+    >>> from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+    >>> describe(ResourceSpans, bytes([0x1A, 9]) + b"http")
+    'schemaUrl: says it has 9 bytes, 4 are left'
+    """
+    path: list[str] = []
+    for _ in range(_MAX_DEPTH):
+        try:
+            found = _damaged_child(message, payload, path)
+        except _Damage as damage:
+            return _said(path, str(damage))
+        if found is None:
+            break
+        message, payload = found
+    return _said(path, f"nested more than {_MAX_DEPTH} levels deep")
+
+
+def _said(path: list[str], damage: str) -> str:
+    return f"{'.'.join(path)}: {damage}" if path else damage
+
+
+def _damaged_child(
+    message: type[Message], payload: bytes, path: list[str]
+) -> tuple[type[Message], bytes] | None:
+    """Find the first message below this one that is damaged, and extend the path to it."""
+    descriptor = message.DESCRIPTOR
+    seen: Counter[int] = Counter()
+    for number, content in _fields(payload, descriptor, path):
+        field = descriptor.fields_by_number.get(number)
+        if field is None:
+            continue
+        name = field.json_name
+        if field.is_repeated:
+            name += f"[{seen[number]}]"
+            seen[number] += 1
+        if field.type == FieldDescriptor.TYPE_STRING:
+            try:
+                content.decode()
+            except UnicodeDecodeError as error:
+                path.append(name)
+                raise _Damage(f"no UTF-8 at byte {error.start} of the text") from error
+        elif field.message_type is not None:
+            below: type[Message] = GetMessageClass(cast(Any, field.message_type))
+            try:
+                below.FromString(content)
+            except DecodeError:
+                path.append(name)
+                return below, content
+    return None
+
+
+def _fields(payload: bytes, descriptor: Any, path: list[str]) -> Iterator[tuple[int, bytes]]:
+    """Walk the fields of one level; gives those that are a length and bytes."""
+    place, end = 0, len(payload)
+    while place < end:
+        start = place
+        tag, place = _varint(payload, place, 5, f"the field at byte {start}")
+        number, wire_type = tag >> 3, tag & 7
+        if not 0 < number < 2**29:
+            raise _Damage(f"field number {number} at byte {start}")
+        field = descriptor.fields_by_number.get(number)
+        name = field.json_name if field is not None else f"unknown field {number}"
+        if wire_type == _VARINT:
+            _, place = _varint(payload, place, 10, name)
+        elif wire_type in _FIXED_BYTES:
+            size = _FIXED_BYTES[wire_type]
+            if end - place < size:
+                raise _Damage(f"{name} needs {size} bytes, {end - place} are left")
+            place += size
+        elif wire_type == _LENGTH:
+            size, place = _varint(payload, place, 5, f"the length of {name}")
+            if size > min(end - place, _MAX_LENGTH):
+                path.append(name)
+                raise _Damage(f"says it has {size:,} bytes, {end - place:,} are left")
+            yield number, payload[place : place + size]
+            place += size
+        elif wire_type == _GROUP:
+            place = _group_end(payload, place, number)
+        else:
+            raise _Damage(f"{name} has the wire type {wire_type} at byte {start}")
+
+
+def _group_end(payload: bytes, place: int, number: int) -> int:
+    """Give the place behind a group, which OTLP never has but protobuf lets through."""
+    open_groups = [number]
+    while open_groups and len(open_groups) < _MAX_DEPTH:
+        tag, place = _varint(payload, place, 5, "a field of a group")
+        inner, wire_type = tag >> 3, tag & 7
+        if wire_type == _VARINT:
+            _, place = _varint(payload, place, 10, "a number of a group")
+        elif wire_type in _FIXED_BYTES:
+            place += _FIXED_BYTES[wire_type]
+        elif wire_type == _LENGTH:
+            size, place = _varint(payload, place, 5, "a length in a group")
+            place += size
+        elif wire_type == _GROUP:
+            open_groups.append(inner)
+        elif wire_type == _GROUP_END and inner == open_groups[-1]:
+            open_groups.pop()
+        else:
+            raise _Damage(f"the group {number} holds the wire type {wire_type} where none may be")
+        if inner == 0 or place > len(payload):
+            raise _Damage(f"the group {number} does not end")
+    if open_groups:
+        raise _Damage(f"groups nested more than {_MAX_DEPTH} levels deep")
+    return place
+
+
+def _varint(payload: bytes, place: int, longest: int, what: str) -> tuple[int, int]:
+    value = 0
+    for count in range(longest):
+        if place + count >= len(payload):
+            raise _Damage(f"cut short within {what}")
+        byte = payload[place + count]
+        value |= (byte & 0x7F) << (7 * count)
+        if byte < 0x80:
+            if longest == 5 and value >= 2**32:
+                raise _Damage(f"{what} holds {value:,}, which does not fit 32 bits")
+            return value, place + count + 1
+    raise _Damage(f"{what} holds a number of more than {longest} bytes")
