@@ -1,0 +1,22 @@
+"""Compile numerical loops, once for all machines of the same kind.
+
+In:  a function of arrays and numbers.
+Out: the same function, compiled at its first call and kept on disk beside its module.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+# Sums may be reordered (vector instructions), but NaN keeps its meaning: `fastmath=True` would
+# drop the checks for missing values.
+_REORDER = {"reassoc", "contract", "arcp", "nsz"}
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function; it runs without the interpreter's lock, so threads run side by side."""
+    made = numba.njit(cache=True, nogil=True, fastmath=_REORDER, error_model="numpy")(function)
+    return cast(Function, made)

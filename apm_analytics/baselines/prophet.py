@@ -1,0 +1,332 @@
+"""Prophet for thousands of series at once: the same objective, solved exactly and together.
+
+In:  times, and values of many series on them; NaN is missing.
+Out: `ProphetParams`, one row a series; curves and intervals from them.
+
+The objective is that of `prophet.Prophet` with its defaults (linear growth, MAP) [1]_, with y
+divided by its largest absolute value and each series' own time running from 0 to 1:
+
+    n log s + |y - X th|^2 / 2s^2 + k^2/50 + m^2/50 + |delta|_1/tau + |beta|^2 / 2prior^2 + 2s^2
+
+References
+----------
+.. [1] Taylor and Letham, Forecasting at Scale, The American Statistician 2018.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apm_analytics.baselines import prophet_kernels, trend_paths
+from apm_analytics.baselines.prophet_kernels import SIGMA_FLOOR, Floats
+from apm_analytics.baselines.season import Season, fourier, seasons_of
+from apm_analytics.baselines.series import Times, seconds
+from apm_analytics.errors import BadInput, NotEnoughData
+
+N_CHANGEPOINTS = 25
+CHANGEPOINT_RANGE = 0.8
+# Named outcomes of a series.
+FITTED, CONSTANT, TOO_SHORT, NO_VALUES = "fitted", "constant", "too short", "no values"
+MIN_POINTS = 2
+
+
+@dataclass(frozen=True)
+class ProphetParams:
+    """Everything that was learned, one row a series; all scaled as in the objective.
+
+    Parameters
+    ----------
+    seasons : what the columns of `beta` belong to, in order.
+    tau, prior : scales of the priors of `delta` and `beta`.
+    k, m, sigma, y_scale : float64 of shape (n,): slope, level, noise, largest |y|.
+    start, t_scale : float64 of shape (n,): first time and length of the history, in seconds.
+    beta : float64 of shape (n, n_season). delta, changepoints : float64 of shape (n, 25).
+    observed, n_changepoints, iterations : int64 of shape (n,).
+    flags : str of shape (n,): FITTED, CONSTANT, TOO_SHORT or NO_VALUES; the last two predict NaN.
+    """
+
+    seasons: tuple[Season, ...]
+    tau: float
+    prior: float
+    k: Floats
+    m: Floats
+    beta: Floats
+    delta: Floats
+    changepoints: Floats
+    sigma: Floats
+    y_scale: Floats
+    start: Floats
+    t_scale: Floats
+    observed: NDArray[np.int64]
+    n_changepoints: NDArray[np.int64]
+    iterations: NDArray[np.int64]
+    flags: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return int(self.k.size)
+
+    @property
+    def theta(self) -> Floats:
+        """All parameters of the curve, [k, m, beta, delta], of shape (n, 2 + n_season + 25)."""
+        columns = (self.k[:, None], self.m[:, None], self.beta, self.delta)
+        return np.ascontiguousarray(np.concatenate(columns, axis=1))
+
+    def pick(self, rows: NDArray[Any]) -> "ProphetParams":
+        """Keep some series, by index or by flag."""
+        arrays = {name: getattr(self, name)[rows] for name in ARRAYS}
+        return replace(self, **arrays)
+
+
+ARRAYS = tuple(
+    one.name for one in fields(ProphetParams) if one.name not in ("seasons", "tau", "prior")
+)
+
+
+def fit_batch(
+    ds: Times,
+    Y: Floats,
+    seasonalities: Sequence[Season] | None = None,
+    tau: float = 0.05,
+    prior: float = 10.0,
+) -> ProphetParams:
+    """Fit Prophet's model to many series on one grid.
+
+    Parameters
+    ----------
+    ds : datetime64 of shape (n_time,), ascending, UTC.
+    Y : float64 of shape (n_series, n_time); NaN is missing. A series begins at its first and ends
+        at its last value, wherever these are.
+    seasonalities : the same for all series; when left out, each series gets those that its own
+        span can show, as Prophet would choose.
+    tau, prior : scales of the priors of trend changes and seasons (Prophet's
+        changepoint_prior_scale and seasonality_prior_scale).
+
+    Raises
+    ------
+    BadInput
+        Shapes do not fit, times are not ascending, a value is infinite, a prior not above 0.
+    NotEnoughData
+        No series has a single value.
+
+    Examples
+    --------
+    >>> days = np.arange(60).astype("datetime64[D]")
+    >>> found = fit_batch(days, np.arange(60.0)[None, :], seasonalities=())
+    >>> float(np.round(predict(found, days[-1:] + 1)[0, 0], 3))
+    60.0
+    """
+    Y = _checked(ds, Y, tau, prior)
+    at = seconds(ds)
+    known = ~np.isnan(Y)
+    count = known.sum(axis=1)
+    if not count.any():
+        raise NotEnoughData(f"none of {len(Y)} series has a value; check the query that made them")
+    flags = _flags(Y, known, count)
+    groups = _groups(at, known, count, seasonalities)
+    union = tuple(dict.fromkeys(season for chosen in groups for season in chosen))
+    params = _blank(Y, at, known, flags, union, tau, prior)
+    for chosen, members in groups.items():
+        rows = members[flags[members] == FITTED]
+        if rows.size:
+            _fit_group(params, ds, Y, rows, chosen)
+    return params
+
+
+@overload
+def predict(params: ProphetParams, ds: Times) -> Floats: ...
+@overload
+def predict(
+    params: ProphetParams, ds: Times, interval: float, *, seed: int = 0
+) -> tuple[Floats, Floats, Floats]: ...
+def predict(
+    params: ProphetParams, ds: Times, interval: float | None = None, *, seed: int = 0
+) -> Floats | tuple[Floats, Floats, Floats]:
+    """Give every series' curve at some times.
+
+    Parameters
+    ----------
+    ds : datetime64 of shape (n_times,), UTC.
+    interval : share of future values between the bounds, such as .8.
+    seed : of the trend paths that the bounds of future times come from.
+
+    Returns
+    -------
+    yhat of shape (n_series, n_times) in the unit of the values; with `interval` the three arrays
+    yhat, lower, upper.
+    """
+    season = fourier(ds, params.seasons)
+    yhat = np.empty((len(params), len(ds)))
+    prophet_kernels.curve_rows(
+        seconds(ds),
+        season,
+        params.theta,
+        params.changepoints,
+        params.start,
+        params.t_scale,
+        params.y_scale,
+        yhat,
+    )
+    if interval is None:
+        return yhat
+    half = trend_paths.half_width(
+        seconds(ds),
+        interval=interval,
+        end=params.start + params.t_scale,
+        t_scale=params.t_scale,
+        n_changepoints=params.n_changepoints,
+        mean_delta=_mean_delta(params),
+        sigma=params.sigma,
+        seed=seed,
+    )
+    half *= params.y_scale[:, None]
+    return yhat, yhat - half, yhat + half
+
+
+def objective(params: ProphetParams, ds: Times, Y: Floats) -> Floats:
+    """Give what `fit_batch` makes small, from the residuals themselves; shape (n_series,)."""
+    error = (Y - predict(params, ds)) / params.y_scale[:, None]
+    squares = np.nansum(error**2, axis=1)
+    value: Floats = (
+        params.observed * np.log(params.sigma)
+        + squares / (2.0 * params.sigma**2)
+        + (params.k**2 + params.m**2) / 50.0
+        + np.abs(params.delta).sum(axis=1) / params.tau
+        + (params.beta**2).sum(axis=1) / (2.0 * params.prior**2)
+        + 2.0 * params.sigma**2
+    )
+    return value
+
+
+def _checked(ds: Times, Y: Floats, tau: float, prior: float) -> Floats:
+    Y = np.ascontiguousarray(Y, dtype=np.float64)
+    if Y.ndim != 2 or Y.shape[1] != len(ds):
+        raise BadInput(
+            f"got values of shape {Y.shape} for {len(ds)} times, need (n_series, {len(ds)})"
+        )
+    late = np.flatnonzero(np.diff(ds) <= np.timedelta64(0))
+    if late.size:
+        raise BadInput(
+            f"time {late[0] + 1} ({ds[late[0] + 1]}) is not after the one before it "
+            f"({ds[late[0]]}); sort the times and keep one value of each"
+        )
+    if np.isinf(Y).any():
+        raise BadInput(f"series {np.flatnonzero(np.isinf(Y).any(axis=1))[0]} has an infinite value")
+    if not (tau > 0.0 and prior > 0.0):
+        raise BadInput(f"got tau={tau} and prior={prior}, both must be above 0")
+    return Y
+
+
+def _flags(Y: Floats, known: NDArray[np.bool_], count: NDArray[np.int64]) -> NDArray[np.str_]:
+    flags = np.full(len(Y), FITTED, dtype="<U9")
+    most = np.max(Y, axis=1, where=known, initial=-np.inf)
+    least = np.min(Y, axis=1, where=known, initial=np.inf)
+    flags[most == least] = CONSTANT
+    flags[count < MIN_POINTS] = TOO_SHORT
+    flags[count == 0] = NO_VALUES
+    return flags
+
+
+def _groups(
+    at: Floats,
+    known: NDArray[np.bool_],
+    count: NDArray[np.int64],
+    seasonalities: Sequence[Season] | None,
+) -> dict[tuple[Season, ...], NDArray[np.int64]]:
+    """Give the series of each set of seasons."""
+    some = np.flatnonzero(count)
+    if seasonalities is not None:
+        return {tuple(seasonalities): some}
+    first = at[known[some].argmax(axis=1)]
+    last = at[at.size - 1 - known[some][:, ::-1].argmax(axis=1)]
+    step = float(np.diff(at).min()) if at.size > 1 else np.inf
+    sets = [seasons_of(span, step) for span in last - first]
+    return {
+        chosen: some[[one == chosen for one in sets]] for chosen in sorted(set(sets), key=len)[::-1]
+    }
+
+
+def _blank(
+    Y: Floats,
+    at: Floats,
+    known: NDArray[np.bool_],
+    flags: NDArray[np.str_],
+    seasons: tuple[Season, ...],
+    tau: float,
+    prior: float,
+) -> ProphetParams:
+    """Give the parameters before any fit: constants as they are, NaN where nothing is known."""
+    n = len(Y)
+    n_season = 2 * sum(season.order for season in seasons)
+    level = np.max(Y, axis=1, where=known, initial=-np.inf)
+    level[~np.isin(flags, (CONSTANT, FITTED))] = np.nan
+    scale = np.where(np.abs(level) > 0.0, np.abs(level), 1.0)
+    return ProphetParams(
+        seasons=seasons,
+        tau=tau,
+        prior=prior,
+        k=np.zeros(n),
+        m=level / scale,
+        beta=np.zeros((n, n_season)),
+        delta=np.zeros((n, N_CHANGEPOINTS)),
+        changepoints=np.full((n, N_CHANGEPOINTS), 2.0),
+        sigma=np.full(n, SIGMA_FLOOR),
+        y_scale=scale,
+        start=np.full(n, at[0]),
+        t_scale=np.full(n, max(at[-1] - at[0], 1.0)),
+        observed=known.sum(axis=1),
+        n_changepoints=np.zeros(n, dtype=np.int64),
+        iterations=np.zeros(n, dtype=np.int64),
+        flags=flags,
+    )
+
+
+def _fit_group(
+    params: ProphetParams,
+    ds: Times,
+    Y: Floats,
+    rows: NDArray[np.int64],
+    seasons: tuple[Season, ...],
+) -> None:
+    """Fit the series of one set of seasons into `params`."""
+    season = fourier(ds, seasons)
+    n_season = season.shape[1]
+    theta = np.zeros((rows.size, 2 + n_season + N_CHANGEPOINTS))
+    changepoints = np.empty((rows.size, N_CHANGEPOINTS))
+    facts = np.empty((rows.size, 7))
+    prophet_kernels.fit_rows(
+        Y if rows.size == len(Y) else Y[rows],
+        seconds(ds),
+        season,
+        np.full(n_season, params.prior**-2.0),
+        CHANGEPOINT_RANGE,
+        params.tau,
+        theta,
+        changepoints,
+        facts,
+    )
+    columns = np.concatenate(
+        [_columns(params.seasons, one) for one in seasons] or [np.zeros(0, np.int64)]
+    )
+    params.k[rows], params.m[rows] = theta[:, 0], theta[:, 1]
+    params.beta[np.ix_(rows, columns)] = theta[:, 2 : 2 + n_season]
+    params.delta[rows] = theta[:, 2 + n_season :]
+    params.changepoints[rows] = changepoints
+    for name, column in zip(("sigma", "y_scale", "start", "t_scale"), facts.T[:4], strict=True):
+        getattr(params, name)[rows] = column
+    params.n_changepoints[rows] = facts[:, 5]
+    params.iterations[rows] = facts[:, 6]
+
+
+def _columns(seasons: Sequence[Season], wanted: Season) -> NDArray[np.int64]:
+    """Give the columns of beta that belong to one season."""
+    before = sum(2 * one.order for one in seasons[: seasons.index(wanted)])
+    return np.arange(before, before + 2 * wanted.order)
+
+
+def _mean_delta(params: ProphetParams) -> Floats:
+    """Give the mean size of the trend changes that a series had."""
+    mean: Floats = np.abs(params.delta).sum(axis=1) / np.maximum(params.n_changepoints, 1)
+    return mean
