@@ -25,5 +25,15 @@ def write_atomic(file: Path, content: bytes) -> None:
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, file)
+        sync_folder(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's list of names to the disk: without it a rename may not outlive the power."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -3,14 +3,15 @@
 In:  descriptions of parts already written, hashes of the documents they came from.
 Out: the live parts, the documents already imported, the unit each metric was first seen with.
 
-A snapshot is one commit here. SQLite gives it atomicity, several writers and recovery after
-kill -9 without a line of ours (docs/decisions/0001).
+A snapshot is one commit of new data here. SQLite gives it atomicity, several writers and recovery
+after kill -9 without a line of ours (docs/decisions/0001). Compaction and retention replace parts
+by others; the files of replaced ones stay a while for readers that listed them before.
 """
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from apm_analytics.errors import ApmError, BadInput, NotFound
@@ -35,7 +36,29 @@ create table if not exists parts (
     first_time_ns integer not null,
     last_time_ns integer not null,
     sha256 text not null,
-    snapshot_id integer not null references snapshots (id)
+    snapshot_id integer not null references snapshots (id),
+    origin text,
+    level integer not null default 0,
+    resolution_s integer not null default 0
+);
+create table if not exists replaced_parts (
+    path text primary key,
+    table_name text not null,
+    row_count integer not null,
+    byte_count integer not null,
+    first_time_ns integer not null,
+    last_time_ns integer not null,
+    sha256 text not null,
+    snapshot_id integer not null,
+    origin text,
+    level integer not null,
+    resolution_s integer not null,
+    replaced_at_s real not null
+);
+create index if not exists parts_by_snapshot on parts (snapshot_id);
+create table if not exists erasures (
+    id integer primary key autoincrement,
+    erased_at_s real not null
 );
 create table if not exists documents (
     hash text primary key,
@@ -50,9 +73,30 @@ create table if not exists metric_units (
 """
 
 
+# Columns that manifests of earlier versions lack, with what their parts are.
+_ADDED = {
+    "origin": "origin text",
+    "level": "level integer not null default 0",
+    "resolution_s": "resolution_s integer not null default 0",
+}
+_FIELDS = (
+    "path, table_name, row_count, byte_count, first_time_ns, last_time_ns, sha256,"
+    " snapshot_id, coalesce(origin, sha256), level, resolution_s"
+)
+_FIRST_FIELDS = (
+    "path, table_name, row_count, byte_count, first_time_ns, last_time_ns, sha256,"
+    " snapshot_id, sha256, 0, 0"
+)
+
+
 @dataclass(frozen=True)
 class Part:
-    """One immutable Parquet file; `path` is relative to the lake."""
+    """One immutable Parquet file; `path` is relative to the lake.
+
+    `snapshot` is the newest commit whose rows are in it. `origin` is a hash of what it was made
+    from: the origins of a compacted part sum up to those of the parts it replaced. `level` is 0
+    for a part as it arrived. `resolution_s` is 60 where metric points were rolled up.
+    """
 
     path: str
     table: str
@@ -61,6 +105,14 @@ class Part:
     first_time_ns: int
     last_time_ns: int
     sha256: str
+    snapshot: int = 0
+    origin: str = ""
+    level: int = 0
+    resolution_s: int = 0
+
+    def row(self) -> tuple[object, ...]:
+        """Give the values of its row in the manifest."""
+        return astuple(self)
 
 
 @contextmanager
@@ -88,7 +140,9 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
         # A read-only lake has no write-ahead log to switch to; reading works all the same.
         if create:
             con.execute("pragma journal_mode = wal")
-            con.executescript(_SCHEMA)
+            # An answer means that it is on the disk, also when the power fails right after it.
+            con.execute("pragma synchronous = full")
+            _prepare(con)
         elif not con.execute("select 1 from sqlite_master where name = 'parts'").fetchone():
             raise missing  # whoever made the file was stopped before its first table
         yield con
@@ -120,12 +174,77 @@ def transaction(con: sqlite3.Connection) -> Iterator[None]:
 
 def live_parts(con: sqlite3.Connection, table: str | None = None) -> list[Part]:
     """List the parts of the present snapshot, oldest data first."""
+    fields = _FIELDS if "level" in _columns(con) else _FIRST_FIELDS
     rows = con.execute(
-        "select path, table_name, row_count, byte_count, first_time_ns, last_time_ns, sha256"
-        " from parts where ?1 is null or table_name = ?1 order by first_time_ns, path",
+        f"select {fields} from parts where ?1 is null or table_name = ?1"
+        " order by first_time_ns, path",
         (table,),
     )
     return [Part(*row) for row in rows]
+
+
+def newest_snapshot(con: sqlite3.Connection) -> int:
+    """Give the number of the last commit of new data; 0 before the first."""
+    return int(con.execute("select coalesce(max(id), 0) from snapshots").fetchone()[0])
+
+
+def arrived_parts(con: sqlite3.Connection, table: str, after: int) -> list[Part]:
+    """List the parts that snapshots after `after` brought, also those replaced meanwhile."""
+    if "level" not in _columns(con):
+        return []
+    rows = con.execute(
+        f"select {_FIELDS} from parts where snapshot_id > ?2 and table_name = ?1 and level = 0"
+        f" union all select {_FIELDS} from replaced_parts"
+        " where snapshot_id > ?2 and table_name = ?1 and level = 0",
+        (table, after),
+    )
+    return sorted((Part(*row) for row in rows), key=lambda part: (part.snapshot, part.path))
+
+
+def replaced_parts(con: sqlite3.Connection, before_s: float | None = None) -> list[Part]:
+    """List replaced parts whose files are still there; only those replaced before a time."""
+    if "level" not in _columns(con):
+        return []
+    rows = con.execute(
+        f"select {_FIELDS} from replaced_parts where ?1 is null or replaced_at_s < ?1", (before_s,)
+    )
+    return [Part(*row) for row in rows]
+
+
+def replace_parts(
+    con: sqlite3.Connection, old: Sequence[Part], new: Sequence[Part], now_s: float
+) -> bool:
+    """Let new parts stand for old ones; the caller holds the transaction.
+
+    Returns
+    -------
+    False, and nothing is changed, when one of the old parts is not live any more.
+    """
+    live = [con.execute("select 1 from parts where path = ?", (p.path,)).fetchone() for p in old]
+    if not all(live):
+        return False
+    con.executemany(
+        f"insert into replaced_parts select {_FIELDS}, ? from parts where path = ?",
+        [(now_s, part.path) for part in old],
+    )
+    con.executemany("delete from parts where path = ?", [(part.path,) for part in old])
+    _insert(con, new)
+    return True
+
+
+def forget_replaced(con: sqlite3.Connection, gone: Iterable[Part]) -> None:
+    """Drop replaced parts whose files were deleted from the list."""
+    with transaction(con):
+        con.executemany(
+            "delete from replaced_parts where path = ?", [(part.path,) for part in gone]
+        )
+
+
+def erasures(con: sqlite3.Connection) -> int:
+    """Count the erasures: readers that keep rows must read them anew after each."""
+    if "level" not in _columns(con):
+        return 0
+    return int(con.execute("select coalesce(max(id), 0) from erasures").fetchone()[0])
 
 
 def known_documents(con: sqlite3.Connection, hashes: Sequence[str]) -> set[str]:
@@ -145,13 +264,7 @@ def add_snapshot(
     """Record parts and documents as one new snapshot; the caller holds the transaction."""
     snapshot = con.execute("insert into snapshots (source) values (?)", (source,)).lastrowid
     assert snapshot is not None  # an insert without conflict clause always has a row id
-    con.executemany(
-        "insert into parts values (?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (p.path, p.table, p.rows, p.bytes, p.first_time_ns, p.last_time_ns, p.sha256, snapshot)
-            for p in parts
-        ],
-    )
+    _insert(con, [replace(part, snapshot=snapshot) for part in parts])
     con.executemany("insert into documents values (?, ?)", [(h, snapshot) for h in documents])
     return snapshot
 
@@ -172,3 +285,27 @@ def establish_units(
             ).fetchone()
             established[service, metric] = found[0]
     return established
+
+
+def _insert(con: sqlite3.Connection, parts: Iterable[Part]) -> None:
+    con.executemany(
+        "insert into parts (path, table_name, row_count, byte_count, first_time_ns, last_time_ns,"
+        " sha256, snapshot_id, origin, level, resolution_s)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [part.row() for part in parts],
+    )
+
+
+def _prepare(con: sqlite3.Connection) -> None:
+    """Make the tables of a new manifest, add what one of an earlier version lacks."""
+    if con.execute("select 1 from sqlite_master where name = 'erasures'").fetchone():
+        return
+    with transaction(con):
+        for column in _ADDED.keys() - _columns(con) if _columns(con) else ():
+            con.execute(f"alter table parts add column {_ADDED[column]}")
+        for statement in _SCHEMA.split(";"):
+            con.execute(statement)
+
+
+def _columns(con: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in con.execute("pragma table_info(parts)")}

@@ -1,68 +1,156 @@
 """Write rows as immutable Parquet parts: sorted by time, zstd, with what readers prune by.
 
-In:  an Arrow table with the columns of one lake table.
+In:  an Arrow table with the columns of one lake table, or a stream of them in order of time.
 Out: temporary files, one a part, each with the `Part` that it becomes by a rename.
 """
 
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from apm_analytics.atomic import sync_folder
 from apm_analytics.lake.manifest import Part
 
 NS_PER_HOUR = 3_600 * 10**9
 # Hours of one day share a part until it holds this many rows (docs/decisions/0003).
 ROWS_A_PART = 50_000
+# Enough to compress well; a row group in memory is some tens of megabytes.
+ROWS_A_GROUP = 128 * 1024
 # Level 1 of zstd: twice the size of a span costs less than the CPU of a higher level.
 COMPRESSION_LEVEL = 1
 # Readers prune by these; statistics on every column cost as much as the columns themselves.
-STATISTICS = ("time", "duration_ns", "service_name", "trace_id", "name", "status_code")
+STATISTICS = frozenset(
+    {"time", "duration_ns", "service_name", "trace_id", "name", "status_code", "trace_state"}
+)
 # Ids never repeat, so a dictionary of them is pure loss.
 NO_DICTIONARY = frozenset({"trace_id", "span_id", "parent_span_id", "time", "duration_ns"})
 
+Written = tuple[Path, Part]
 
-def write_parts(
-    lake: Path, table_name: str, table: pa.Table, name: str
-) -> Iterator[tuple[Path, Part]]:
-    """Write one temporary file a part; give it with the part it will become."""
-    times = table["time"].cast(pa.int64()).to_numpy()
-    if len(times) > 1 and np.any(np.diff(times) < 0):
-        table = table.take(pc.sort_indices(table, sort_keys=[("time", "ascending")]))
-        times = table["time"].cast(pa.int64()).to_numpy()
-    hours = times // NS_PER_HOUR
-    starts = _part_starts(hours)
-    for start, stop in zip(starts, [*starts[1:], len(times)], strict=True):
-        hour = datetime.fromtimestamp(int(hours[start]) * 3_600, UTC)
-        folder = lake / table_name / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}"
+
+class PartWriter:
+    """One part that is being written: tables in order of time go in, `finish` gives the part.
+
+    Parameters
+    ----------
+    rows : how many rows will come at most; the bloom filter is sized by them.
+
+    Leaving its block by an error removes the temporary file.
+    """
+
+    def __init__(self, lake: Path, table_name: str, name: str, start_ns: int, rows: int) -> None:
+        start = datetime.fromtimestamp(start_ns // NS_PER_HOUR * 3_600, UTC)
+        self._lake = lake
+        self._table_name = table_name
+        folder = lake / table_name / f"date={start:%Y-%m-%d}" / f"hour={start:%H}"
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{name}.parquet"
+        self._file = folder / f"{name}.parquet"
         # The dot hides it from every engine that globs for Parquet.
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        rows = table.slice(start, stop - start)
-        try:
-            sha256 = _write_file(temporary, rows)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        yield (
-            temporary,
-            Part(
-                path=str(file.relative_to(lake)),
-                table=table_name,
-                rows=rows.num_rows,
-                bytes=temporary.stat().st_size,
-                first_time_ns=int(times[start]),
-                last_time_ns=int(times[stop - 1]),
-                sha256=sha256,
-            ),
+        self._temporary = folder / f".{name}.{os.getpid()}.tmp"
+        self._ids = max(min(rows, ROWS_A_GROUP), 1)
+        self._sink = _HashingFile(self._temporary)
+        self._writer: Any = None
+        self._rows = 0
+        self._times_ns = (0, 0)
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            return
+        with suppress(OSError, pa.ArrowException):
+            if self._writer is not None:
+                self._writer.close()
+        self._sink.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def write(self, rows: pa.Table) -> None:
+        """Add at least one row, each no older than those before."""
+        if self._writer is None:
+            self._writer = _parquet_writer(self._sink, rows.schema, self._ids)
+        self._writer.write_table(rows, row_group_size=ROWS_A_GROUP)
+        first_ns, last_ns = rows["time"][0].value, rows["time"][-1].value
+        self._times_ns = (self._times_ns[0] if self._rows else first_ns, last_ns)
+        self._rows += rows.num_rows
+
+    def finish(self, *, level: int = 0, resolution_s: int = 0) -> Written:
+        """Write it through to the disk; give the temporary file and what it becomes."""
+        self._writer.close()
+        sha256 = self._sink.finish()
+        part = Part(
+            path=str(self._file.relative_to(self._lake)),
+            table=self._table_name,
+            rows=self._rows,
+            bytes=self._sink.size,
+            first_time_ns=self._times_ns[0],
+            last_time_ns=self._times_ns[1],
+            sha256=sha256,
+            origin=sha256,
+            level=level,
+            resolution_s=resolution_s,
         )
+        return self._temporary, part
+
+
+def write_parts(lake: Path, table_name: str, table: pa.Table, name: str) -> Iterator[Written]:
+    """Write one temporary file a part; give it with the part it will become."""
+    if not table.num_rows:
+        return
+    table = in_order(table)
+    times_ns = _times_ns(table)
+    starts = _part_starts(times_ns // NS_PER_HOUR)
+    for start, stop in zip(starts, [*starts[1:], len(times_ns)], strict=True):
+        rows = table.slice(start, stop - start)
+        with PartWriter(lake, table_name, name, int(times_ns[start]), rows.num_rows) as part:
+            part.write(rows)
+            written = part.finish()
+        yield written
+
+
+def put_in_place(lake: Path, written: Iterable[Written]) -> None:
+    """Give parts their names, so that they are found there also after the power failed."""
+    folders: set[Path] = set()
+    for temporary, part in written:
+        file = lake / part.path
+        os.replace(temporary, file)
+        # The table's and the day's folder may be new as well.
+        folders.update(file.parents[:4])
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        sync_folder(folder)
+
+
+def sum_of_origins(parts: Iterable[Part]) -> str:
+    """Add up what parts were made from: in any order, and however they were merged, the same."""
+    return f"{sum(int(part.origin, 16) for part in parts) % 2**256:064x}"
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """Sort rows by time, where they are not."""
+    if np.all(np.diff(_times_ns(table)) >= 0):
+        return table
+    return table.take(pc.sort_indices(table, sort_keys=[("time", "ascending")]))
+
+
+def _times_ns(table: pa.Table) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    times: np.ndarray[tuple[int], np.dtype[np.int64]] = table["time"].cast(pa.int64()).to_numpy()
+    return times
 
 
 def _part_starts(hours: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[int]:
@@ -75,30 +163,57 @@ def _part_starts(hours: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[in
     return starts
 
 
-def _write_file(file: Path, rows: pa.Table) -> str:
-    """Write one Parquet file through to the disk and give its SHA-256."""
-    columns = rows.column_names
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows,
-        sink,
+def _parquet_writer(sink: "_HashingFile", schema: pa.Schema, ids: int) -> Any:
+    columns = schema.names
+    return pq.ParquetWriter(
+        pa.PythonFile(sink, "w"),
+        schema,
         compression="zstd",
         compression_level=COMPRESSION_LEVEL,
         use_dictionary=[
-            column
-            for column in columns
-            if column not in NO_DICTIONARY and pa.types.is_string(rows.schema.field(column).type)
+            field.name
+            for field in schema
+            if field.name not in NO_DICTIONARY and _is_text(field.type)
         ],
-        write_statistics=[column for column in STATISTICS if column in columns],
+        write_statistics=[column for column in columns if column in STATISTICS],
         column_encoding={"time": "DELTA_BINARY_PACKED"},
         # Sized by the rows: the default filter is made for a million ids and costs 30 ms a part.
         bloom_filter_options=(
-            {"trace_id": {"ndv": rows.num_rows, "fpp": 0.01}} if "trace_id" in columns else None
+            {"trace_id": {"ndv": ids, "fpp": 0.01}} if "trace_id" in columns else None
         ),
+        # Arrow's own copy of the schema is 10 kB a part, and would bring its dictionaries back.
+        store_schema=False,
     )
-    content = sink.getvalue()
-    with open(file, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fdatasync(out.fileno())
-    return hashlib.sha256(content).hexdigest()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_dictionary(kind))
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that is hashed while it is written; made at the first byte."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = open(file, "wb", buffering=1024 * 1024)  # noqa: SIM115
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def finish(self) -> str:
+        """Sync the file to the disk, close it, and give its SHA-256."""
+        self._file.flush()
+        os.fdatasync(self._file.fileno())
+        self._file.close()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        super().close()

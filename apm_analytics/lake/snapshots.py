@@ -6,7 +6,6 @@ Out: `<table>/date=YYYY-MM-DD/hour=HH/<part>.parquet`, UTC, sorted by time, and 
 """
 
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ import pyarrow as pa
 
 from apm_analytics.errors import ApmError, BadInput, NotFound
 from apm_analytics.lake import manifest, parts
-from apm_analytics.lake.manifest import Part, open_manifest, transaction
+from apm_analytics.lake.manifest import open_manifest, transaction
 from apm_analytics.lake.schema import TABLES
 
 # A writer that was killed leaves its temporary files; after this long it is surely gone.
@@ -60,7 +59,7 @@ def append(
     """
     checked = {name: _conform(name, table) for name, table in tables.items()}
     name = _part_name(documents)
-    written: list[tuple[Path, Part]] = []
+    written: list[parts.Written] = []
     try:
         with open_manifest(lake, create=True) as con:
             if documents and len(manifest.known_documents(con, documents)) == len(set(documents)):
@@ -76,8 +75,7 @@ def append(
                     )
                 # Renamed inside the transaction: a crash before the commit leaves files that no
                 # manifest names, and the next import of the same documents replaces them.
-                for temporary, part in written:
-                    os.replace(temporary, lake / part.path)
+                parts.put_in_place(lake, written)
                 manifest.add_snapshot(con, (part for _, part in written), documents, source)
     except OSError as error:
         raise ApmError(
@@ -115,12 +113,10 @@ def check_units(lake: Path, seen: Iterable[tuple[str, str, str]]) -> dict[tuple[
 
 
 def data_hash(lake: Path) -> str:
-    """Give one hash for all data of the present snapshot: equal parts, equal hash."""
+    """Give one hash for all data of the present snapshot; compaction does not change it."""
     with open_manifest(lake) as con:
-        digest = hashlib.sha256()
-        for part in sorted(manifest.live_parts(con), key=lambda part: part.path):
-            digest.update(f"{part.path}\0{part.sha256}\n".encode())
-    return digest.hexdigest()
+        live = manifest.live_parts(con)
+    return hashlib.sha256(parts.sum_of_origins(live).encode()).hexdigest()
 
 
 def status(lake: Path) -> pl.DataFrame:
@@ -152,12 +148,12 @@ def sweep(lake: Path) -> int:
     The number of files removed.
     """
     with open_manifest(lake) as con:
-        live = {part.path for part in manifest.live_parts(con)}
+        named = {part.path for part in manifest.live_parts(con) + manifest.replaced_parts(con)}
     limit = time.time() - ABANDONED_S
     removed = 0
     for table in TABLES:
         for file in (lake / table).glob("date=*/hour=*/*"):
-            if str(file.relative_to(lake)) not in live and file.stat().st_mtime < limit:
+            if str(file.relative_to(lake)) not in named and file.stat().st_mtime < limit:
                 file.unlink(missing_ok=True)
                 removed += 1
     return removed
@@ -171,10 +167,37 @@ def _conform(name: str, table: pa.Table) -> pa.Table:
     if set(table.column_names) != set(schema.names):
         odd = sorted(set(table.column_names) ^ set(schema.names))
         raise BadInput(f"columns of {name} do not fit its schema, see lake/schema.py: {odd}")
-    try:
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise BadInput(f"rows of {name} do not fit its schema: {error}") from error
+    return pa.table([_column(name, table[field.name], field) for field in schema], schema.names)
+
+
+def _column(table_name: str, values: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """Give a column in its type; text may stay encoded by a dictionary, also within maps."""
+    if values.type != field.type and _plain(values.type) != field.type:
+        try:
+            values = values.cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise BadInput(
+                f"column {field.name} of {table_name} is no {field.type}: {error}"
+            ) from error
+    if not field.nullable and values.null_count:
+        raise BadInput(
+            f"column {field.name} of {table_name} is null in {values.null_count} rows, "
+            "and may never be; see lake/schema.py"
+        )
+    return values
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Give the type of decoded values."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(one.name, _plain(one.type), one.nullable) for one in kind])
+    return kind
 
 
 def _part_name(documents: Sequence[str]) -> str:
