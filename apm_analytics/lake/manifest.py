@@ -19,6 +19,8 @@ from apm_analytics.errors import ApmError, BadInput, NotFound
 FILE_NAME = "manifest.sqlite"
 # Another importer holds the write lock for milliseconds; a minute means something is stuck.
 BUSY_TIMEOUT_S = 60.0
+# Files of replaced parts stay this long, for queries that listed them before.
+GRACE_S = 3_600.0
 # SQLite's default limit of bound variables in one statement is 32,766.
 LOOKUP_CHUNK = 10_000
 

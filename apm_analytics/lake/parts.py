@@ -54,7 +54,10 @@ class PartWriter:
         self._lake = lake
         self._table_name = table_name
         folder = lake / table_name / f"date={start:%Y-%m-%d}" / f"hour={start:%H}"
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for parent in folder.parents[:3]:
+                sync_folder(parent)
         self._file = folder / f"{name}.parquet"
         # The dot hides it from every engine that globs for Parquet.
         self._temporary = folder / f".{name}.{os.getpid()}.tmp"
@@ -130,9 +133,8 @@ def put_in_place(lake: Path, written: Iterable[Written]) -> None:
     for temporary, part in written:
         file = lake / part.path
         os.replace(temporary, file)
-        # The table's and the day's folder may be new as well.
-        folders.update(file.parents[:4])
-    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        folders.add(file.parent)
+    for folder in folders:
         sync_folder(folder)
 
 

@@ -4,6 +4,7 @@ In:  the folder of a lake, SQL or the name of a query with its parameters.
 Out: a DuckDB connection, Polars frames.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -14,6 +15,7 @@ from apm_analytics.lake import manifest
 from apm_analytics.lake.schema import TABLES
 
 SQL_FOLDER = Path(__file__).parent / "sql"
+VIEWS = sorted((SQL_FOLDER / "views").glob("*.sql"))
 
 
 def connect(lake: Path) -> duckdb.DuckDBPyConnection:
@@ -21,9 +23,11 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
 
     Returns
     -------
-    An in-memory DuckDB connection, time zone UTC, with the views `spans`, `metric_points`,
-    `histogram_points`, `exp_histogram_points`, `summary_points` and `logs`, and those of
-    `lake/sql/views`: `entry_spans`. A table without parts is an empty view.
+    An in-memory DuckDB connection, time zone UTC, with a view a table of `schema.TABLES` and
+    those of `lake/sql/views`: `spans` with a `sample_weight`, `entry_spans`. A table without
+    parts is an empty view.
+
+    The files stay for `compaction.GRACE_S`: a connection held longer may have to be made anew.
 
     Raises
     ------
@@ -38,18 +42,15 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     """
     with manifest.open_manifest(lake) as snapshot:
         parts = manifest.live_parts(snapshot)
-    con = duckdb.connect()
-    # Offline there is nothing to install, and a query must never wait for a network.
-    con.execute("set autoinstall_known_extensions = false")
-    con.execute("set autoload_known_extensions = false")
-    con.execute("set timezone = 'UTC'")
+    con = offline()
     for table, schema in TABLES.items():
+        name = _stored(table)
         files = [str((lake / part.path).resolve()) for part in parts if part.table == table]
         if files:
             listed = ", ".join(_quoted(file) for file in files)
             try:
                 con.execute(
-                    f"create view {table} as"
+                    f"create view {name} as"
                     f" select * from read_parquet([{listed}], hive_partitioning = false)"
                 )
             except duckdb.Error as error:
@@ -58,10 +59,27 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
                     "restore it from a backup, or import the original files into a new lake"
                 ) from error
         else:
-            con.register(table, schema.empty_table())
-    for view in sorted((SQL_FOLDER / "views").glob("*.sql")):
-        con.execute(f"create view {view.stem} as {view.read_text()}")
+            con.register(name, schema.empty_table())
+    create_views(con, [file.stem for file in VIEWS])
     return con
+
+
+def offline() -> duckdb.DuckDBPyConnection:
+    """Open an empty DuckDB in memory that never asks a network, time zone UTC."""
+    con = duckdb.connect()
+    # Offline there is nothing to install, and a query must never wait for a network.
+    con.execute("set autoinstall_known_extensions = false")
+    con.execute("set autoload_known_extensions = false")
+    con.execute("set timezone = 'UTC'")
+    return con
+
+
+def create_views(con: duckdb.DuckDBPyConnection, wanted: Sequence[str]) -> None:
+    """Make views of `lake/sql/views`; those they read are there, a table's own as `stored_...`."""
+    # A table's own view comes before those that read it.
+    for file in sorted(VIEWS, key=lambda file: file.stem not in TABLES):
+        if file.stem in wanted:
+            con.execute(f"create or replace view {file.stem} as {file.read_text()}")
 
 
 def names() -> list[str]:
@@ -119,6 +137,11 @@ def frame(
     if relation is None:
         raise BadInput("the statement gives no rows; ask with SELECT, DESCRIBE or SUMMARIZE")
     return pl.DataFrame(relation.to_arrow_table())
+
+
+def _stored(table: str) -> str:
+    """Name the view of a table's parts: the table's own name, unless a view of ours has that."""
+    return f"stored_{table}" if any(file.stem == table for file in VIEWS) else table
 
 
 def _quoted(value: str) -> str:

@@ -235,3 +235,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 METRIC_TABLES = ("metric_points", "histogram_points", "exp_histogram_points", "summary_points")
+
+# What `lake.query` computes beside the columns of a table: how many spans each one stands for.
+SAMPLE_WEIGHT = "sample_weight"
+COMPUTED: dict[str, tuple[str, ...]] = {"spans": (SAMPLE_WEIGHT,)}

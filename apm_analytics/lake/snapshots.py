@@ -8,7 +8,8 @@ Out: `<table>/date=YYYY-MM-DD/hour=HH/<part>.parquet`, UTC, sorted by time, and 
 import hashlib
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def append(
         for temporary, _ in written:
             temporary.unlink(missing_ok=True)
     return sum(part.rows for _, part in written)
+
+
+@contextmanager
+def kept_open(lake: Path) -> Iterator[None]:
+    """Hold the lake's manifest open for a block in which many small appends come.
+
+    Whoever closes a manifest last writes its log back, which takes longer than an append.
+    """
+    with open_manifest(lake, create=True):
+        yield
 
 
 def known_documents(lake: Path, hashes: Sequence[str]) -> set[str]:

@@ -12,7 +12,7 @@ import duckdb
 
 from apm_analytics.errors import BadParameter
 from apm_analytics.lake import query
-from apm_analytics.lake.schema import METRIC_TABLES, TABLES
+from apm_analytics.lake.schema import COMPUTED, METRIC_TABLES, TABLES
 from apm_analytics.report.quality_rules import CLOCK_TOLERANCE_S, EDGE_S, MAX_DURATION_S
 from apm_analytics.settings import QualityParams
 
@@ -79,7 +79,8 @@ def _odd_columns(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
         for column, kind in needed.items()
         if found.get(column) != kind
     }
-    return odd | {column: "is unknown" for column in found if column not in needed}
+    known = {*needed, *COMPUTED.get(table, ())}
+    return odd | {column: "is unknown" for column in found if column not in known}
 
 
 def _types(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:

@@ -1,0 +1,211 @@
+"""The hot view: the last minutes of spans in memory, for boards and watchers.
+
+In:  a lake that is being fed.
+Out: at each refresh the spans that are new; SQL over the last minutes.
+
+Only parts as they arrived are read, each once: what compaction makes of them holds the same rows.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from apm_analytics.errors import BadParameter
+from apm_analytics.lake import manifest, query
+from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest
+from apm_analytics.lake.parts import NO_DICTIONARY
+from apm_analytics.lake.schema import TABLES, TEXT, TIME
+
+# The columns that say what happened when, in which request; about 150 bytes a span in memory.
+COLUMNS = (
+    "time",
+    "duration_ns",
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "name",
+    "kind",
+    "status_code",
+    "trace_state",
+    "service_name",
+    "service_version",
+    "deployment_environment_name",
+    "http_request_method",
+    "http_route",
+    "http_response_status_code",
+    "url_path",
+    "error_type",
+    "peer_service",
+    "db_system_name",
+    "messaging_destination_name",
+    "user_id",
+    "organization_id",
+    "session_id",
+    "business_transaction",
+    "business_operation",
+)
+# What the views `spans` and `entry_spans` read.
+_NEEDED = {
+    "time",
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "kind",
+    "trace_state",
+    "service_name",
+}
+# Asking costs by the chunk: so many parts make one.
+CHUNKS = 32
+# Files of replaced parts stay for the grace; a view that slept longer than half of it might miss
+# some, and reads everything anew.
+MAX_PAUSE_S = GRACE_S / 2
+
+
+class HotView:
+    """Follow a lake and hold its last minutes of spans in memory, every span once.
+
+    Parameters
+    ----------
+    lake : folder of the lake.
+    minutes : how far back from its newest span; spans dated in the future do not count as new.
+    columns : of `schema.TABLES["spans"]`. 15 minutes of 20,000 spans/s with all default columns
+        are some 3 GB: take fewer of either there.
+
+    Raises
+    ------
+    NotFound
+        There is no lake at `lake`.
+    BadParameter
+        Columns that do not exist or that the views need, or no minutes.
+
+    Examples
+    --------
+    >>> view = HotView(Path("data/lake"), minutes=5)  # doctest: +SKIP
+    >>> new = view.refresh()  # doctest: +SKIP
+    >>> view.query("select name, count(*) from entry_spans group by all")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, lake: Path, *, minutes: float = 15.0, columns: Sequence[str] = COLUMNS
+    ) -> None:
+        schema = TABLES["spans"]
+        unknown, missing = set(columns) - set(schema.names), _NEEDED - set(columns)
+        if unknown or missing or not minutes > 0:
+            raise BadParameter(
+                f"got {minutes} minutes, unknown columns {sorted(unknown)} and lacking columns "
+                f"{sorted(missing)}; need minutes above 0 and columns of spans, see hot.COLUMNS"
+            )
+        self._lake = lake
+        self._length_ns = int(minutes * 60e9)
+        self._schema = pa.schema([_held_as(schema.field(name)) for name in columns])
+        self._merged: list[pa.Table] = []
+        self._recent: list[pa.Table] = []
+        self._seen = -1
+        self._erasures = 0
+        self._refreshed_s = time.monotonic()
+        self._newest_ns = 0
+        self._con = query.offline()
+        self.generation = 0
+        """Grows when everything was read anew: at first, after an erasure, after a long pause."""
+        self.refresh()
+
+    def refresh(self) -> pa.Table:
+        """Read what arrived since the last refresh.
+
+        Returns
+        -------
+        The new spans with the view's columns, text encoded by dictionaries, as far as they are
+        younger than the view is long. When `generation` grew: all that is held now.
+        """
+        try:
+            new = self._read()
+        except FileNotFoundError:
+            # The files of replaced parts are gone already: their rows are in others.
+            self._seen = -1
+            new = self._read()
+        self._refreshed_s = time.monotonic()
+        return new
+
+    def spans(self) -> pa.Table:
+        """Give the spans of the last minutes, about in order of arrival."""
+        cutoff_ns = self._newest_ns - self._length_ns
+        held = [_since(rows, cutoff_ns) for rows in (*self._merged, *self._recent)]
+        return pa.concat_tables(held or [self._schema.empty_table()])
+
+    def query(self, sql: str, parameters: dict[str, object] | None = None) -> pl.DataFrame:
+        """Ask the views `spans` (with `sample_weight`) and `entry_spans` over the last minutes.
+
+        Raises
+        ------
+        BadInput
+            The statement has no rows to give.
+        """
+        self._con.register("stored_spans", self.spans())
+        query.create_views(self._con, ("spans", "entry_spans"))
+        return query.frame(self._con, sql, parameters)
+
+    def close(self) -> None:
+        """Let go of the rows."""
+        self._con.close()
+        self._merged, self._recent = [], []
+
+    def _read(self) -> pa.Table:
+        with open_manifest(self._lake) as con:
+            con.execute("begin")  # list, number and erasures of one and the same moment
+            newest, erasures = manifest.newest_snapshot(con), manifest.erasures(con)
+            paused_s = time.monotonic() - self._refreshed_s
+            anew = self._seen < 0 or erasures != self._erasures or paused_s > MAX_PAUSE_S
+            if anew:
+                found = manifest.live_parts(con, "spans")
+            elif newest != self._seen:
+                found = manifest.arrived_parts(con, "spans", self._seen)
+            else:
+                found = []
+            con.execute("commit")
+        # A clock that runs ahead must not push out what is really new.
+        now_ns = time.time_ns()
+        last_ns = [part.last_time_ns for part in found if part.first_time_ns <= now_ns]
+        newest_ns = max([0 if anew else self._newest_ns, *(min(t, now_ns) for t in last_ns)])
+        cutoff_ns = newest_ns - self._length_ns
+        new = [self._rows(part, cutoff_ns) for part in found if part.last_time_ns >= cutoff_ns]
+        if anew:
+            self._merged, self._recent = new, []
+            self.generation += 1
+        else:
+            self._recent.extend(new)
+            if len(self._recent) >= CHUNKS:
+                rows = pa.concat_tables(self._recent)
+                self._merged.append(rows.unify_dictionaries().combine_chunks())
+                self._recent = []
+        self._merged = [one for one in self._merged if _last_ns(one) >= cutoff_ns]
+        self._seen, self._erasures, self._newest_ns = newest, erasures, newest_ns
+        return pa.concat_tables(new or [self._schema.empty_table()])
+
+    def _rows(self, part: Part, cutoff_ns: int) -> pa.Table:
+        """Read the columns of one part, without rows that are too old."""
+        text = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
+        with pq.ParquetFile(self._lake / part.path, read_dictionary=text) as file:
+            return _since(file.read(self._schema.names).select(self._schema.names), cutoff_ns)
+
+
+def _since(rows: pa.Table, cutoff_ns: int) -> pa.Table:
+    """Leave out rows before a time."""
+    if not rows.num_rows or pc.min(rows["time"]).value >= cutoff_ns:
+        return rows
+    return rows.filter(pc.greater_equal(rows["time"], pa.scalar(cutoff_ns, TIME)))
+
+
+def _last_ns(rows: pa.Table) -> int:
+    return int(pc.max(rows["time"]).value) if rows.num_rows else 0
+
+
+def _held_as(field: pa.Field) -> pa.Field:
+    """Text is held as the Parquet files have it: numbers into a dictionary."""
+    if field.type == TEXT and field.name not in NO_DICTIONARY:
+        return pa.field(field.name, pa.dictionary(pa.int32(), TEXT))
+    return pa.field(field.name, field.type)
