@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from apm_analytics.errors import BadParameter
 
+# A trace that has not ended after this long is taken for abandoned.
+DEFAULT_TRACE_TIMEOUT_S = 60.0
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +78,12 @@ class ThresholdParams(_Frozen):
     anomaly_recent_s: float = Field(gt=0)
 
 
+class SloParams(_Frozen):
+    min_events: int = Field(ge=1)
+    min_slice_events: int = Field(ge=1)
+    max_gap_s: float = Field(ge=60)
+
+
 class Params(_Frozen):
     """Everything in params.yaml."""
 
@@ -85,6 +94,7 @@ class Params(_Frozen):
     quality: QualityParams
     baselines: BaselineParams
     thresholds: ThresholdParams
+    slo: SloParams
 
 
 class Settings(_Frozen):
@@ -92,6 +102,7 @@ class Settings(_Frozen):
 
     workspace: Path
     params: Params
+    trace_timeout_s: float = DEFAULT_TRACE_TIMEOUT_S
 
 
 def load_params(path: Path) -> Params:
@@ -122,4 +133,19 @@ def load() -> Settings:
     """Read the settings of this process: APM_WORKSPACE, else the folder that holds the package."""
     default = Path(__file__).resolve().parent.parent
     workspace = Path(os.environ.get("APM_WORKSPACE", default)).resolve()
-    return Settings(workspace=workspace, params=load_params(workspace / "params.yaml"))
+    return Settings(
+        workspace=workspace,
+        params=load_params(workspace / "params.yaml"),
+        trace_timeout_s=_seconds("APM_TRACE_TIMEOUT", DEFAULT_TRACE_TIMEOUT_S),
+    )
+
+
+def _seconds(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        seconds = float(text) if text else default
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise BadParameter(f"{name} is {text!r}, needs seconds above 0, such as {default:g}")
+    return seconds

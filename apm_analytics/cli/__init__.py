@@ -5,7 +5,7 @@ import sys
 import click
 
 from apm_analytics import __version__
-from apm_analytics.cli import lake, receive, runs, telemetry
+from apm_analytics.cli import lake, runs, slo, telemetry
 from apm_analytics.errors import ApmError
 
 
@@ -18,14 +18,13 @@ def apm() -> None:
 for command in (
     telemetry.import_,
     telemetry.simulate,
-    receive.receive,
-    receive.token,
     lake.query,
     lake.queries,
     lake.lake,
     runs.nightly,
     runs.schedule,
     runs.runs,
+    slo.slo,
 ):
     apm.add_command(command)
 

@@ -1,0 +1,71 @@
+"""Commands about service levels: `apm slo`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from apm_analytics.cli.options import LAKE, OUT
+
+SPECS = click.option(
+    "--specs",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of specs; by default the workspace's.",
+)
+
+
+@click.group()
+def slo() -> None:
+    """Service level objectives: budgets, burn rates, the SLA report."""
+
+
+@slo.command()
+@SPECS
+def validate(specs: Path | None) -> None:
+    """Check specs/slos and what they refer to; every complaint has file and line."""
+    from apm_analytics.report import sla
+
+    click.echo("\n".join(sla.check(specs)))
+
+
+@slo.command()
+@LAKE
+@OUT
+@SPECS
+@click.option("--slo", "names", multiple=True, metavar="NAME", help="Only these; all by default.")
+@click.option("--month", metavar="YYYY-MM", help="In the contract's time zone.")
+@click.option(
+    "--what-if", "targets", multiple=True, metavar="TARGET", help="Another target, 0.999."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here.")
+@click.option("--state/--no-state", default=False, help="Keep this statement in the ledger.")
+def report(
+    lake: Path,
+    out: Path,
+    specs: Path | None,
+    names: tuple[str, ...],
+    month: str | None,
+    targets: tuple[str, ...],
+    form: str,
+    output: Path | None,
+    state: bool,
+) -> None:
+    """Report on objectives: counts, budget, burn, what is missing, what was restated."""
+    from apm_analytics.atomic import write_atomic
+    from apm_analytics.report import sla
+
+    found = sla.collect(lake, out, specs=specs, names=names, month=month, what_if=targets)
+    content = sla.render(found, form)
+    if state:
+        sla.state(found, out)
+    if output:
+        write_atomic(output, content)
+    else:
+        sys.stdout.buffer.write(content)
