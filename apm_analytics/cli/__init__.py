@@ -5,7 +5,7 @@ import sys
 import click
 
 from apm_analytics import __version__
-from apm_analytics.cli import lake, runs, slo, telemetry
+from apm_analytics.cli import lake, receive, runs, slo, telemetry
 from apm_analytics.errors import ApmError
 
 
@@ -18,6 +18,8 @@ def apm() -> None:
 for command in (
     telemetry.import_,
     telemetry.simulate,
+    receive.receive,
+    receive.token,
     lake.query,
     lake.queries,
     lake.lake,

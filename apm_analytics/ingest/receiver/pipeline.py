@@ -1,0 +1,237 @@
+"""From a request's bytes to an acknowledgement: decode, journal, answer, in groups.
+
+In:  requests from the doors.
+Out: a future a request: its outcome once the disk has it, or why it was refused.
+
+One sync of the disk costs as much as decoding a thousand spans, so requests that arrive within
+milliseconds share one. While a group is on its way to the disk the next one gathers.
+"""
+
+import logging
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+from apm_analytics.errors import ApmError
+from apm_analytics.ingest.receiver import groups
+from apm_analytics.ingest.receiver.groups import Group, Outcome, Units
+from apm_analytics.ingest.receiver.metrics import Metrics
+from apm_analytics.ingest.receiver.refusals import Reason, Refused
+from apm_analytics.ingest.receiver.repeats import Repeats
+from apm_analytics.ingest.receiver.writer import Batch, Writer
+from apm_analytics.lake import journal
+from apm_analytics.lake.journal import Entry, Journal
+
+# Waiting this long for company costs a sender little and saves most syncs.
+GATHER_S = 0.004
+MAX_GROUP_BYTES = 8 * 1024 * 1024
+# More than this is written at once instead of at the next turn.
+FLUSH_BYTES = 16 * 1024 * 1024
+RETRY_S = 1.0
+
+_log = logging.getLogger(__name__)
+_Waiting = tuple[Entry, "Future[Outcome]"]
+
+
+class Pipeline:
+    """Takes requests from any thread.
+
+    Parameters
+    ----------
+    lake : folder of the lake, made when missing.
+    budget_bytes : bytes that may be accepted and not yet be in parts; beyond it senders wait.
+
+    Raises
+    ------
+    ApmError
+        The journal in the lake cannot be opened or read.
+    """
+
+    def __init__(self, lake: Path, metrics: Metrics, *, budget_bytes: int) -> None:
+        self._lake = lake
+        self._metrics = metrics
+        self._budget = budget_bytes
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._units = Units(lake)
+        self._repeats = Repeats()
+        self._unheard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._held = 0
+        self._lock = threading.Lock()  # of _held, _staged and the journal
+        self._staged = Group()
+        self._staged_bytes = 0
+        self._staged_since: float | None = None
+        self._oldest: float | None = None
+        self._stopping = False
+        self._journal = Journal(lake)
+        old = self._journal.adopt()
+        for segment in old:
+            for entry in journal.read(segment).entries:
+                self._repeats.remember(entry.payload)
+        self._writer = Writer(
+            lake, metrics, self._units, old=old, take=self._take, written=self._release
+        )
+        self._thread = threading.Thread(target=self._run, name="group commit", daemon=True)
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether what was left is replayed and the lake takes parts."""
+        return self._writer.healthy and self._writer.replayed and not self._stopping
+
+    def lag_seconds(self) -> float:
+        """Give the age of the oldest request that is not in a part."""
+        oldest = self._oldest
+        return time.monotonic() - oldest if oldest else 0.0
+
+    def start(self) -> None:
+        """Write what earlier receivers left, and take requests."""
+        self._writer.start()
+        self._thread.start()
+
+    def submit(self, kind: str, payload: bytes) -> "Future[Outcome]":
+        """Hand over one request.
+
+        Parameters
+        ----------
+        kind : traces, metrics or logs; with `+json` behind it for OTLP JSON.
+
+        Raises
+        ------
+        Refused
+            The receiver is stopping, or holds as much as it may.
+        """
+        if self._stopping:
+            raise Refused(Reason.STOPPING, "the receiver is stopping; send again", RETRY_S)
+        with self._lock:
+            if self._held and self._held + len(payload) > self._budget:
+                raise Refused(
+                    Reason.BUSY,
+                    f"{self._held:,} bytes wait to be written, at most {self._budget:,} may; "
+                    "send again shortly",
+                    RETRY_S,
+                )
+            self._held += len(payload)
+            if self._oldest is None:
+                self._oldest = time.monotonic()
+        future: Future[Outcome] = Future()
+        self._waiting.put((Entry(kind, payload), future))
+        return future
+
+    def unheard(self, payload: bytes, future: "Future[Outcome]") -> None:
+        """Note that the sender hung up: if the request was taken, it will come again."""
+
+        def note(done: "Future[Outcome]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._unheard.put(payload)
+
+        future.add_done_callback(note)
+
+    def stop(self) -> None:
+        """Answer what was handed over, write it, end."""
+        self._stopping = True
+        self._waiting.put(None)
+        self._thread.join()
+        self._writer.stop()
+        self._journal.close()
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            group: list[_Waiting] = []
+            going = self._gather(group)
+            if group:
+                self._commit([item for item in group if item[1].set_running_or_notify_cancel()])
+
+    def _gather(self, group: list[_Waiting]) -> bool:
+        """Collect a group; False when it is the last."""
+        first = self._waiting.get()
+        if first is None:
+            return False
+        group.append(first)
+        size = len(first[0].payload)
+        until = time.monotonic() + GATHER_S
+        while size < MAX_GROUP_BYTES:
+            try:
+                left = until - time.monotonic()
+                item = self._waiting.get(timeout=left) if left > 0 else self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                return False
+            group.append(item)
+            size += len(item[0].payload)
+        return True
+
+    def _commit(self, waiting: list[_Waiting]) -> None:
+        started = time.monotonic()
+        while not self._unheard.empty():
+            self._repeats.remember(self._unheard.get())
+        fresh: list[_Waiting] = []
+        for entry, future in waiting:
+            if self._repeats.taken(entry.payload):
+                self._metrics.repeated.inc()
+                self._release(len(entry.payload))
+                future.set_result(Outcome())
+            else:
+                fresh.append((entry, future))
+        try:
+            results = self._take_in([entry for entry, _ in fresh])
+        except ApmError as error:
+            self._metrics.journal_failures.inc()
+            results = [Refused(Reason.BUSY, str(error), RETRY_S)] * len(fresh)
+        except Exception:
+            # A fault of ours must not end the thread: nobody would be answered again.
+            _log.exception("a group of %d requests could not be taken", len(fresh))
+            failed = Refused(Reason.BUSY, "the receiver failed inside; send again", RETRY_S)
+            results = [failed] * len(fresh)
+        refused = 0
+        for (entry, future), result in zip(fresh, results, strict=True):
+            if isinstance(result, Refused):
+                refused += len(entry.payload)
+                future.set_exception(result)
+            else:
+                self._metrics.requests.labels(entry.kind).inc()
+                self._metrics.accepted_bytes.labels(entry.kind).inc(len(entry.payload))
+                future.set_result(result)
+        if refused:
+            self._release(refused)
+        self._metrics.group_requests.observe(len(waiting))
+        self._metrics.commit_seconds.observe(time.monotonic() - started)
+
+    def _take_in(self, entries: list[Entry]) -> list[Outcome | Refused]:
+        """Decode entries and journal those that are whole."""
+        group = groups.decode(entries, self._units)
+        kept = [
+            entry
+            for entry, result in zip(entries, group.results, strict=True)
+            if isinstance(result, Outcome)
+        ]
+        if kept:
+            with self._lock:
+                self._journal.append(kept)
+                group.add_to(self._staged)
+                self._staged_bytes += sum(len(entry.payload) for entry in kept)
+                self._staged_since = self._staged_since or time.monotonic()
+            if self._staged_bytes > FLUSH_BYTES:
+                self._writer.ask()
+        return group.results
+
+    def _take(self) -> Batch | None:
+        with self._lock:
+            segments = self._journal.rotate()
+            if not segments:
+                return None
+            assert self._staged_since is not None  # it is set with the first entry
+            batch = Batch(self._staged, segments, self._staged_bytes, self._staged_since)
+            self._staged, self._staged_bytes, self._staged_since = Group(), 0, None
+            return batch
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self._held -= size
+            self._oldest = self._staged_since if self._held else None

@@ -1,0 +1,276 @@
+"""The receiver as a whole: doors, pipeline, writer, compaction, in one process.
+
+In:  where to listen, who may send, the lake.
+Out: a running receiver, until a signal or `stop`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import uvicorn
+from starlette.applications import Starlette
+
+from apm_analytics.errors import ApmError, BadParameter
+from apm_analytics.ingest.receiver import grpc_door, http_door
+from apm_analytics.ingest.receiver.access import Access
+from apm_analytics.ingest.receiver.connections import bounded_protocol, open_connections
+from apm_analytics.ingest.receiver.intake import Intake
+from apm_analytics.ingest.receiver.limits import Readers
+from apm_analytics.ingest.receiver.metrics import Metrics
+from apm_analytics.ingest.receiver.pipeline import Pipeline
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# Files, threads and the lake need some descriptors too.
+RESERVED_FILES = 512
+STOP_GRACE_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificate and key in PEM; with `client_ca`, clients need a certificate of it."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where to listen and what to bound; port 0 takes a free one."""
+
+    lake: Path
+    host: str = "127.0.0.1"
+    grpc_port: int = 4317
+    http_port: int = 4318
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8888
+    access: Access = field(default_factory=Access)
+    tls: Tls | None = None
+    cors_origins: Sequence[str] = ()
+    max_request_bytes: int = 16 * 1024 * 1024
+    budget_bytes: int = 96 * 1024 * 1024
+    readers: int = 32
+    timeout_s: float = 10.0
+    idle_s: float = 60.0
+
+
+class Receiver:
+    """A receiver on the running event loop.
+
+    Examples
+    --------
+    >>> receiver = Receiver(Config(Path("data/lake")))  # doctest: +SKIP
+    >>> await receiver.start()  # doctest: +SKIP
+    """
+
+    def __init__(self, config: Config) -> None:
+        check(config)
+        self.config = config
+        self.metrics = Metrics()
+        self.pipeline = Pipeline(config.lake, self.metrics, budget_bytes=config.budget_bytes)
+        self._servers: list[uvicorn.Server] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._grpc: grpc.aio.Server | None = None
+        self.grpc_port = self.http_port = self.admin_port = 0
+
+    async def start(self) -> None:
+        """Open the doors.
+
+        Raises
+        ------
+        ApmError
+            A port is taken, or a certificate cannot be read.
+        """
+        config = self.config
+        max_connections = _raise_file_limit() // 2
+        self.pipeline.start()
+        intake = Intake(
+            self.pipeline,
+            config.access,
+            self.metrics,
+            readers=Readers(config.readers, config.timeout_s),
+            max_request_bytes=config.max_request_bytes,
+        )
+        self._grpc = grpc_door.make_server(
+            intake,
+            timeout_s=config.timeout_s,
+            max_connections=max_connections,
+            idle_s=config.idle_s,
+        )
+        self.grpc_port = self._bind_grpc(self._grpc)
+        await self._grpc.start()
+        app = http_door.make_app(intake, cors_origins=config.cors_origins)
+        self.http_port, server = await self._serve(
+            app, config.host, config.http_port, config.tls, max_connections
+        )
+        admin = http_door.make_admin_app(self.pipeline, self.metrics)
+        self.admin_port, _ = await self._serve(
+            admin, config.admin_host, config.admin_port, None, max_connections
+        )
+        self.metrics.watch(
+            lag_seconds=self.pipeline.lag_seconds,
+            held_bytes=lambda: self.pipeline.held_bytes,
+            connections=lambda: open_connections(server),
+        )
+
+    async def stop(self) -> None:
+        """Answer what is on its way, write everything, close."""
+        if self._grpc is not None:
+            await self._grpc.stop(STOP_GRACE_S)
+        for server in self._servers:
+            server.should_exit = True
+        await asyncio.gather(*self._serving)
+        await asyncio.to_thread(self.pipeline.stop)
+
+    def _bind_grpc(self, server: grpc.aio.Server) -> int:
+        config = self.config
+        address = f"{_bracketed(config.host)}:{config.grpc_port}"
+        try:
+            if config.tls is None:
+                return int(server.add_insecure_port(address))
+            authority = config.tls.client_ca.read_bytes() if config.tls.client_ca else None
+            credentials = grpc.ssl_server_credentials(
+                [(config.tls.key.read_bytes(), config.tls.certificate.read_bytes())],
+                root_certificates=authority,
+                require_client_auth=authority is not None,
+            )
+            return int(server.add_secure_port(address, credentials))
+        except RuntimeError as error:
+            raise ApmError(
+                f"cannot listen on {address}: is another receiver or Collector running there? "
+                "stop it or choose another --grpc-port"
+            ) from error
+
+    async def _serve(
+        self, app: Starlette, host: str, port: int, tls: Tls | None, max_connections: int
+    ) -> tuple[int, uvicorn.Server]:
+        config = uvicorn.Config(
+            app,
+            http=bounded_protocol(timeout_s=self.config.timeout_s, max_connections=max_connections),
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=int(self.config.idle_s),
+            timeout_graceful_shutdown=int(STOP_GRACE_S),
+            ssl_certfile=str(tls.certificate) if tls else None,
+            ssl_keyfile=str(tls.key) if tls else None,
+            ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
+        )
+        listener = _listen(host, port)
+        server = _Server(config)
+        self._servers.append(server)
+        self._serving.append(asyncio.create_task(server.serve([listener])))
+        while not server.started:
+            if self._serving[-1].done():
+                self._serving[-1].result()
+                raise ApmError(f"the HTTP server on {host}:{port} ended at once")
+            await asyncio.sleep(0.01)
+        return int(listener.getsockname()[1]), server
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `run`: there are several servers."""
+        yield
+
+
+def check(config: Config) -> None:
+    """Refuse to listen to the world when the world needs no token.
+
+    Raises
+    ------
+    BadParameter
+        Neither tokens nor client certificates, and another address than loopback.
+    """
+    guarded = not config.access.open or (config.tls is not None and config.tls.client_ca)
+    if config.host not in LOOPBACK and not guarded:
+        raise BadParameter(
+            f"to listen on {config.host} senders need tokens: make one with `apm token NAME` and "
+            "give the file with --tokens (APM_RECEIVE_TOKENS_FILE), or client certificates with "
+            "--tls-client-ca; without them only 127.0.0.1 is served"
+        )
+
+
+def run(config: Config, say: Callable[[str], None]) -> None:
+    """Run a receiver until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    ApmError
+        It could not start.
+    """
+    asyncio.run(_run(config, say))
+
+
+async def _run(config: Config, say: Callable[[str], None]) -> None:
+    receiver = Receiver(config)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await receiver.start()
+    try:
+        for line in _lines(receiver):
+            say(line)
+        await stopping.wait()
+    finally:
+        await receiver.stop()
+    say("stopped; everything acknowledged is in the lake or its journal")
+
+
+def _lines(receiver: Receiver) -> Iterator[str]:
+    config = receiver.config
+    scheme = "https" if config.tls else "http"
+    host = _bracketed(config.host)
+    yield f"OTLP over gRPC on {host}:{receiver.grpc_port}, into {config.lake}"
+    yield f"OTLP over HTTP on {scheme}://{host}:{receiver.http_port}/v1/traces, metrics, logs"
+    yield (
+        f"metrics and health on http://{_bracketed(config.admin_host)}:{receiver.admin_port}"
+        "/metrics, /healthz, /readyz"
+    )
+    if config.access.open:
+        yield "no token is configured: everyone on this machine may send, nobody else"
+    elif config.tls is None and config.host not in LOOPBACK:
+        yield "warning: without --tls-cert tokens travel in clear text"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ApmError(
+            f"cannot listen on {host}:{port}: {error}; stop what runs there or choose another port"
+        ) from error
+    return listener
+
+
+def _raise_file_limit() -> int:
+    """Allow as many connections as the system lets us; gives how many files may be open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(hard - RESERVED_FILES, RESERVED_FILES)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

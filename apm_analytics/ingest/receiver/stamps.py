@@ -1,0 +1,101 @@
+"""Write who sent a request into its resources, where no sender can forge it.
+
+In:  the bytes of a request, the attributes of its sender.
+Out: the bytes with these attributes at the end of every resource.
+
+A repeated key is kept under another name and the last one counts, so what a sender wrote
+itself under the same key does not pass for the stamp.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import orjson
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+from apm_analytics.ingest.receiver.refusals import Reason, Refused
+
+_FIRST = 0x0A  # field 1, with a length: resource_spans, and in it resource
+_JSON_KEYS = ("resourceSpans", "resourceMetrics", "resourceLogs")
+
+
+def stamped(kind: str, payload: bytes, attributes: Mapping[str, str]) -> bytes:
+    """Give the request with `attributes` in every resource.
+
+    Raises
+    ------
+    Refused
+        The request is damaged.
+
+    Examples
+    --------
+    >>> stamped("logs+json", b'{"resourceLogs":[{}]}', {"a": "b"})
+    b'{"resourceLogs":[{"resource":{"attributes":[{"key":"a","value":{"stringValue":"b"}}]}}]}'
+    """
+    try:
+        if kind.endswith("+json"):
+            return _stamped_json(payload, attributes)
+        pairs = [KeyValue(key=k, value=AnyValue(string_value=v)) for k, v in attributes.items()]
+        stamp = Resource(attributes=pairs).SerializeToString()
+        return b"".join(_stamped_entries(payload, stamp))
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise Refused(Reason.MALFORMED, f"{kind}: the request is damaged: {error}") from error
+
+
+def _stamped_json(payload: bytes, attributes: Mapping[str, str]) -> bytes:
+    document = orjson.loads(payload)
+    pairs = [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]
+    for name in _JSON_KEYS:
+        for entry in document.get(name) or ():
+            resource = entry.get("resource") or {}
+            resource["attributes"] = [*(resource.get("attributes") or ()), *pairs]
+            entry["resource"] = resource
+    return orjson.dumps(document)
+
+
+def _stamped_entries(payload: bytes, stamp: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(payload):
+        if payload[at] != _FIRST:
+            raise ValueError(f"byte {at} begins no resource")
+        size, start = _varint(payload, at + 1)
+        at = start + size
+        if at > len(payload):
+            raise ValueError(f"the field at byte {start} says it has {size} bytes")
+        entry = _stamped_entry(payload[start:at], stamp)
+        yield bytes([_FIRST]) + _as_varint(len(entry))
+        yield entry
+
+
+def _stamped_entry(entry: bytes, stamp: bytes) -> bytes:
+    if not entry or entry[0] != _FIRST:
+        # Several `resource` fields are merged, whatever their order.
+        return entry + bytes([_FIRST]) + _as_varint(len(stamp)) + stamp
+    size, start = _varint(entry, 1)
+    end = start + size
+    if end > len(entry):
+        raise ValueError(f"its resource says it has {size} bytes")
+    resource = entry[start:end] + stamp
+    return b"".join((bytes([_FIRST]), _as_varint(len(resource)), resource, entry[end:]))
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = content[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError(f"the length at byte {at} does not end")
+
+
+def _as_varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

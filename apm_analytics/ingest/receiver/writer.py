@@ -1,0 +1,201 @@
+"""The background writer: turns what the journal holds into parts.
+
+In:  decoded groups with the journal segments that hold the same requests.
+Out: parts that `apm query` sees, dead letters; the segments are removed.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from apm_analytics.errors import ApmError, BadInput
+from apm_analytics.ingest.receiver import groups
+from apm_analytics.ingest.receiver.groups import Group, Units
+from apm_analytics.ingest.receiver.metrics import Metrics
+from apm_analytics.ingest.receiver.repeats import REMEMBERED_S
+from apm_analytics.lake import journal, snapshots
+from apm_analytics.lake.journal import Segment
+
+# Twice a second: what is acknowledged is seen within one.
+FLUSH_S = 0.4
+# The disk refused: often enough to go on soon after it is mended.
+RETRY_S = 0.5
+# A segment stays this long after its rows are parts: a restart then still knows the requests
+# whose acknowledgement never reached their senders, see `repeats`.
+KEPT_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some groups and the segments that hold them; `size` counts against the budget."""
+
+    group: Group
+    segments: list[Segment]
+    size: int
+    since: float
+
+
+class Writer:
+    """A thread that writes what is staged twice a second, or when asked.
+
+    Parameters
+    ----------
+    old : segments that earlier receivers left; they come first.
+    take : gives what is staged since the last call, or None.
+    written : is told the bytes that no longer wait.
+    """
+
+    def __init__(
+        self,
+        lake: Path,
+        metrics: Metrics,
+        units: Units,
+        *,
+        old: Sequence[Segment],
+        take: Callable[[], Batch | None],
+        written: Callable[[int], None],
+    ) -> None:
+        self._lake = lake
+        self._metrics = metrics
+        self._units = units
+        self._old = list(old)
+        self._take = take
+        self._written = written
+        self._asked = threading.Event()
+        self._stop = threading.Event()
+        self._kept: list[tuple[float, Segment]] = []
+        self._thread = threading.Thread(target=self._run, name="lake writer", daemon=True)
+        self.healthy = True
+
+    def start(self) -> None:
+        """Begin; from now on `take` is called."""
+        self._thread.start()
+
+    @property
+    def replayed(self) -> bool:
+        """Tell whether all that earlier receivers left is in parts."""
+        return not self._old
+
+    def ask(self) -> None:
+        """Write soon: much is waiting."""
+        self._asked.set()
+
+    def stop(self) -> None:
+        """Write what is staged and end; what the disk refuses stays in the journal."""
+        self._stop.set()
+        self._asked.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._old and self._persist(partial(self._replay, self._old[0])):
+            del self._old[0]
+        while not self._stop.is_set():
+            self._asked.wait(FLUSH_S)
+            self._asked.clear()
+            self._flush()
+            self._forget(time.time())
+        self._flush()
+        self._forget(time.time() + KEPT_S)
+
+    def _flush(self) -> None:
+        batch = self._take()
+        if batch is None:
+            return
+        try:
+            done = self._persist(partial(self._write, batch))
+        except Exception:
+            # No second try mends it, and those behind it must not wait for ever.
+            for segment in batch.segments:
+                _set_aside(segment)
+            done = True
+        if done:
+            self._written(batch.size)
+            until = time.time() + KEPT_S
+            self._kept += [(until, segment) for segment in batch.segments]
+
+    def _persist(self, write: Callable[[], None]) -> bool:
+        """Write until the disk takes it; False when told to stop before."""
+        while True:
+            try:
+                write()
+            except BadInput:
+                raise
+            except ApmError as error:
+                if self.healthy:
+                    _log.error("%s; what was acknowledged is in the journal", error)
+                self.healthy = False
+                self._metrics.write_failures.inc()
+                if self._stop.wait(RETRY_S):
+                    return False
+            else:
+                if not self.healthy:
+                    _log.warning("the lake can be written again")
+                self.healthy = True
+                return True
+
+    def _write(self, batch: Batch) -> None:
+        started = time.monotonic()
+        documents = [segment.document for segment in batch.segments]
+        groups.write_letters(self._lake, documents[0], batch.group.letters)
+        tables = {name: concat(tables) for name, tables in batch.group.tables.items()}
+        snapshots.append(self._lake, tables, documents=documents, source="apm receive")
+        now = time.monotonic()
+        self._metrics.wrote(
+            rows={name: table.num_rows for name, table in tables.items()},
+            letters=len(batch.group.letters),
+            seconds=now - started,
+            lag_seconds=now - batch.since,
+        )
+
+    def _replay(self, segment: Segment) -> None:
+        """Write what a receiver left that is gone; once, however often this is tried."""
+        content = journal.read(segment)
+        if content.entries and not snapshots.known_documents(self._lake, [segment.document]):
+            group = groups.decode(content.entries, self._units)
+            self._write(Batch(group, [segment], 0, time.monotonic()))
+            _log.warning("replayed %d requests of %s", len(content.entries), segment.path.name)
+        if content.torn_bytes:
+            _log.warning(
+                "%s ends in %d bytes of a write that was cut short and never acknowledged",
+                segment.path.name,
+                content.torn_bytes,
+            )
+        if content.damaged:
+            _set_aside(segment)
+        else:
+            until = segment.path.stat().st_mtime + REMEMBERED_S
+            self._kept.append((until, segment))
+
+    def _forget(self, now: float) -> None:
+        gone = [segment for until, segment in self._kept if until <= now]
+        self._kept = [(until, segment) for until, segment in self._kept if until > now]
+        for segment in gone:
+            try:
+                segment.remove()
+            except OSError as error:  # its rows are parts; the next start removes it
+                _log.warning("could not remove %s: %s", segment.path, error)
+
+
+def _set_aside(segment: Segment) -> None:
+    kept = segment.set_aside()
+    _log.exception(
+        "%s could not be written as parts; it is kept: report it, and rename it to *%s to have "
+        "the next start try again",
+        kept,
+        journal.SUFFIX,
+    )
+
+
+def concat(tables: list[pa.Table]) -> pa.Table:
+    """Put tables of one lake table together; dictionaries may differ between them."""
+    if len(tables) == 1:
+        return tables[0]
+    return pa.concat_tables(tables, promote_options="permissive")

@@ -1,0 +1,272 @@
+"""A journal in front of the lake: what it holds is on the disk before it is acknowledged.
+
+In:  entries, each the bytes of one request and what kind it is.
+Out: segments `<lake>/journal/<writer>/<id>.segment`, read back after a crash.
+
+A segment becomes parts under its `document` name, so that replaying it twice adds nothing
+(docs/decisions on the journal). Every writer locks a folder of its own; the lock ends with
+the process, whatever ends it, and the next writer takes the folder over.
+"""
+
+import fcntl
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from apm_analytics.errors import ApmError
+
+FOLDER = "journal"
+LOCK = "lock"
+SUFFIX = ".segment"
+# A checksum failed in the middle: set aside for a person, never replayed by itself.
+DAMAGED = ".damaged"
+MAGIC = b"APMJRNL1"
+_HEAD = struct.Struct("<IIB")  # bytes of the payload, CRC-32 of kind and payload, bytes of the kind
+# Linux takes at most 1,024 buffers in one writev; an entry is three of them.
+ENTRIES_A_WRITE = 300
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One acknowledged request; `kind` is at most 255 bytes of ASCII."""
+
+    kind: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One file of the journal; `document` is what the manifest knows it by."""
+
+    path: Path
+
+    @property
+    def document(self) -> str:
+        return f"journal:{self.path.stem}"
+
+    def remove(self) -> None:
+        """Remove the file; its rows are parts now."""
+        self.path.unlink(missing_ok=True)
+
+    def set_aside(self) -> Path:
+        """Rename the file so that no replay takes it again."""
+        return self.path.rename(self.path.with_suffix(DAMAGED))
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a segment holds: entries up to the first that is not whole.
+
+    `torn_bytes` is the tail of a write that a crash cut short: never acknowledged. `damaged`
+    says that a whole entry does not fit its checksum: the disk changed it.
+    """
+
+    entries: list[Entry]
+    torn_bytes: int = 0
+    damaged: bool = False
+
+
+class Journal:
+    """The journal of one writer; one thread at a time calls it.
+
+    Examples
+    --------
+    >>> journal = Journal(Path("data/lake"))  # doctest: +SKIP
+    >>> journal.append([Entry("traces", payload)])  # doctest: +SKIP
+    >>> segments = journal.rotate()  # doctest: +SKIP
+    """
+
+    def __init__(self, lake: Path) -> None:
+        """Make and lock a folder for this writer.
+
+        Raises
+        ------
+        ApmError
+            The disk refused.
+        """
+        self.folder = lake / FOLDER / uuid.uuid4().hex
+        self._file: int | None = None
+        self._path: Path | None = None
+        self._end = 0
+        self._closed: list[Segment] = []
+        try:
+            self.folder.mkdir(parents=True)
+            lock = _locked(self.folder)
+        except OSError as error:
+            raise _refused(self.folder, error) from error
+        assert lock is not None  # nobody else knows the name
+        self._owned: dict[Path, int] = {self.folder: lock}
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write entries and wait until the disk has them; on an error none of them counts.
+
+        Raises
+        ------
+        ApmError
+            The disk is full, read-only or broken. The journal stays usable: the next call tries
+            again.
+        """
+        try:
+            file = self._begin() if self._file is None else self._file
+            for start in range(0, len(entries), ENTRIES_A_WRITE):
+                _write_all(file, _buffers(entries[start : start + ENTRIES_A_WRITE]))
+            os.fdatasync(file)
+            self._end = os.lseek(file, 0, os.SEEK_CUR)
+        except OSError as error:
+            self._take_back()
+            raise _refused(self.folder, error) from error
+
+    def rotate(self) -> list[Segment]:
+        """Close what was written since the last call and give it."""
+        self._finish()
+        closed, self._closed = self._closed, []
+        return closed
+
+    def adopt(self) -> list[Segment]:
+        """Take over what writers that are gone have left, oldest first."""
+        left: list[Path] = []
+        for folder in self.folder.parent.glob("*/"):
+            if folder in self._owned:
+                continue
+            try:
+                lock = _locked(folder)
+            except FileNotFoundError:  # its new owner has just finished with it
+                continue
+            if lock is not None:
+                self._owned[folder] = lock
+                left.extend(folder.glob(f"*{SUFFIX}"))
+        return [Segment(path) for path in sorted(left, key=lambda path: path.stat().st_mtime_ns)]
+
+    def tidy(self) -> None:
+        """Remove adopted folders that are empty now."""
+        for folder in [*self._owned]:
+            if folder != self.folder:
+                self._give_up(folder)
+
+    def close(self) -> None:
+        """Close the journal; a folder that still holds something waits for the next writer."""
+        self._finish()
+        self.tidy()
+        self._give_up(self.folder)
+        for lock in self._owned.values():
+            os.close(lock)
+        self._owned.clear()
+
+    def _begin(self) -> int:
+        path = self.folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._path, self._end = path, 0
+        _write_all(self._file, [MAGIC])
+        self._end = len(MAGIC)
+        # The name is on the disk too, not only what the file holds.
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return self._file
+
+    def _finish(self) -> None:
+        if self._file is None or self._path is None:
+            return
+        os.close(self._file)
+        segment = Segment(self._path)
+        self._file = self._path = None
+        if self._end > len(MAGIC):
+            self._closed.append(segment)
+        else:
+            segment.remove()
+
+    def _take_back(self) -> None:
+        """Cut off what a failed write left; where that fails too, go on in a new segment."""
+        if self._file is None:
+            return
+        try:
+            os.ftruncate(self._file, self._end)
+            os.lseek(self._file, self._end, os.SEEK_SET)
+            os.fdatasync(self._file)
+        except OSError:
+            # What was acknowledged before is safe; what failed may come back in a replay.
+            self._finish()
+
+    def _give_up(self, folder: Path) -> None:
+        if any(path.name != LOCK for path in folder.iterdir()):
+            return
+        # Unlinked while it is held: whoever opened it meanwhile finds it taken and goes on.
+        (folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+        os.close(self._owned.pop(folder))
+
+
+def read(segment: Segment) -> Content:
+    """Read a segment back, as far as it is whole.
+
+    Raises
+    ------
+    ApmError
+        The file cannot be read.
+    """
+    try:
+        content = segment.path.read_bytes()
+    except OSError as error:
+        raise _refused(segment.path, error) from error
+    if content[: len(MAGIC)] != MAGIC:
+        return Content([], torn_bytes=len(content), damaged=len(content) > len(MAGIC))
+    entries: list[Entry] = []
+    at = len(MAGIC)
+    while at + _HEAD.size <= len(content):
+        size, checksum, kind_size = _HEAD.unpack_from(content, at)
+        start = at + _HEAD.size + kind_size
+        # After a power failure the end of a file may read as zeros.
+        if kind_size == 0 or start + size > len(content):
+            break
+        kind = content[at + _HEAD.size : start]
+        payload = content[start : start + size]
+        if zlib.crc32(payload, zlib.crc32(kind)) != checksum:
+            return Content(entries, len(content) - at, damaged=True)
+        entries.append(Entry(kind.decode("ascii"), payload))
+        at = start + size
+    return Content(entries, len(content) - at)
+
+
+def _buffers(entries: Sequence[Entry]) -> list[bytes]:
+    buffers: list[bytes] = []
+    for entry in entries:
+        kind = entry.kind.encode("ascii")
+        checksum = zlib.crc32(entry.payload, zlib.crc32(kind))
+        buffers += (_HEAD.pack(len(entry.payload), checksum, len(kind)), kind, entry.payload)
+    return buffers
+
+
+def _locked(folder: Path) -> int | None:
+    """Lock a folder; None when its writer is alive."""
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _write_all(file: int, buffers: list[bytes]) -> None:
+    """Write every byte: one writev seldom stops early, but it may."""
+    left = sum(map(len, buffers))
+    written = os.writev(file, buffers)
+    if written < left:
+        rest = memoryview(b"".join(buffers))[written:]
+        while rest:
+            rest = rest[os.write(file, rest) :]
+
+
+def _refused(path: Path, error: OSError) -> ApmError:
+    return ApmError(
+        f"could not use the journal {path}: {error}; nothing was acknowledged; "
+        "free space or mend the disk, sending goes on by itself"
+    )
