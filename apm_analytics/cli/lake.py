@@ -52,3 +52,26 @@ def lake_status(lake: Path) -> None:
     from apm_analytics.lake import answers, snapshots
 
     click.echo(answers.as_text(snapshots.status(lake)))
+
+
+@lake.command("compact")
+@LAKE
+def lake_compact(lake: Path) -> None:
+    """Merge small parts into large ones; readers and writers go on meanwhile."""
+    from tqdm import tqdm
+
+    from apm_analytics.errors import ApmError
+    from apm_analytics.lake import compaction
+
+    with tqdm(desc="merging", unit=" rows", unit_scale=True) as bar:
+        done = compaction.compact(lake, progress=bar.update)
+    if done.busy:
+        click.echo("another process is looking after this lake; nothing was done")
+        return
+    click.echo(
+        f"{done.merged:,} parts became {done.made:,} ({done.rows:,} rows, "
+        f"{done.bytes_before / 1e6:,.1f} MB became {done.bytes_after / 1e6:,.1f} MB); "
+        f"{done.removed_files:,} files that were replaced earlier are removed"
+    )
+    if done.failed:
+        raise ApmError("; ".join(done.failed))

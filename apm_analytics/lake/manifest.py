@@ -58,6 +58,7 @@ create table if not exists replaced_parts (
     replaced_at_s real not null
 );
 create index if not exists parts_by_snapshot on parts (snapshot_id);
+create index if not exists replaced_parts_by_snapshot on replaced_parts (snapshot_id);
 create table if not exists erasures (
     id integer primary key autoincrement,
     erased_at_s real not null
@@ -66,6 +67,7 @@ create table if not exists documents (
     hash text primary key,
     snapshot_id integer not null references snapshots (id)
 ) without rowid;
+create index if not exists documents_by_snapshot on documents (snapshot_id);
 create table if not exists metric_units (
     service_name text not null,
     metric_name text not null,
@@ -187,7 +189,8 @@ def live_parts(con: sqlite3.Connection, table: str | None = None) -> list[Part]:
 
 def newest_snapshot(con: sqlite3.Connection) -> int:
     """Give the number of the last commit of new data; 0 before the first."""
-    return int(con.execute("select coalesce(max(id), 0) from snapshots").fetchone()[0])
+    found = con.execute("select seq from sqlite_sequence where name = 'snapshots'").fetchone()
+    return int(found[0]) if found else 0
 
 
 def arrived_parts(con: sqlite3.Connection, table: str, after: int) -> list[Part]:
@@ -234,12 +237,31 @@ def replace_parts(
     return True
 
 
-def forget_replaced(con: sqlite3.Connection, gone: Iterable[Part]) -> None:
-    """Drop replaced parts whose files were deleted from the list."""
+def forget_replaced(con: sqlite3.Connection, gone: Sequence[Part], journal: set[str]) -> None:
+    """Drop replaced parts whose files were deleted, and what only they needed.
+
+    Parameters
+    ----------
+    journal : documents that may come again and must stay known.
+    """
     with transaction(con):
         con.executemany(
             "delete from replaced_parts where path = ?", [(part.path,) for part in gone]
         )
+        for (snapshot,) in {(part.snapshot,) for part in gone}:
+            found = con.execute(
+                "select hash from documents where snapshot_id = ? and hash like 'journal:%'",
+                (snapshot,),
+            ).fetchall()
+            over = [row for row in found if row[0] not in journal]
+            con.executemany("delete from documents where hash = ?", over)
+            con.execute(
+                "delete from snapshots where id = ?1"
+                " and not exists (select 1 from parts where snapshot_id = ?1)"
+                " and not exists (select 1 from replaced_parts where snapshot_id = ?1)"
+                " and not exists (select 1 from documents where snapshot_id = ?1)",
+                (snapshot,),
+            )
 
 
 def erasures(con: sqlite3.Connection) -> int:

@@ -64,7 +64,7 @@ class PartWriter:
         self._ids = max(min(rows, ROWS_A_GROUP), 1)
         self._sink = _HashingFile(self._temporary)
         self._writer: Any = None
-        self._rows = 0
+        self.rows = 0
         self._times_ns = (0, 0)
 
     def __enter__(self) -> "PartWriter":
@@ -76,8 +76,11 @@ class PartWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            return
+        if kind is not None:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written."""
         with suppress(OSError, pa.ArrowException):
             if self._writer is not None:
                 self._writer.close()
@@ -90,24 +93,22 @@ class PartWriter:
             self._writer = _parquet_writer(self._sink, rows.schema, self._ids)
         self._writer.write_table(rows, row_group_size=ROWS_A_GROUP)
         first_ns, last_ns = rows["time"][0].value, rows["time"][-1].value
-        self._times_ns = (self._times_ns[0] if self._rows else first_ns, last_ns)
-        self._rows += rows.num_rows
+        self._times_ns = (self._times_ns[0] if self.rows else first_ns, last_ns)
+        self.rows += rows.num_rows
 
-    def finish(self, *, level: int = 0, resolution_s: int = 0) -> Written:
+    def finish(self) -> Written:
         """Write it through to the disk; give the temporary file and what it becomes."""
         self._writer.close()
         sha256 = self._sink.finish()
         part = Part(
             path=str(self._file.relative_to(self._lake)),
             table=self._table_name,
-            rows=self._rows,
+            rows=self.rows,
             bytes=self._sink.size,
             first_time_ns=self._times_ns[0],
             last_time_ns=self._times_ns[1],
             sha256=sha256,
             origin=sha256,
-            level=level,
-            resolution_s=resolution_s,
         )
         return self._temporary, part
 

@@ -27,7 +27,7 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     those of `lake/sql/views`: `spans` with a `sample_weight`, `entry_spans`. A table without
     parts is an empty view.
 
-    The files stay for `compaction.GRACE_S`: a connection held longer may have to be made anew.
+    The files stay for `manifest.GRACE_S`: a connection held longer may have to be made anew.
 
     Raises
     ------
@@ -71,6 +71,8 @@ def offline() -> duckdb.DuckDBPyConnection:
     con.execute("set autoinstall_known_extensions = false")
     con.execute("set autoload_known_extensions = false")
     con.execute("set timezone = 'UTC'")
+    # It would write itself into answers that are piped.
+    con.execute("set enable_progress_bar = false")
     return con
 
 
@@ -139,12 +141,19 @@ def frame(
     Raises
     ------
     BadInput
-        The statement has no rows to give, such as SET.
+        The statement has no rows to give, such as SET; or a file is gone: of parts that were
+        replaced more than `manifest.GRACE_S` ago, or erased.
     """
-    relation = con.sql(sql, params=parameters)
-    if relation is None:
-        raise BadInput("the statement gives no rows; ask with SELECT, DESCRIBE or SUMMARIZE")
-    return pl.DataFrame(relation.to_arrow_table())
+    try:
+        relation = con.sql(sql, params=parameters)
+        if relation is None:
+            raise BadInput("the statement gives no rows; ask with SELECT, DESCRIBE or SUMMARIZE")
+        return pl.DataFrame(relation.to_arrow_table())
+    except duckdb.IOException as error:
+        raise BadInput(
+            f"a file of the lake cannot be read: {error}; where parts were replaced since this "
+            "connection was made, connect anew; else `apm lake verify` says what is damaged"
+        ) from error
 
 
 def _stored(table: str) -> str:
