@@ -72,6 +72,14 @@ class BaselineParams(_Frozen):
     forest_contamination: float = Field(gt=0, lt=0.5)
 
 
+class DetectorParams(_Frozen):
+    threshold: float = Field(gt=0)
+    quantile: float = Field(ge=0.9, lt=1)
+    memory_points: float = Field(ge=100)
+    refractory_points: int = Field(ge=1)
+    habit: float = Field(ge=0)
+
+
 class ThresholdParams(_Frozen):
     max_age_s: float = Field(gt=0)
     for_s: float = Field(ge=0)
@@ -93,6 +101,7 @@ class Params(_Frozen):
     features: FeatureParams
     quality: QualityParams
     baselines: BaselineParams
+    detector: DetectorParams
     thresholds: ThresholdParams
     slo: SloParams
 
