@@ -1,0 +1,124 @@
+"""Draw business figures and metrics whose relations are known, to judge methods against.
+
+In:  a seed, how many metrics lead the figure and how strongly, how deep an incident cuts.
+Out: hourly series with the lags that are true; figures in windows with the loss that is true.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+Floats = NDArray[np.float64]
+HOURS_A_WEEK, WINDOWS_A_DAY, WINDOWS_AN_HOUR = 168, 288, 12
+BURN_IN = 200
+
+
+@dataclass(frozen=True)
+class Related:
+    """A figure and metrics in hours; `lags` says which metrics lead it, by how many hours."""
+
+    figure: Floats
+    metrics: dict[str, Floats]
+    demand: Floats
+    lags: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A figure with an incident in windows [first, last) of 5 minutes, and what it cost."""
+
+    figure: Floats
+    control: Floats
+    first: int
+    last: int
+    loss: float
+
+
+def related(
+    seed: int,
+    *,
+    weeks: int = 6,
+    metrics: int = 100,
+    leading: int = 10,
+    strength: float = 0.35,
+    max_lag: int = 6,
+    shock: float = 0.0,
+) -> Related:
+    """Draw a figure that some metrics hurt, after a lag; all share days and weeks.
+
+    Parameters
+    ----------
+    strength : how far a metric's deviation moves the figure's, both of unit variance.
+    shock : how far a common, unseasonal swing of demand moves every series.
+    """
+    rng = np.random.default_rng(seed)
+    hours = weeks * HOURS_A_WEEK
+    swing = _memory(rng, hours, 0.9)
+    own = [_memory(rng, hours, rng.uniform(0.3, 0.9)) for _ in range(metrics)]
+    lags = {f"metric_{number}": int(rng.integers(0, max_lag + 1)) for number in range(leading)}
+    news = _memory(rng, hours, 0.6)
+    for number, lag in enumerate(lags.values()):
+        news = news - strength * np.concatenate([np.zeros(lag), own[number][: hours - lag]])
+    news = news / news.std() + 1.4 * shock * swing
+    demand = swing + rng.normal(0, 0.1, hours)
+    return Related(
+        _week(rng, hours) * 5 + _slope(rng, hours) + 0.5 * news,
+        {
+            f"metric_{number}": _week(rng, hours) * 5
+            + _slope(rng, hours)
+            + 0.5 * (one + shock * swing)
+            for number, one in enumerate(own)
+        },
+        _week(rng, hours) * 5 + demand,
+        lags,
+    )
+
+
+def cut(
+    seed: int, *, days: int = 28, hours: float = 2.0, depth: float = 0.3, a_window: float = 200.0
+) -> Cut:
+    """Draw a figure and a control segment; an incident on the last day takes a share of one.
+
+    Parameters
+    ----------
+    depth : the share that is lost.
+    a_window : mean of the figure, about, in a window of 5 minutes.
+    """
+    rng = np.random.default_rng(seed)
+    count = days * WINDOWS_A_DAY
+    hour = np.arange(count) % WINDOWS_A_DAY / WINDOWS_AN_HOUR
+    weekend = np.arange(count) // WINDOWS_A_DAY % 7 >= 5
+    usual = a_window * (0.35 + np.exp(np.cos((hour - 15) * np.pi / 12))) / 2
+    usual = usual * np.where(weekend, 0.75, 1.0)
+    common = 0.05 * _memory(rng, count, 0.9)
+    figure = usual * np.exp(common + 0.08 * _memory(rng, count, 0.7))
+    control = 1.7 * usual * np.exp(common + 0.08 * _memory(rng, count, 0.7))
+    length = round(hours * WINDOWS_AN_HOUR)
+    first = count - WINDOWS_A_DAY + int(rng.integers(60, WINDOWS_A_DAY - length - 60))
+    hit = figure.copy()
+    hit[first : first + length] *= 1 - depth
+    return Cut(hit, control, first, first + length, float((figure - hit).sum()))
+
+
+def _memory(rng: np.random.Generator, count: int, phi: float) -> Floats:
+    """Draw AR(1) noise of unit variance."""
+    shocks = rng.normal(0, np.sqrt(1 - phi**2), count + BURN_IN)
+    result: Floats = lfilter([1.0], [1.0, -phi], shocks)[BURN_IN:]
+    return result
+
+
+def _week(rng: np.random.Generator, hours: int) -> Floats:
+    """Draw the shape of a business week, 1 on average."""
+    clock = np.arange(hours)
+    peak = np.exp(
+        np.cos((clock % 24 - 14 - rng.normal(0, 1.5)) * np.pi / 12) * rng.uniform(0.8, 1.5)
+    )
+    weekend = 1 - 0.4 * rng.uniform(0.5, 1) * (clock // 24 % 7 >= 5)
+    result: Floats = peak / peak.mean() * weekend
+    return result
+
+
+def _slope(rng: np.random.Generator, hours: int) -> Floats:
+    return np.linspace(0, 1, hours) * rng.uniform(-2, 2)
