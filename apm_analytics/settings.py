@@ -92,6 +92,15 @@ class SloParams(_Frozen):
     max_gap_s: float = Field(ge=60)
 
 
+class BusinessParams(_Frozen):
+    association_window_s: int = Field(gt=0)
+    association_max_lag_s: int = Field(ge=0)
+    association_q: float = Field(gt=0, lt=1)
+    impact_window_s: int = Field(gt=0, le=3600)
+    impact_history_days: int = Field(ge=14)
+    impact_level: float = Field(gt=0.5, lt=1)
+
+
 class Params(_Frozen):
     """Everything in params.yaml."""
 
@@ -104,6 +113,7 @@ class Params(_Frozen):
     detector: DetectorParams
     thresholds: ThresholdParams
     slo: SloParams
+    business: BusinessParams
 
 
 class Settings(_Frozen):

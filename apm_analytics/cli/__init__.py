@@ -5,7 +5,7 @@ import sys
 import click
 
 from apm_analytics import __version__
-from apm_analytics.cli import lake, receive, runs, slo, telemetry
+from apm_analytics.cli import business, lake, receive, runs, slo, telemetry
 from apm_analytics.errors import ApmError
 
 
@@ -23,6 +23,8 @@ for command in (
     lake.query,
     lake.queries,
     lake.lake,
+    business.kpis,
+    business.impact,
     runs.nightly,
     runs.schedule,
     runs.runs,

@@ -62,7 +62,7 @@ def answer(
                 f"the question cannot be answered: {error}; tables are {', '.join(TABLES)}; "
                 "`apm queries` lists the named queries"
             ) from error
-    return _render(frame, form)
+    return render(frame, form)
 
 
 def parameters(pairs: Sequence[str]) -> dict[str, object]:
@@ -102,7 +102,14 @@ def as_text(frame: pl.DataFrame) -> str:
         return str(frame)
 
 
-def _render(frame: pl.DataFrame, form: str) -> bytes:
+def render(frame: pl.DataFrame, form: str) -> bytes:
+    """Give a frame as `table`, `csv`, `json` (an array of objects) or `parquet`.
+
+    Raises
+    ------
+    BadParameter
+        An unknown format.
+    """
     sink = io.BytesIO()
     if form == "table":
         left = frame.height - TEXT_ROWS

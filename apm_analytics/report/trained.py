@@ -35,6 +35,12 @@ def frame(derived: Path, name: str) -> pl.DataFrame:
     return pl.read_parquet(file)
 
 
+def frame_if_there(derived: Path, name: str) -> pl.DataFrame | None:
+    """Read one of derived/; None where nothing was trained yet."""
+    file = derived / f"{name}.parquet"
+    return pl.read_parquet(file) if file.exists() else None
+
+
 def frame_before(release: Path) -> pl.DataFrame | None:
     """Read the thresholds that a release holds; None when it holds none yet."""
     file = release / "thresholds.parquet"

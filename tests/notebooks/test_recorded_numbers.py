@@ -42,6 +42,16 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
         "anomalous_now": lambda found: found == 4,
         "episodes": lambda found: found >= 6,
     },
+    # Two days are too short to judge a pair or an incident: both say so.
+    "42_kpi_correlation": {
+        "figures": lambda found: found == 3,
+        "associated": lambda found: found == 0,
+        "insufficient": lambda found: found > 0,
+    },
+    "43_business_impact": {
+        "incidents": lambda found: found == 1,
+        "estimated": lambda found: found == 0,
+    },
     "50_publish_thresholds": {
         "series": lambda found: found == 28,
         "thresholds": lambda found: found == 28 * 168,
