@@ -7,7 +7,7 @@ LAKE ?= data/lake
 OUT ?= data
 
 .PHONY: help nightly test lab servers setup check lock schedule clean \
-	bench-import bench-query bench-ingest bench-baselines bench-nab bench-peers fuzz e2e
+	bench-import bench-query bench-ingest bench-baselines bench-nab bench-business bench-peers fuzz e2e
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-baselines: bench-peers ## a fleet of series beside Prophet and statsforeca
 
 bench-nab: .venv/ready ## NAB's scores of DATA=DIR; THRESHOLD=T scores at a given threshold
 	@$(BIN)/python bench/bench_nab.py $(DATA) $(if $(THRESHOLD),--threshold $(THRESHOLD))
+
+bench-business: .venv/ready ## associations and losses against known truth; fails when a figure is missed
+	@$(BIN)/python bench/bench_business.py
 
 bench-peers: .venv/ready
 	@$(BIN)/uv pip install --quiet --require-hashes -r bench.lock --python $(BIN)/python
