@@ -1,6 +1,6 @@
-"""Build the Collector of deploy/otel-collector once, into the user's cache.
+"""Build a Collector once, into the user's cache.
 
-In:  deploy/otel-collector/builder.yaml, Go.
+In:  builder.yaml beside this file, Go.
 Out: the path of the program; made anew when the file changes.
 """
 
@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "otel-collector"
+MANIFEST = Path(__file__).parent / "builder.yaml"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder"
 BUILD_TIMEOUT_S = 1800
 
@@ -25,7 +25,7 @@ def cache() -> Path:
 
 def built() -> Path | None:
     """Give the Collector, built where it is not there yet; None without Go."""
-    manifest = (FOLDER / "builder.yaml").read_text()
+    manifest = MANIFEST.read_text()
     name = hashlib.sha256(manifest.encode()).hexdigest()[:12]
     program = cache() / f"otelcol-apm-{name}"
     if program.exists():
@@ -34,13 +34,28 @@ def built() -> Path | None:
     if go is None:
         return None
     program.parent.mkdir(parents=True, exist_ok=True)
-    version = re.findall(r"otlpreceiver (v\S+)", manifest)[0]
+    modules = re.findall(r"gomod: (\S+) (v\S+)", manifest)
     with tempfile.TemporaryDirectory(dir=program.parent) as folder:
-        config = Path(folder) / "builder.yaml"
-        config.write_text(manifest)
-        command = [go, "run", f"{BUILDER}@{version}", "--config", str(config)]
-        environment = {**os.environ, "CGO_ENABLED": "0"}
-        subprocess.run(command, cwd=folder, check=True, timeout=BUILD_TIMEOUT_S, env=environment)
+        (Path(folder) / "builder.yaml").write_text(manifest)
+        version = dict(modules)["go.opentelemetry.io/collector/receiver/otlpreceiver"]
+        environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}
+
+        def run(*arguments: str, where: str = "otelcol-apm") -> None:
+            command = [go, *arguments]
+            subprocess.run(
+                command,
+                cwd=Path(folder) / where,
+                check=True,
+                timeout=BUILD_TIMEOUT_S,
+                env=environment,
+            )
+
+        skip = ("--skip-get-modules", "--skip-compilation")
+        run("run", f"{BUILDER}@{version}", *skip, "--config", "builder.yaml", where=".")
+        # Without the builder's `go mod tidy`, which wants what the modules' own tests need, too.
+        run("mod", "init", "otelcol-apm")
+        run("get", *(f"{name}@{at}" for name, at in modules))
+        run("build", "-trimpath", "-ldflags=-s -w", "-o", "otelcol-apm", ".")
         (Path(folder) / "otelcol-apm" / "otelcol-apm").rename(program)
     return program
 

@@ -115,7 +115,7 @@ def new_token(name: str) -> tuple[str, str]:
     True
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    return token, f"- name: {name}\n  sha256: {_hash(token)}\n"
+    return token, f'- name: {name}\n  sha256: "{_hash(token)}"\n'
 
 
 def _hash(token: str) -> str:

@@ -23,6 +23,7 @@ from apm_analytics.lake.schema import METRIC_TABLES
 
 SIGNALS = ("traces", "metrics", "logs")
 JSON = "+json"
+_JSON_TOP = ("resourceSpans", "resourceMetrics", "resourceLogs")
 # A partial success names this many rejected records; all of them are in the dead letters.
 NAMED_REJECTIONS = 3
 
@@ -120,7 +121,14 @@ def _decode_kind(
         except BadInput as error:
             broken[number] = str(error)
     decoded = sink.finish()
-    return DecodedRequests(decoded.tables, decoded.rejected, decoded.warnings, broken)
+    rejected = []
+    for record in decoded.rejected:
+        # Importing keeps such a document for a person; a sender can be told at once.
+        if record.path in _JSON_TOP:
+            broken[record.document] = f"{record.path}: {record.reason}"
+        else:
+            rejected.append(record)
+    return DecodedRequests(decoded.tables, rejected, decoded.warnings, broken)
 
 
 def _partial(rejected: Sequence[Rejected]) -> dict[int, Outcome]:

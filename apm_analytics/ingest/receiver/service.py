@@ -27,11 +27,16 @@ from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.receiver.limits import Readers
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
+from apm_analytics.lake import compaction
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Files, threads and the lake need some descriptors too.
 RESERVED_FILES = 512
+# gRPC takes no connection beyond its share; HTTP closes the one that has been idle longest.
+GRPC_SHARE = 0.6
 STOP_GRACE_S = 5.0
+# Some forty parts a table: enough to merge, too few to slow a query.
+COMPACT_EVERY_S = 20.0
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +87,8 @@ class Receiver:
         self._servers: list[uvicorn.Server] = []
         self._serving: list[asyncio.Task[None]] = []
         self._grpc: grpc.aio.Server | None = None
+        self._stopping = asyncio.Event()
+        self._compacting: asyncio.Task[None] | None = None
         self.grpc_port = self.http_port = self.admin_port = 0
 
     async def start(self) -> None:
@@ -93,7 +100,8 @@ class Receiver:
             A port is taken, or a certificate cannot be read.
         """
         config = self.config
-        max_connections = _raise_file_limit() // 2
+        files = _raise_file_limit()
+        max_http = int(files * (1 - GRPC_SHARE))
         self.pipeline.start()
         intake = Intake(
             self.pipeline,
@@ -105,33 +113,50 @@ class Receiver:
         self._grpc = grpc_door.make_server(
             intake,
             timeout_s=config.timeout_s,
-            max_connections=max_connections,
+            max_connections=files - max_http,
             idle_s=config.idle_s,
         )
         self.grpc_port = self._bind_grpc(self._grpc)
         await self._grpc.start()
         app = http_door.make_app(intake, cors_origins=config.cors_origins)
         self.http_port, server = await self._serve(
-            app, config.host, config.http_port, config.tls, max_connections
+            app, config.host, config.http_port, config.tls, max_http
         )
         admin = http_door.make_admin_app(self.pipeline, self.metrics)
         self.admin_port, _ = await self._serve(
-            admin, config.admin_host, config.admin_port, None, max_connections
+            admin, config.admin_host, config.admin_port, None, max_http
         )
         self.metrics.watch(
             lag_seconds=self.pipeline.lag_seconds,
             held_bytes=lambda: self.pipeline.held_bytes,
             connections=lambda: open_connections(server),
         )
+        self._compacting = asyncio.create_task(self._compact_often())
 
     async def stop(self) -> None:
         """Answer what is on its way, write everything, close."""
+        self._stopping.set()
         if self._grpc is not None:
             await self._grpc.stop(STOP_GRACE_S)
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._serving)
+        if self._compacting is not None:
+            await self._compacting
         await asyncio.to_thread(self.pipeline.stop)
+
+    async def _compact_often(self) -> None:
+        """Merge the parts that two flushes a second leave, until the receiver stops."""
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), COMPACT_EVERY_S)
+                return
+            try:
+                done = await asyncio.to_thread(compaction.compact, self.config.lake)
+            except ApmError as error:
+                _log.warning("compaction did not finish: %s", error)
+            else:
+                self.metrics.compacted_parts.inc(done.merged)
 
     def _bind_grpc(self, server: grpc.aio.Server) -> int:
         config = self.config

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,12 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
+        with ExitStack() as stack:
+            with suppress(ApmError):  # the disk may be full: appends say so and try again
+                stack.enter_context(snapshots.kept_open(self._lake))
+            self._write_all()
+
+    def _write_all(self) -> None:
         while self._old and self._persist(partial(self._replay, self._old[0])):
             del self._old[0]
         while not self._stop.is_set():

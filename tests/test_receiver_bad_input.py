@@ -1,0 +1,292 @@
+"""Bad requests are refused with the right status and a reason, and others are still served."""
+
+import gzip
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import httpx
+import otlp_requests
+import pytest
+from live_receiver import exporting, running
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from warm_receiver import started
+
+from apm_analytics.ingest.receiver import Config, Receiver
+
+PROTOBUF = "application/x-protobuf"
+TIMEOUT_S = 0.6
+LIMIT = 4 * 1024 * 1024
+GOOD = otlp_requests.traces(1).SerializeToString()
+IDLE_CONNECTIONS = 10_000
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    lake = tmp_path_factory.mktemp("lake")
+    config = Config(lake, timeout_s=TIMEOUT_S, readers=8, max_request_bytes=LIMIT)
+    with running(config) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def others_are_served(receiver: Receiver) -> Iterator[None]:
+    yield
+    with exporting(receiver.grpc_port) as export:
+        assert export(GOOD, timeout=10) == b""
+    assert post(receiver, GOOD).status_code == 200
+
+
+def post(
+    receiver: Receiver,
+    content: bytes,
+    *,
+    path: str = "/v1/traces",
+    media: str = PROTOBUF,
+    encoding: str = "",
+) -> httpx.Response:
+    url = f"http://127.0.0.1:{receiver.http_port}{path}"
+    headers = {"content-type": media, "content-encoding": encoding}
+    return httpx.post(url, content=content, headers=headers, timeout=20)
+
+
+def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as refused:
+        call()
+    return refused.value.code(), refused.value.details() or ""
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def nested(depth: int) -> bytes:
+    """A request with a resource attribute that is a list in a list in a list."""
+
+    def field(tag: int, content: bytes) -> bytes:
+        size = len(content)
+        return bytes([tag, size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14]) + content
+
+    value = AnyValue(string_value="deep").SerializeToString()
+    for _ in range(depth):
+        value = field(0x2A, field(0x0A, value))
+    pair = b"\x0a\x01k" + field(0x12, value)
+    return GOOD + field(0x0A, field(0x0A, field(0x0A, pair)))
+
+
+MALFORMED = {
+    "cut short": GOOD[:-3],
+    "a length of 4 GB": b"\x0a\xff\xff\xff\xff\x0f" + GOOD,
+    "another wire type": b"\x08\x01" + GOOD[1:],
+    "noise": bytes(range(255, 155, -1)),
+    "no UTF-8": GOOD.replace(b"GET /", b"G\xff\xfe /"),
+    "nested too deep": nested(200),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_request_is_refused_with_its_field(receiver: Receiver, case: str) -> None:
+    payload = MALFORMED[case]
+    with exporting(receiver.grpc_port) as export:
+        code, details = refusal(lambda: export(payload))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "traces" in details
+    answer = post(receiver, payload)
+    assert answer.status_code == 400
+    assert details.encode() in answer.content
+    if case not in ("another wire type", "noise"):
+        assert "resourceSpans" in details
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no JSON"),
+        (b"{", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b'{"resourceSpans": 7}', "resourceSpans: found a int, need a list"),
+        (b'{"unknown": []}', "resourceSpans"),
+    ],
+)
+def test_malformed_json_is_refused(receiver: Receiver, content: bytes, said: str) -> None:
+    answer = post(receiver, content, media="application/json")
+    assert answer.status_code == 400
+    assert said in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "media", "encoding", "status"),
+    [
+        ("/v1/traces", "text/plain", "", 415),
+        ("/v1/traces", "", "", 415),
+        ("/v1/traces", PROTOBUF, "br", 415),
+        ("/v1/traces", PROTOBUF, "gzip", 400),
+        ("/v1/traces", PROTOBUF, "zstd", 400),
+        ("/v1/traces", PROTOBUF, "deflate", 400),
+        ("/v1/profiles", PROTOBUF, "", 404),
+        ("/elsewhere", PROTOBUF, "", 404),
+    ],
+)
+def test_what_is_not_known_has_its_status(
+    receiver: Receiver, path: str, media: str, encoding: str, status: int
+) -> None:
+    assert post(receiver, GOOD, path=path, media=media, encoding=encoding).status_code == status
+
+
+def test_another_method_is_refused(receiver: Receiver) -> None:
+    assert httpx.get(f"http://127.0.0.1:{receiver.http_port}/v1/traces").status_code == 405
+
+
+def test_zip_bombs_are_refused_by_both_doors(receiver: Receiver) -> None:
+    bomb = gzip.compress(bytes(200 * LIMIT // 4), 1)
+    assert len(bomb) < LIMIT
+    assert post(receiver, bomb, encoding="gzip").status_code == 413
+    with exporting(receiver.grpc_port) as export:
+        code, details = refusal(lambda: export(bomb))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"{LIMIT:,}" in details
+
+
+def test_bodies_beyond_the_limit_are_refused(receiver: Receiver) -> None:
+    assert post(receiver, bytes(LIMIT + 1)).status_code == 413
+    with exporting(receiver.grpc_port) as export:
+        code, _ = refusal(lambda: export(bytes(LIMIT + 1)))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_an_announced_body_of_4_gb_is_refused_before_it_comes(receiver: Receiver) -> None:
+    with connect(receiver.http_port) as client:
+        head = f"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\n"
+        client.sendall(f"{head}content-length: 4294967296\r\n\r\n".encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_a_grpc_message_of_4_gb_is_refused_before_it_comes(receiver: Receiver) -> None:
+    def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content))[1:]
+            + struct.pack(">BBI", kind, flags, stream)
+            + (content)
+        )
+
+    def literal(name: str, value: str) -> bytes:
+        return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+
+    path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+    head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
+    head |= {"content-type": "application/grpc", "te": "trailers"}
+    headers = b"".join(literal(name, value) for name, value in head.items())
+    with connect(receiver.grpc_port) as client:
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+        client.sendall(frame(1, 4, 1, headers) + frame(0, 0, 1, b"\0\xff\xff\xff\xff" + GOOD))
+        answered = b""
+        while not _ends_stream(answered):
+            piece = client.recv(4096)
+            assert piece, "the connection was closed without an answer"
+            answered += piece
+
+
+def _ends_stream(answered: bytes) -> bool:
+    """Tell whether stream 1 was ended: headers with END_STREAM, or a reset."""
+    at = 0
+    while at + 9 <= len(answered):
+        size = int.from_bytes(answered[at : at + 3], "big")
+        kind, flags, stream = struct.unpack(">BBI", answered[at + 3 : at + 9])
+        if stream == 1 and ((kind == 1 and flags & 1) or kind == 3):
+            return True
+        at += 9 + size
+    return False
+
+
+def test_a_million_attributes_are_taken_or_refused_in_bounded_time(tmp_path: Path) -> None:
+    request = ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add()
+    one = otlp_requests.attribute("a", True)
+    span.attributes.extend([one] * 1_000_000)
+    with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
+        call = export.future(request.SerializeToString(), timeout=30)
+        assert export(GOOD, timeout=30) == b""
+        assert call.exception() is None or isinstance(call.exception(), grpc.RpcError)
+
+
+def test_a_head_that_never_ends_is_not_waited_for(receiver: Receiver) -> None:
+    with connect(receiver.http_port) as silent, connect(receiver.http_port) as slow:
+        slow.sendall(b"POST /v1/traces HTTP/1.1\r\nhost: x\r\nx-slow: ")
+        started_at = time.monotonic()
+        assert closed(silent) and closed(slow)
+        assert time.monotonic() - started_at < 10 * TIMEOUT_S
+
+
+def test_a_head_without_bound_is_not_kept(receiver: Receiver) -> None:
+    with connect(receiver.http_port) as client, pytest.raises(OSError):
+        client.sendall(b"POST /v1/traces HTTP/1.1\r\nhost: x\r\n")
+        for _ in range(1000):
+            client.sendall(b"x-more: " + b"x" * 8192 + b"\r\n")
+            time.sleep(0.001)
+
+
+def test_a_body_that_never_ends_is_not_waited_for(receiver: Receiver) -> None:
+    with connect(receiver.http_port) as client:
+        head = f"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\n"
+        client.sendall(f"{head}content-length: 100\r\n\r\n0123".encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_a_grpc_call_without_a_message_is_not_waited_for(receiver: Receiver) -> None:
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait(10)
+        yield from ()
+
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"127.0.0.1:{receiver.grpc_port}", options=options) as channel:
+        call = channel.stream_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+        code, details = refusal(lambda: call(nothing(), timeout=10))
+        never.set()
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "did not arrive" in details
+
+
+def test_a_silent_grpc_connection_is_closed(receiver: Receiver) -> None:
+    with connect(receiver.grpc_port) as silent:
+        assert closed(silent)
+
+
+def test_slow_senders_give_way_to_others(tmp_path: Path) -> None:
+    config = Config(tmp_path, timeout_s=60, readers=4)
+    with running(config) as receiver, ExitStack() as stack:
+        for _ in range(8):
+            client = stack.enter_context(connect(receiver.http_port))
+            head = f"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\n"
+            client.sendall(f"{head}content-length: 100\r\n\r\n0123".encode())
+        assert post(receiver, GOOD).status_code == 200
+
+
+@pytest.mark.parametrize("door", ["grpc", "http"])
+def test_ten_thousand_idle_connections_keep_nobody_out(tmp_path: Path, door: str) -> None:
+    with started(tmp_path) as receiver, ExitStack() as stack:
+        port = receiver.grpc_port if door == "grpc" else receiver.http_port
+        for _ in range(IDLE_CONNECTIONS):
+            stack.enter_context(connect(port))
+        with exporting(receiver.grpc_port) as export:
+            assert export(GOOD, timeout=10) == b""
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        headers = {"content-type": PROTOBUF}
+        assert httpx.post(url, content=GOOD, headers=headers, timeout=10).status_code == 200
+
+
+def closed(client: socket.socket) -> bool:
+    """Wait until the other side closes."""
+    try:
+        while client.recv(4096):
+            pass
+    except ConnectionResetError:
+        return True
+    return True
