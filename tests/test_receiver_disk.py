@@ -1,0 +1,109 @@
+"""A full or slow disk: what is acknowledged is kept, and sending goes on by itself after it."""
+
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import httpx
+import otlp_requests
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from live_receiver import count, exporting, running
+from warm_receiver import started
+
+from apm_analytics.ingest.receiver import Config, pipeline
+from apm_analytics.ingest.receiver.metrics import Metrics
+from apm_analytics.ingest.receiver.pipeline import Pipeline
+from apm_analytics.ingest.receiver.refusals import STATUS_TRAILER, Reason, Refused
+from apm_analytics.ingest.receiver.repeats import Repeats
+
+PROTOBUF = {"content-type": "application/x-protobuf"}
+TOO_SMALL = 2_000  # bytes a file may have; stands for a disk without room
+
+
+def test_a_full_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
+    with started(tmp_path) as receiver, exporting(receiver.grpc_port) as export:
+        assert receiver.process.pid
+        large = otlp_requests.traces(100).SerializeToString()
+        assert export(large) == b""
+        wait_until(lambda: count(tmp_path) == 100)
+        before = resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, (TOO_SMALL, before[1]))
+        retried = otlp_requests.traces(100, first=500).SerializeToString()
+        with pytest.raises(grpc.RpcError) as refused:
+            export(retried)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "free space" in refused.value.details()
+        trailer = dict(refused.value.trailing_metadata())[STATUS_TRAILER]
+        assert Status.FromString(trailer).details[0].Is(RetryInfo.DESCRIPTOR)
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        answer = httpx.post(url, content=retried, headers=PROTOBUF)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+        # Small enough for the journal, too large as a part: kept, and written when there is room.
+        small = otlp_requests.traces(10, first=700).SerializeToString()
+        assert export(small) == b""
+        admin = f"http://127.0.0.1:{receiver.admin_port}"
+        wait_until(lambda: httpx.get(f"{admin}/readyz").status_code == 503)
+        resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, before)
+        assert export(retried) == b""
+        wait_until(lambda: httpx.get(f"{admin}/readyz").status_code == 200)
+        wait_until(lambda: count(tmp_path) == 210)
+        receiver.stop()
+    assert count(tmp_path) == 210
+
+
+def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = otlp_requests.traces(5).SerializeToString()
+    slow = threading.Event()
+    sync = os.fdatasync
+
+    def fdatasync(file: int) -> None:
+        slow.wait(10)
+        sync(file)
+
+    with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        with pytest.raises(grpc.RpcError) as hung_up:
+            export(payload, timeout=0.2)
+        assert hung_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        slow.set()
+        assert export(payload) == b""
+    assert count(tmp_path) == 5
+
+
+def test_beyond_the_budget_senders_wait_and_memory_does_not_grow(tmp_path: Path) -> None:
+    full = Pipeline(tmp_path, Metrics(), budget_bytes=10_000)  # not started: nothing leaves it
+    waiting = full.submit("traces", bytes(8_000))
+    with pytest.raises(Refused, match="wait to be written") as refused:
+        full.submit("traces", bytes(8_000))
+    assert refused.value.reason is Reason.BUSY and refused.value.retry_after_s
+    full.start()
+    wait_until(waiting.done)
+    # That one was malformed, so its place is free again.
+    good = full.submit("traces", otlp_requests.traces(1).SerializeToString())
+    wait_until(good.done)
+    assert good.result() == pipeline.Outcome()
+    full.stop()
+
+
+def test_only_what_was_remembered_is_a_repeat() -> None:
+    repeats = Repeats()
+    assert not repeats.taken(b"one")
+    repeats.remember(b"one")
+    assert repeats.taken(b"one") and not repeats.taken(b"two") and not repeats.taken(b"longer")
+
+
+def wait_until(true: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait for something that another thread or process does."""
+
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, f"not true after {within_s} s"
+        time.sleep(0.02)
