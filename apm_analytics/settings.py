@@ -65,11 +65,14 @@ class BaselineParams(_Frozen):
     min_windows: int = Field(ge=3)
     fit_grid_s: int = Field(gt=0)
     level: float = Field(gt=0.5, lt=1)
+    backtest_days: int = Field(ge=5)
     holdout_days: float = Field(gt=0)
-    changepoint_prior_scale: float = Field(gt=0)
+    tau: float = Field(gt=0)
+    prior: float = Field(gt=0)
     robust_deviations: float = Field(gt=0)
     forest_trees: int = Field(gt=0)
     forest_contamination: float = Field(gt=0, lt=0.5)
+    keep_runs: int = Field(ge=1)
 
 
 class DetectorParams(_Frozen):

@@ -155,6 +155,7 @@ def _derive(spans: pl.DataFrame, run: SmallRun) -> None:
         "service_name": ["cart"],
         "operation": ["GET /rare"],
         "signal": ["latency_p95"],
+        "outcome": ["skipped"],
         "reason": ["3 windows with a value, need 12"],
     }
     pl.DataFrame(skipped).write_parquet(run.derived / "skipped.parquet")

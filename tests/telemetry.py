@@ -1,12 +1,12 @@
 """Features of simulated operations with known truth, without a lake."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
 
 from apm_analytics.analyze.signals import SCHEMA
-from apm_analytics.baselines.series import Series, of_operation
+from apm_analytics.baselines.fleet import Fleet, fleets
 
 WINDOW_S = 300.0
 PER_DAY = 288
@@ -70,10 +70,16 @@ def features(
     )
 
 
-def series(signal: str, days: float, *, seed: int, change: Change | None = None) -> Series:
-    """Draw one signal of one operation."""
-    drawn = features(days, seed=seed, change=change)
-    return next(one for one in of_operation(drawn, WINDOW_S) if one.signal == signal)
+def fleet(
+    signal: str, days: float, *, seeds: Sequence[int], change: Change | None = None, **knobs: float
+) -> Fleet:
+    """Draw one signal of one operation a seed."""
+    drawn = [
+        features(days, seed=seed, change=change, operation=f"GET /{seed:04d}", **knobs)
+        for seed in seeds
+    ]
+    found = next(fleets(pl.concat(drawn), WINDOW_S)[1])
+    return next(one for one in found if one.signal == signal)
 
 
 def during(first_day: float, hours: float, **factors: float) -> Change:

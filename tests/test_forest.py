@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.ensemble import IsolationForest
 
 from apm_analytics.baselines import forest
-from apm_analytics.baselines.forest import ForestDetector
+from apm_analytics.baselines.forest import ForestDetector, Trees
 from apm_analytics.errors import NotEnoughData, NotFound
 
 SIGNALS = ("latency_p95", "rate", "error_ratio")
@@ -82,11 +83,17 @@ def test_too_few_windows_one_signal_and_constant_ones_are_refused_by_name() -> N
         )
 
 
+def test_trees_out_of_scikit_learn_score_as_it_does() -> None:
+    grown = IsolationForest(n_estimators=30, random_state=7).fit(_quiet(3))
+    columns = _quiet(4)
+    np.testing.assert_allclose(Trees.of(grown).oddness(columns), -grown.score_samples(columns))
+
+
 def test_forests_saved_and_loaded_score_the_same(tmp_path: Path) -> None:
     detector = _fit(_quiet(1))
-    forest.save({("shop", "GET /"): detector}, tmp_path / "forest")
-    again = forest.load(tmp_path / "forest")["shop", "GET /"]
+    forest.save({("shop", "GET /"): detector}, tmp_path)
+    again = forest.load(tmp_path)["shop", "GET /"]
     assert np.array_equal(again.predict(_quiet(2)), detector.predict(_quiet(2)))
     assert again.signals == SIGNALS
     with pytest.raises(NotFound, match="dvc repro train"):
-        forest.load(tmp_path)
+        forest.load(tmp_path / "nowhere")

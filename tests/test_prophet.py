@@ -10,7 +10,7 @@ import pytest
 from apm_analytics.baselines import prophet
 from apm_analytics.baselines.prophet_kernels import SIGMA_FLOOR
 from apm_analytics.baselines.season import DAILY, WEEKLY, fourier
-from apm_analytics.errors import BadInput, NotEnoughData
+from apm_analytics.errors import BadInput, BadParameter, NotEnoughData
 
 START = np.datetime64("2026-03-01T00:00", "us")
 HOUR = np.timedelta64(3600, "s")
@@ -170,7 +170,7 @@ def test_what_is_no_batch_of_series_is_refused_by_name() -> None:
         prophet.fit_batch(times, values)
     with pytest.raises(BadInput, match=r"need \(n_series, 720\)"):
         prophet.fit_batch(hours(N), values[:, :-1])
-    with pytest.raises(BadInput, match="both must be above 0"):
+    with pytest.raises(BadParameter, match="both must be above 0"):
         prophet.fit_batch(hours(N), values, tau=0.0)
     values[1, 5] = np.inf
     with pytest.raises(BadInput, match="series 1 has an infinite value"):

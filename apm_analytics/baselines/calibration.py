@@ -1,6 +1,6 @@
 """Bounds from a model's own errors: empirical quantiles that incidents do not widen.
 
-In:  a series and its residuals on the model's scale.
+In:  residuals of many series on the model's scale, and which windows may teach.
 Out: `Calibration`: spread by hour of the week, and the quantiles of the residuals over it.
 
 This is conformal prediction with a normalised score [1]_: no distribution is assumed. Windows
@@ -15,21 +15,17 @@ References
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from apm_analytics.baselines import row_kernels
 from apm_analytics.baselines.band import Band, side_score
 from apm_analytics.baselines.scales import Floats, Scale
-from apm_analytics.baselines.series import (
-    HOURS_PER_WEEK,
-    Flags,
-    Series,
-    Times,
-    hour_of_week,
-    week_profile,
-)
+from apm_analytics.baselines.series import HOURS_PER_WEEK, Flags, Times, hour_of_week
 
 MAD_TO_SD = 1.4826
 # Hours to each side that share their spread: 5 h of 4 weeks are 240 windows, good to 6 %.
 SPREAD_REACH_H = 2
+REQUESTS_REACH_H = 1
 # Beyond 3 times the distance of the 95 % quantile lie 1e-6 of normal residuals and 1e-4 of
 # exponential ones; incidents in up to 5 % of the windows do not move that quantile much.
 MASK_QUANTILE = 0.95
@@ -41,32 +37,39 @@ MAX_MASKED_RATIO = 0.10
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far the values of one series stray from a model.
+    """How far the values of many series stray from their models.
 
     Parameters
     ----------
-    spread : float64 of shape (168,), robust standard deviation by hour of the week.
-    requests : float64 of shape (168,), usual requests in a window by hour of the week.
-    low, high : quantiles of residual / spread below and above which a value is outside.
-    masked : windows left out of the quantiles.
+    spread : float64 of shape (n, 168), robust standard deviation by hour of the week.
+    requests : float64 of shape (n, 168), usual requests in a window by hour of the week.
+    low, high : float64 of shape (n,), the residual / spread below and above which a value is
+        outside.
+    masked : int64 of shape (n,), windows left out of the quantiles.
     """
 
     spread: Floats
     requests: Floats
-    low: float
-    high: float
-    masked: int
+    low: Floats
+    high: Floats
+    masked: NDArray[np.int64]
+
+    def pick(self, rows: NDArray[np.int64]) -> "Calibration":
+        """Keep some series."""
+        return Calibration(*(part[rows] for part in vars(self).values()))
 
     def scaled_band(
         self, scaled: Floats, times: Times, scale: Scale
     ) -> tuple[Floats, Floats, Floats]:
-        """Give expected value, lower and upper bound on the model's scale."""
+        """Give expected value, lower and upper bound on the model's scale, each (n, n_times)."""
         hours = hour_of_week(times)
         expected = scale.backward(scaled)
-        margin = scale.margin(expected, self.requests[hours])
-        spread = self.spread[hours]
-        upper = np.maximum(scaled + self.high * spread, scale.forward(expected + margin))
-        lower = np.minimum(scaled + self.low * spread, scale.forward(expected - margin))
+        margin = scale.margin(expected, self.requests[:, hours])
+        spread = self.spread[:, hours]
+        upper = scaled + self.high[:, None] * spread
+        upper = np.maximum(upper, scale.forward(expected + margin))
+        lower = scaled + self.low[:, None] * spread
+        lower = np.minimum(lower, scale.forward(expected - margin))
         if not scale.two_sided:
             lower = np.minimum(lower, scale.forward(np.zeros_like(expected)))
         return scaled, lower, upper
@@ -81,68 +84,90 @@ class Calibration:
         return score if scale.two_sided else np.where(values < scale.backward(scaled), 0.0, score)
 
 
-def quiet_windows(series: Series, residuals: Floats, *, grid_s: float) -> Flags:
-    """Tell which windows look undisturbed, alone and as part of their slot of `grid_s`."""
-    standard = residuals / _spread(series, residuals)[hour_of_week(series.times)]
-    known = np.isfinite(standard)
-    odd = np.zeros(known.shape, dtype=np.bool_)
-    odd[known] = _beyond(standard[known], least=MASK_DEVIATIONS)
-    # A slot of many slightly odd windows is as unlikely as one very odd window.
-    slots = series.times.astype(np.int64) // int(grid_s * 1e6)
-    labels, slot_of = np.unique(slots[known], return_inverse=True)
-    if labels.size > 1:
-        sizes = np.bincount(slot_of)
-        means = np.bincount(slot_of, weights=standard[known]) / sizes
-        odd[known] |= _beyond(means, least=MASK_DEVIATIONS / np.sqrt(np.median(sizes)))[slot_of]
-    if odd.sum() > MAX_MASKED_RATIO * known.sum():
-        odd[:] = False
-    return ~odd
+def requests_by_hour(times: Times, values: Floats, requests: Floats) -> Floats:
+    """Give the usual requests in a window by hour of the week, over windows with a value."""
+    return by_hour(times, np.where(np.isnan(values), np.nan, requests), REQUESTS_REACH_H)
 
 
-def calibrate(series: Series, residuals: Floats, quiet: Flags, *, level: float) -> Calibration:
-    """Learn the bounds that hold a share `level` of the quiet windows.
+def spread_by_hour(times: Times, residuals: Floats, requests: Floats, scale: Scale) -> Floats:
+    """Estimate the noise of each hour of the week, never below what sampling alone makes.
 
     Parameters
     ----------
-    series : the history.
-    residuals : float64 of shape (n,), value minus model on the model's scale; NaN where unknown.
-    quiet : windows to learn from, see `quiet_windows`.
-    level : share of windows inside; what is outside is split over the sides that count.
+    residuals : (n, n_time) on the model's scale. requests : (n, 168), usual ones.
     """
-    residuals = np.where(quiet, residuals, np.nan)
-    spread = _spread(series, residuals)
-    standard = residuals / spread[hour_of_week(series.times)]
-    standard = np.sort(standard[np.isfinite(standard)])
-    outside = (1.0 - level) / (2.0 if series.scale.two_sided else 1.0)
-    # The conformal rank: one further out than the plain quantile, at most the largest seen.
-    rank = min(int(np.ceil((standard.size + 1) * (1.0 - outside))), standard.size) - 1
-    return Calibration(
-        spread=spread,
-        requests=requests_profile(series),
-        low=min(float(standard[standard.size - 1 - rank]), 0.0),
-        high=max(float(standard[rank]), 0.0),
-        masked=int((~quiet & series.known).sum()),
-    )
-
-
-def requests_profile(series: Series) -> Floats:
-    """Give the usual requests in a window by hour of the week, over windows with a value."""
-    known = np.where(series.known, series.requests, np.nan)
-    return week_profile(series.times, known, reach=1)
-
-
-def _spread(series: Series, residuals: Floats) -> Floats:
-    """Estimate the noise of each hour of the week, never below what sampling alone makes."""
-    hourly = MAD_TO_SD * week_profile(series.times, np.abs(residuals), reach=SPREAD_REACH_H)
-    spread: Floats = np.maximum(hourly, series.scale.noise(requests_profile(series)))
-    assert spread.shape == (HOURS_PER_WEEK,)
+    hourly = MAD_TO_SD * by_hour(times, np.abs(residuals), SPREAD_REACH_H)
+    spread: Floats = np.fmax(hourly, scale.noise(requests))
     return spread
 
 
-def _beyond(standard: Floats, *, least: float) -> Flags:
-    """Flag values far beyond the bulk, side by side."""
-    low, middle, high = np.quantile(standard, [1 - MASK_QUANTILE, 0.5, MASK_QUANTILE])
-    flags: Flags = (standard > middle + max(MASK_FACTOR * (high - middle), least)) | (
-        standard < middle - max(MASK_FACTOR * (middle - low), least)
-    )
+def by_hour(times: Times, values: Floats, reach: int) -> Floats:
+    """Give the median of each hour of the week with its neighbours, of shape (n, 168).
+
+    Hours without any value take the median of all; no value at all gives NaN.
+    """
+    half = np.array([0.5])
+    found = np.full((len(values), 1, HOURS_PER_WEEK), np.nan)
+    row_kernels.ring_profile(values, hour_of_week(times), HOURS_PER_WEEK, reach, half, found)
+    overall = np.full((len(values), 1), np.nan)
+    row_kernels.quantiles(values, half, overall)
+    profile = found[:, 0]
+    return np.where(np.isnan(profile), overall, profile)
+
+
+def quiet_windows(
+    times: Times, residuals: Floats, spread: Floats, *, window_s: float, slot_s: float
+) -> Flags:
+    """Tell which windows look undisturbed, alone and as part of their slot of `slot_s`.
+
+    A slot of many slightly odd windows is as unlikely as one very odd window.
+    """
+    standard = residuals / spread[:, hour_of_week(times)]
+    odd = _beyond(standard, np.full((len(standard), 1), MASK_DEVIATIONS))
+    slots = times.astype(np.int64) // int(slot_s * 1e6)
+    begin = np.flatnonzero(np.r_[True, slots[1:] != slots[:-1]])
+    if begin.size > 1:
+        known = ~np.isnan(standard)
+        sizes = np.add.reduceat(known.astype(np.float64), begin, axis=1)
+        sums = np.add.reduceat(np.where(known, standard, 0.0), begin, axis=1)
+        sizes[sizes == 0] = np.nan
+        usual = np.full((len(sizes), 1), np.nan)
+        row_kernels.quantiles(sizes, np.array([0.5]), usual)
+        far = _beyond(sums / sizes, MASK_DEVIATIONS / np.sqrt(usual))
+        widths = np.diff(np.r_[begin, slots.size])
+        odd |= np.repeat(far, widths, axis=1)
+    odd &= ~np.isnan(standard)
+    too_many = odd.sum(axis=1) > MAX_MASKED_RATIO * (~np.isnan(standard)).sum(axis=1)
+    odd[too_many] = False
+    return ~odd
+
+
+def conformal(standard: Floats, scale: Scale, level: float) -> tuple[Floats, Floats]:
+    """Give the residuals over spread below and above which a value is outside, each (n,).
+
+    Parameters
+    ----------
+    standard : (n, n_windows), residual / spread of quiet windows the models had not seen.
+    level : share of windows inside; what is outside is split over the sides that count.
+    """
+    outside = (1.0 - level) / (2.0 if scale.two_sided else 1.0)
+    ordered = np.sort(standard, axis=1)  # NaN last
+    size = (~np.isnan(ordered)).sum(axis=1)
+    # The conformal rank: one further out than the plain quantile, at most the largest seen.
+    rank = np.clip(np.ceil((size + 1) * (1.0 - outside)).astype(np.int64), 1, size) - 1
+    rows = np.arange(len(ordered))
+    low = np.minimum(ordered[rows, np.maximum(size - 1 - rank, 0)], 0.0)
+    high = np.maximum(ordered[rows, np.maximum(rank, 0)], 0.0)
+    return np.where(size > 0, low, np.nan), np.where(size > 0, high, np.nan)
+
+
+def _beyond(standard: Floats, least: Floats) -> Flags:
+    """Flag values far beyond the bulk of their row, side by side; `least` is (n, 1)."""
+    found = np.full((len(standard), 3), np.nan)
+    shares = np.array([1 - MASK_QUANTILE, 0.5, MASK_QUANTILE])
+    row_kernels.quantiles(standard, shares, found)
+    low, middle, high = found[:, :1], found[:, 1:2], found[:, 2:]
+    above = middle + np.fmax(MASK_FACTOR * (high - middle), least)
+    below = middle - np.fmax(MASK_FACTOR * (middle - low), least)
+    flags: Flags = (standard > above) | (standard < below)
     return flags

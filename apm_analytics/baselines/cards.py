@@ -12,6 +12,7 @@ import polars as pl
 
 from apm_analytics.analyze.signals import SIGNALS
 from apm_analytics.baselines.evaluate import Evaluation
+from apm_analytics.baselines.fleet import MENDED, NO_SEASON, SKIPPED
 from apm_analytics.baselines.registry import Provenance
 from apm_analytics.settings import BaselineParams
 
@@ -26,7 +27,7 @@ class Training:
     Parameters
     ----------
     snapshot : derived/snapshot.json.
-    reasons : series without Prophet, with columns service_name, operation, signal, reason.
+    selection : derived/selection.parquet.
     skipped : derived/skipped.parquet.
     flagged : columns signal, model, n_series, flagged (share of the history with score > 1).
     """
@@ -35,45 +36,54 @@ class Training:
     snapshot: Mapping[str, Any]
     params: BaselineParams
     evaluation: Evaluation
-    reasons: pl.DataFrame
+    selection: pl.DataFrame
     skipped: pl.DataFrame
     flagged: pl.DataFrame
 
 
-def prophet_card(training: Training) -> str:
-    """Describe the baselines of single signals: Prophet, and robust bounds in its place."""
+def baselines_card(training: Training) -> str:
+    """Describe the baselines of single signals: which models compete, which won, where they end."""
     params = training.params
-    skipped = training.skipped.filter(pl.col("signal").is_in(list(SIGNALS)))
+    single = training.skipped.filter(pl.col("signal").is_in(list(SIGNALS)))
     return _page(
-        "Prophet baselines",
+        "Baselines",
         [
             "Expected value and bounds of p95 latency, request rate and error ratio, one model "
-            "per service and operation. Prophet (linear trend, daily and weekly season) is "
-            f"fitted to medians of {params.fit_grid_s} s on a variance-stabilising scale. The "
-            f"bounds are empirical quantiles of its errors, meant to hold {params.level:.2%} of "
-            "quiet windows; windows that look like incidents are masked before. A series whose "
-            "history shows no season gets robust bounds instead: the median +- "
+            "per service and operation: the one of Prophet (linear trend, daily and weekly "
+            "season), quantile profiles by time of day and of week, seasonal naive and plain "
+            f"robust bounds that forecast the last {params.backtest_days} days best, one day at a "
+            "time. None that loses to seasonal naive is published. Models are fitted to medians "
+            f"of {params.fit_grid_s} s on a variance-stabilising scale. The bounds are empirical "
+            "quantiles of the errors on days the model had not seen, meant to hold "
+            f"{params.level:.2%} of quiet windows; windows that look like incidents are masked "
+            "before. A history too short or too even for a season gets the median +- "
             f"{params.robust_deviations:g} robust standard deviations, the same in all hours.",
             f"**Season:** {training.snapshot['note']}",
         ],
         training,
         {
+            "Which models won": _selection(training.selection),
             "Metrics on held-out days": _metrics_table(training.evaluation),
             "Share of the history outside the bounds": _flagged(training, list(SIGNALS)),
             "Limits": "\n".join(
                 (
-                    "- The bounds are those of the coming week; the trend is carried on in a "
-                    "straight line.",
+                    "- The bounds are those of the coming week, tested a day ahead; a trend is "
+                    "carried on in a straight line.",
                     "- Holidays and one-off campaigns are not known and will look odd.",
                     "- A new level (a deployment) counts as an incident for about three days; "
                     "after a tenth of the history it is learned.",
                     "- With few requests a window, p95 is close to the maximum and one failure "
-                    "is a large ratio: bounds are wide there, by hour of the week.",
-                    "- The held-out days contain their incidents; coverage counts them as misses.",
+                    "is a large ratio: bounds are wide there, by hour of the week, and hold more "
+                    "windows than was asked for.",
+                    "- The held-out days contain their incidents; coverage counts them as misses, "
+                    "coverage of quiet windows does not.",
                 )
             ),
-            "Series with robust bounds, and why": _series_list(training.reasons),
-            "Skipped series": _series_list(skipped),
+            "Series without a season, and why": _series_list(single.filter(outcome=NO_SEASON)),
+            "Series that were put right before learning": _series_list(
+                single.filter(outcome=MENDED)
+            ),
+            "Skipped series": _series_list(single.filter(outcome=SKIPPED)),
         },
     )
 
@@ -86,9 +96,10 @@ def forest_card(training: Training) -> str:
     return _page(
         "Isolation forests",
         [
-            "One isolation forest per service and operation over p95 latency, rate and error "
-            "ratio together, as distances from their expected values, 1 at the bound, "
-            f"and the length of the three ({params.forest_trees} trees). A score above 1 means "
+            "One isolation forest per service and operation over p95 latency, rate, error ratio "
+            "and, where the service reports it, saturation together, as distances from their "
+            "expected values, 1 at the bound, "
+            f"and the length of them ({params.forest_trees} trees). A score above 1 means "
             f"anomalous: {params.forest_contamination:.2%} of the quiet windows of the history "
             "are above it. A signal without a value counts as expected.",
         ],
@@ -144,12 +155,34 @@ def _page(title: str, abstract: list[str], training: Training, sections: Mapping
     return "\n\n".join(parts) + "\n"
 
 
+def _selection(selection: pl.DataFrame) -> str:
+    if selection.is_empty():
+        return "No series has a history long enough for a backtest."
+    lines = [
+        "Errors are those of the seasonal naive forecast within the history times this: mean "
+        "absolute, of error ratios root mean square. Coverage is of bounds that had not seen the "
+        "day.",
+        "",
+        "| model | signal | series won | scaled error | pinball | coverage |",
+        "|---|---|---|---|---|---|",
+    ]
+    summed = selection.group_by("signal", "model").agg(
+        pl.col("chosen").sum(), pl.col("scaled_error", "pinball", "coverage").mean()
+    )
+    lines += [
+        f"| {row['model']} | {row['signal']} | {row['chosen']} | {row['scaled_error']:.3f} "
+        f"| {row['pinball']:.4f} | {row['coverage']:.4f} |"
+        for row in summed.drop_nulls().sort("signal", "scaled_error", "model").iter_rows(named=True)
+    ]
+    return "\n".join(lines)
+
+
 def _metrics_table(evaluation: Evaluation) -> str:
     lines = [
-        "`published` is what the thresholds come from; `robust` and `seasonal_naive` are peers.",
+        "`published` is what the thresholds come from, below it by the model that a series got.",
         "",
-        "| model | signal | series | coverage | worst | MAE | MAPE | width | unit |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | signal | series | coverage | when quiet | worst | MAE | MAPE | width | unit |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model, signals in evaluation.metrics.items():
         for signal, measured in signals.items():
@@ -158,6 +191,7 @@ def _metrics_table(evaluation: Evaluation) -> str:
             mape = f"{measured['mape']:.1%}" if "mape" in measured else ""
             lines.append(
                 f"| {model} | {signal} | {measured['n_series']} | {measured['coverage']:.4f} "
+                f"| {measured.get('coverage_quiet', float('nan')):.4f} "
                 f"| {measured['coverage_worst']:.4f} | {measured['mae']:.4g} | {mape} "
                 f"| {measured['width']:.4g} | {SIGNALS[signal].unit} |"
             )

@@ -1,24 +1,25 @@
-"""Score every baseline on days it has not seen, beside simpler peers.
+"""Score what would have been published on days that its training has not seen.
 
-In:  the features.
+In:  the features, and which windows must not teach.
 Out: `Evaluation`: nested metrics, coverage by series, and the forecast of a middling series.
 
 The last days are held out, the same training as always runs on what is before them, and its
-bounds meet the held-out windows, incidents and all. Peers: robust bounds and seasonal naive.
+bounds meet the held-out windows: all of them, incidents too, and the quiet ones alone, for which
+the bounds are made. How the models compare with each other is what the backtest of the training
+says; its metrics stand beside.
 """
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
-from apm_analytics.baselines import training
-from apm_analytics.baselines.band import Baseline
-from apm_analytics.baselines.robust import RobustBaseline
-from apm_analytics.baselines.seasonal import SeasonalNaiveBaseline
-from apm_analytics.baselines.series import DAY_S, Series, of_operation, operations
+from apm_analytics.baselines import fitting, training
+from apm_analytics.baselines.fleet import Fleet, fleets
+from apm_analytics.baselines.series import DAY_S, Flags
 from apm_analytics.baselines.training import FOREST, Trained
 from apm_analytics.errors import NotEnoughData
 from apm_analytics.settings import BaselineParams
@@ -27,16 +28,17 @@ from apm_analytics.settings import BaselineParams
 SHORT_HOLDOUT_RATIO = 0.25
 # Of the held-out windows of a series, at least this many must have a value.
 MIN_SCORED = 6
-# What is published: Prophet or robust bounds, whichever a series got.
+# What is published: the winner of each series.
 PUBLISHED = "published"
 SCORED_SCHEMA: Schema = {
     **dict.fromkeys((*OPERATION, "signal", "model"), pl.String),
-    **dict.fromkeys(("coverage", "mae", "mape", "width"), pl.Float64),
+    **dict.fromkeys(("coverage", "coverage_quiet", "mae", "mape", "width"), pl.Float64),
 }
 FORECAST_SCHEMA: Schema = {
     "hour": pl.Float64,
     **dict.fromkeys(("value", "expected", "lower", "upper"), pl.Float64),
 }
+NUMBERS = ("n_series", "coverage", "coverage_worst", "coverage_quiet", "mae", "mape", "width")
 
 
 @dataclass
@@ -47,8 +49,8 @@ class Evaluation:
     ----------
     holdout_days : days held out.
     note : in words, which history was used and what it could not show.
-    metrics : model -> signal -> {n_series, coverage, mae, mape, width}; `mape` not of ratios.
-    scored : one row per series and model, with `SCORED_SCHEMA`.
+    metrics : model -> signal -> `NUMBERS`; `mape` not of ratios. "published" is all models.
+    scored : one row a series, with `SCORED_SCHEMA`; `model` is the one it was published with.
     forecasts : signal -> the held-out days of its series with the median error.
     """
 
@@ -65,6 +67,7 @@ def evaluate(
     *,
     window_s: float,
     seed: int,
+    masked: Flags | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Train without the last days and score on them.
@@ -76,6 +79,7 @@ def evaluate(
         rest would be too short for a season.
     window_s : length of a window, in seconds.
     seed : as in training.
+    masked : as in training; masked windows do not count as quiet.
     progress : show a progress bar.
 
     Raises
@@ -93,54 +97,116 @@ def evaluate(
             f"; without them it is shorter than baselines.min_season_days = "
             f"{params.min_season_days:g}, so only bounds without a season could be evaluated"
         )
-    last = features["time"].max()
-    assert last is not None
-    cut = last + timedelta(seconds=window_s) - timedelta(days=holdout)  # type: ignore[operator]
-    before = features.filter(pl.col("time") < cut)
+    last: Any = features["time"].max()
+    cut: datetime = last + timedelta(seconds=window_s) - timedelta(days=holdout)
+    before = (features["time"] < cut).to_numpy()
     trained = training.train(
-        before, params, window_s=window_s, seed=seed, only_models=True, progress=progress
+        features.filter(before),
+        params,
+        window_s=window_s,
+        seed=seed,
+        masked=None if masked is None else masked[before],
+        only_models=True,
+        progress=progress,
     )
-    held_out = {
-        part.select(OPERATION).row(0): part
-        for part in operations(features.filter(pl.col("time") >= cut))
-    }
     rows: list[tuple[object, ...]] = []
     flagged: list[float] = []
-    for part in operations(before):
-        history = of_operation(part, window_s)
-        key = history[0].key[:2]
-        if key not in held_out:
-            continue
-        future = of_operation(held_out[key], window_s)
-        for past, coming in zip(history, future, strict=True):
-            for name, baseline in _competitors(past, trained, params).items():
-                scored = _score(baseline, coming)
-                if scored is not None:
-                    rows.append((*coming.key, name, *scored))
-        forest = trained.forests.get(key)
-        if forest is not None:
-            _, deviations, _ = training.deviations_of(future, trained.baselines)
-            score = forest.predict(deviations)
-            flagged.append(float(np.mean(score[np.isfinite(score)] > 1.0)))
-    scored_frame = pl.DataFrame(rows, schema=SCORED_SCHEMA, orient="row")
-    if scored_frame.is_empty():
+    middles: dict[str, list[tuple[float, pl.DataFrame]]] = {signal: [] for signal in SIGNALS}
+    for chunk in fleets(features, window_s, masked=masked)[1]:
+        coming = chunk[0].times >= np.datetime64(cut.isoformat(), "us")
+        quiet = [fitting.quiet(fleet, params, seed=seed) for fleet in chunk]
+        for fleet, undisturbed in zip(chunk, quiet, strict=True):
+            _score_fleet(fleet, coming, undisturbed, trained, rows, middles[fleet.signal])
+        flagged += _flagged(chunk, coming, trained)
+    scored = pl.DataFrame(rows, schema=SCORED_SCHEMA, orient="row")
+    if scored.is_empty():
         raise NotEnoughData(
             f"no operation has {MIN_SCORED} windows with a value in the last {holdout:.2f} days; "
             "import more telemetry"
         )
-    result = Evaluation(holdout, note, _metrics(scored_frame), scored_frame)
+    result = Evaluation(holdout, note, _metrics(scored), scored)
     if flagged:
         result.metrics[FOREST] = {
             "together": {"n_series": len(flagged), "flagged": _rounded(float(np.mean(flagged)))}
         }
-    for signal in SIGNALS:
-        middle = _middling(scored_frame, signal)
-        if middle is not None:
-            coming = next(
-                one for one in of_operation(held_out[middle], window_s) if one.signal == signal
-            )
-            result.forecasts[signal] = _forecast(trained.baselines[coming.key], coming)
+    for signal, found in middles.items():
+        if found:
+            found.sort(key=lambda one: one[0])
+            result.forecasts[signal] = found[len(found) // 2][1]
     return result
+
+
+def _score_fleet(
+    fleet: Fleet,
+    coming: Flags,
+    quiet: Flags,
+    trained: Trained,
+    rows: list[tuple[object, ...]],
+    forecasts: list[tuple[float, pl.DataFrame]],
+) -> None:
+    """Meet the bounds of one signal with the held-out windows of its operations."""
+    place = {operation: row for row, operation in enumerate(fleet.operations)}
+    times = fleet.times[coming]
+    hours = (times - times[0]) / np.timedelta64(3600, "s")
+    for fitted in trained.fleets:
+        if fitted.signal != fleet.signal:
+            continue
+        mine = [row for row, one in enumerate(fitted.operations) if one in place]
+        if not mine:
+            continue
+        part = fitted.pick(np.array(mine))
+        band = part.predict(times)
+        for row, operation in enumerate(part.operations):
+            values = fleet.values[place[operation]][coming]
+            known = ~np.isnan(values) & np.isfinite(band.expected[row])
+            if known.sum() < MIN_SCORED:
+                continue
+            expected, lower, upper = (
+                getattr(band, name)[row] for name in ("expected", "lower", "upper")
+            )
+            error = np.abs(values - expected)[known]
+            inside = (values >= lower) & (values <= upper)
+            calm = known & quiet[place[operation]][coming]
+            # Percent of nothing says nothing: windows without requests or failures are left out.
+            some = values[known] > 0
+            mape = float(np.mean(error[some] / values[known][some])) if some.any() else None
+            rows.append(
+                (
+                    *operation,
+                    fleet.signal,
+                    part.model,
+                    float(np.mean(inside[known])),
+                    float(np.mean(inside[calm])) if calm.any() else None,
+                    float(np.mean(error)),
+                    None if fleet.signal == "error_ratio" else mape,
+                    float(np.mean((upper - lower)[known])),
+                )
+            )
+            shown = dict(hour=hours, value=values, expected=expected, lower=lower, upper=upper)
+            frame = pl.DataFrame(shown, schema=FORECAST_SCHEMA, nan_to_null=True)
+            forecasts.append((float(np.mean(error)), frame))
+
+
+def _flagged(chunk: list[Fleet], coming: Flags, trained: Trained) -> list[float]:
+    """Give the share of held-out windows that each operation's forest calls anomalous."""
+    shares = []
+    baselines = trained.baselines
+    for row, operation in enumerate(chunk[0].operations):
+        forest = trained.forests.get(operation)
+        if forest is None:
+            continue
+        columns = []
+        for signal in forest.signals:
+            fleet = next(one for one in chunk if one.signal == signal)
+            times, values = fleet.times[coming], fleet.values[row][coming]
+            baseline = baselines[*operation, signal]
+            side = np.sign(values - baseline.predict(times).expected)
+            columns.append(side * baseline.score(times, values))
+        score = forest.predict(np.column_stack(columns))
+        known = np.isfinite(score)
+        if known.any():
+            shares.append(float(np.mean(score[known] > 1.0)))
+    return shares
 
 
 def history_days(features: pl.DataFrame, window_s: float) -> float:
@@ -157,57 +223,13 @@ def _holdout_days(days: float, params: BaselineParams) -> float:
     return spare if spare >= 1.0 else min(days * SHORT_HOLDOUT_RATIO, params.holdout_days)
 
 
-def _competitors(past: Series, trained: Trained, params: BaselineParams) -> dict[str, Baseline]:
-    """Give every baseline that this series has: the published one under both its names."""
-    found: dict[str, Baseline] = {}
-    published = trained.baselines.get(past.key)
-    if published is None:
-        return found
-    found[PUBLISHED] = published
-    if published.model != RobustBaseline.model:
-        found[published.model] = published
-    found[RobustBaseline.model] = RobustBaseline.fit(
-        past,
-        deviations=params.robust_deviations,
-        min_windows=params.min_windows,
-        knows_week=past.days >= params.min_season_days,
-    )
-    try:
-        found[SeasonalNaiveBaseline.model] = SeasonalNaiveBaseline.fit(
-            past, level=params.level, min_windows=params.min_windows
-        )
-    except NotEnoughData:
-        # A peer without two weeks of history; metrics show it by its number of series.
-        return found
-    return found
-
-
-def _score(baseline: Baseline, coming: Series) -> tuple[float | None, ...] | None:
-    """Give coverage, mean absolute error, the same in percent, and the width of the bounds."""
-    band = baseline.predict(coming.times)
-    known = coming.known & np.isfinite(band.expected)
-    if known.sum() < MIN_SCORED:
-        return None
-    values = coming.values[known]
-    error = np.abs(values - band.expected[known])
-    inside = (values >= band.lower[known]) & (values <= band.upper[known])
-    # Percent of nothing says nothing: windows without requests or failures are left out.
-    some = values > 0
-    mape = float(np.mean(error[some] / values[some])) if some.any() else None
-    return (
-        float(np.mean(inside)),
-        float(np.mean(error)),
-        None if coming.signal == "error_ratio" else mape,
-        float(np.mean(band.upper[known] - band.lower[known])),
-    )
-
-
 def _metrics(scored: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    everything = pl.concat([scored, scored.with_columns(model=pl.lit(PUBLISHED))])
     summed = (
-        scored.group_by("model", "signal")
+        everything.group_by("model", "signal")
         .agg(
             pl.len().alias("n_series"),
-            pl.col("coverage").mean(),
+            pl.col("coverage", "coverage_quiet").mean(),
             pl.col("coverage").min().alias("coverage_worst"),
             pl.col("mae", "mape", "width").median(),
         )
@@ -215,37 +237,9 @@ def _metrics(scored: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     )
     metrics: dict[str, dict[str, dict[str, float]]] = {}
     for row in summed.iter_rows(named=True):
-        values = {
-            name: _rounded(row[name])
-            for name in ("n_series", "coverage", "coverage_worst", "mae", "mape", "width")
-            if row[name] is not None
-        }
+        values = {name: _rounded(row[name]) for name in NUMBERS if row[name] is not None}
         metrics.setdefault(row["model"], {})[row["signal"]] = values
     return metrics
-
-
-def _middling(scored: pl.DataFrame, signal: str) -> tuple[str, ...] | None:
-    """Name the operation whose error is the median one."""
-    published = scored.filter(signal=signal, model=PUBLISHED).sort("mae", *OPERATION)
-    if published.is_empty():
-        return None
-    return published.select(OPERATION).row(len(published) // 2)
-
-
-def _forecast(baseline: Baseline, coming: Series) -> pl.DataFrame:
-    band = baseline.predict(coming.times)
-    hours = (coming.times - coming.times[0]) / np.timedelta64(3600, "s")
-    return pl.DataFrame(
-        {
-            "hour": hours,
-            "value": coming.values,
-            "expected": band.expected,
-            "lower": band.lower,
-            "upper": band.upper,
-        },
-        schema=FORECAST_SCHEMA,
-        nan_to_null=True,
-    )
 
 
 def _rounded(value: float) -> float:

@@ -1,4 +1,4 @@
-"""Isolation forests over the three signals of one operation together.
+"""Isolation forests over the signals of one operation together.
 
 In:  deviations of each signal from its expected value; 1 is the bound of that signal.
 Out: `ForestDetector`: scores above 1 are anomalous; how much each signal contributed.
@@ -9,16 +9,19 @@ score grows with the length. A window without a value of some signal (no latency
 night) counts as expected in that signal, deviation 0; a window without any has no score.
 """
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
+from apm_analytics.analyze.signals import OPERATION, Schema
+from apm_analytics.baselines.jit import compiled
 from apm_analytics.baselines.scales import Floats
 from apm_analytics.baselines.series import Flags
+from apm_analytics.baselines.store import write_frame
 from apm_analytics.errors import NotEnoughData, NotFound
 
 # A day of windows of 5 minutes; a forest on fewer isolates noise.
@@ -27,7 +30,68 @@ MIN_WINDOWS = 288
 MAX_DEVIATION = 10.0
 # Keeps the growth finite when all quiet windows are as expected.
 MIN_LENGTH = 1e-6
-FILE_NAME = "forests.joblib"
+FILE_NAME = "forests.parquet"
+EULER = 0.5772156649015329
+
+
+@dataclass(frozen=True)
+class Trees:
+    """The trees of a forest as arrays, one value a node; scoring needs no scikit-learn.
+
+    Parameters
+    ----------
+    feature : int32, the column a node asks for; -1 in a leaf.
+    threshold : float64, up to it a window goes left.
+    left, right : int32, the nodes after it.
+    length : float64, in a leaf: splits it takes to isolate a window that ends here.
+    roots : int32 of shape (n_trees,), where each tree begins.
+    usual : splits it takes to isolate a window of a sample as large as the trees saw.
+    """
+
+    feature: NDArray[np.int32]
+    threshold: Floats
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    length: Floats
+    roots: NDArray[np.int32]
+    usual: float
+
+    @classmethod
+    def of(cls, forest: Any) -> "Trees":
+        """Take the trees out of a fitted `sklearn.ensemble.IsolationForest`."""
+        trees = [one.tree_ for one in forest.estimators_]
+        sizes = np.array([tree.node_count for tree in trees])
+        roots = np.cumsum(sizes) - sizes
+        left, right = (
+            np.concatenate(
+                [getattr(tree, side) + root for tree, root in zip(trees, roots, strict=True)]
+            )
+            for side in ("children_left", "children_right")
+        )
+        leaf = np.concatenate([tree.children_left < 0 for tree in trees])
+        depths = np.concatenate([_depths(tree) for tree in trees])
+        samples = np.concatenate([tree.n_node_samples for tree in trees])
+        return cls(
+            feature=np.where(leaf, -1, np.concatenate([one.feature for one in trees])).astype("i4"),
+            threshold=np.concatenate([one.threshold for one in trees]),
+            left=left.astype("i4"),
+            right=right.astype("i4"),
+            length=np.where(leaf, depths + _splits(samples), 0.0),
+            roots=roots.astype("i4"),
+            usual=float(_splits(np.array([forest.max_samples_]))[0]),
+        )
+
+    def oddness(self, columns: Floats) -> Floats:
+        """Score rows of `columns`: near 1 isolated at once, near 0.5 or lower like most."""
+        lengths = np.empty(len(columns))
+        # scikit-learn splits single precision; so must we, to end in the same leaves.
+        single = columns.astype(np.float32).astype(np.float64)
+        _lengths(
+            single, self.feature, self.threshold, self.left, self.right, self.length,
+            self.roots, lengths,
+        )  # fmt: skip
+        result: Floats = 2.0 ** (-lengths / self.usual)
+        return result
 
 
 @dataclass(frozen=True)
@@ -36,7 +100,7 @@ class ForestDetector:
 
     Parameters
     ----------
-    forest : the scikit-learn estimator.
+    trees : the fitted isolation forest.
     signals : the columns it was fitted on, in order.
     far : length beyond which the score grows with it.
     typical : raw score that becomes 0, the median of the quiet windows.
@@ -45,7 +109,7 @@ class ForestDetector:
     windows : quiet windows it was fitted on.
     """
 
-    forest: Any
+    trees: Trees
     signals: tuple[str, ...]
     far: float
     typical: float
@@ -101,8 +165,8 @@ class ForestDetector:
         # Costs seconds to import; short histories and predicting do not need it.
         from sklearn.ensemble import IsolationForest
 
-        forest = IsolationForest(n_estimators=trees, random_state=seed).fit(columns)
-        typical = float(np.median(-forest.score_samples(columns)))
+        forest = Trees.of(IsolationForest(n_estimators=trees, random_state=seed).fit(columns))
+        typical = float(np.median(forest.oddness(columns)))
         far = float(np.quantile(columns[:, -1], 1.0 - contamination))
         unscaled = cls(forest, signals, far, typical, 1.0, int(chosen.sum()))
         limit = float(np.quantile(unscaled.predict(deviations[chosen]), 1.0 - contamination))
@@ -121,8 +185,7 @@ class ForestDetector:
         known = np.isfinite(deviations).any(axis=1)
         if known.any():
             columns = _columns(deviations[known])
-            # scikit-learn's score is low for anomalies; this line turns it round.
-            raw = -self.forest.score_samples(columns)
+            raw = self.trees.oddness(columns)
             growth = np.maximum(columns[:, -1] / max(self.far, MIN_LENGTH), 1.0)
             score[known] = np.maximum(raw - self.typical, 0.0) * growth / self.limit
         return score
@@ -152,30 +215,111 @@ class ForestDetector:
         return shares
 
 
-def save(forests: dict[tuple[str, str], ForestDetector], folder: Path) -> None:
-    """Write all forests, keyed by service and operation, into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{FILE_NAME}.tmp"
-    plain = {
-        key: (one.forest, one.signals, one.far, one.typical, one.limit, one.windows)
-        for key, one in forests.items()
-    }
-    joblib.dump(plain, temporary, compress=3)
-    os.replace(temporary, folder / FILE_NAME)
+def save(forests: dict[tuple[str, str], ForestDetector], models: Path) -> None:
+    """Write all forests, keyed by service and operation, into one table."""
+    rows = [
+        {
+            "service_name": service,
+            "operation": operation,
+            "signals": list(one.signals),
+            "far": one.far,
+            "typical": one.typical,
+            "limit": one.limit,
+            "windows": one.windows,
+            **{
+                name: value.tolist() if isinstance(value, np.ndarray) else value
+                for name, value in vars(one.trees).items()
+            },
+        }
+        for (service, operation), one in sorted(forests.items())
+    ]
+    write_frame(pl.DataFrame(rows, schema=_SCHEMA), models / FILE_NAME)
 
 
-def load(folder: Path) -> dict[tuple[str, str], ForestDetector]:
+def load(models: Path) -> dict[tuple[str, str], ForestDetector]:
     """Read what `save` wrote.
 
     Raises
     ------
     NotFound
-        Nothing was trained into `folder` yet.
+        Nothing was trained into `models` yet.
     """
-    file = folder / FILE_NAME
+    file = models / FILE_NAME
     if not file.exists():
         raise NotFound(f"no forests at {file}; train first: dvc repro train")
-    return {key: ForestDetector(*fields) for key, fields in joblib.load(file).items()}
+    found = {}
+    for row in pl.read_parquet(file).iter_rows(named=True):
+        arrays: dict[str, Any] = {
+            name: np.array(row[name], dtype=kind) for name, kind in _KINDS.items()
+        }
+        trees = Trees(**arrays, usual=row["usual"])
+        found[row["service_name"], row["operation"]] = ForestDetector(
+            trees,
+            tuple(row["signals"]),
+            row["far"],
+            row["typical"],
+            row["limit"],
+            row["windows"],
+        )
+    return found
+
+
+_KINDS: dict[str, type[np.generic]] = {
+    "feature": np.int32,
+    "threshold": np.float64,
+    "left": np.int32,
+    "right": np.int32,
+    "length": np.float64,
+    "roots": np.int32,
+}
+_SCHEMA: Schema = {
+    **dict.fromkeys(OPERATION, pl.String),
+    "signals": pl.List(pl.String),
+    **dict.fromkeys(("far", "typical", "limit"), pl.Float64),
+    "windows": pl.Int64,
+    **dict.fromkeys(("feature", "left", "right", "roots"), pl.List(pl.Int32)),
+    **dict.fromkeys(("threshold", "length"), pl.List(pl.Float64)),
+    "usual": pl.Float64,
+}
+
+
+@compiled
+def _lengths(
+    columns: Floats,
+    feature: NDArray[np.int32],
+    threshold: Floats,
+    left: NDArray[np.int32],
+    right: NDArray[np.int32],
+    length: Floats,
+    roots: NDArray[np.int32],
+    out: Floats,
+) -> None:
+    for row in range(columns.shape[0]):
+        total = 0.0
+        for root in roots:
+            node = root
+            while feature[node] >= 0:
+                goes_left = columns[row, feature[node]] <= threshold[node]
+                node = left[node] if goes_left else right[node]
+            total += length[node]
+        out[row] = total / roots.shape[0]
+
+
+def _depths(tree: Any) -> Floats:
+    """Give the splits above each node; parents come before their children."""
+    depth = np.zeros(tree.node_count)
+    for node in range(tree.node_count):
+        for child in (tree.children_left[node], tree.children_right[node]):
+            if child >= 0:
+                depth[child] = depth[node] + 1.0
+    return depth
+
+
+def _splits(samples: NDArray[np.int64]) -> Floats:
+    """Give the splits it takes on average to isolate one of so many samples."""
+    more = np.maximum(samples, 3).astype(np.float64)
+    average = 2.0 * (np.log(more - 1.0) + EULER) - 2.0 * (more - 1.0) / more
+    return np.select([samples <= 1, samples == 2], [0.0, 1.0], average)
 
 
 def _columns(deviations: Floats) -> Floats:

@@ -15,21 +15,30 @@ References
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from apm_analytics.baselines import prophet_kernels, trend_paths
+from apm_analytics.baselines.band import Band
+from apm_analytics.baselines.estimator import (
+    CONSTANT,
+    FITTED,
+    BatchBaseline,
+    as_lists,
+    as_matrix,
+    checked_batch,
+    outcomes,
+)
 from apm_analytics.baselines.prophet_kernels import SIGMA_FLOOR, Floats
 from apm_analytics.baselines.season import Season, fourier, seasons_of
-from apm_analytics.baselines.series import Times, seconds
-from apm_analytics.errors import BadInput, NotEnoughData
+from apm_analytics.baselines.series import DAY_S, Times, seconds
+from apm_analytics.errors import BadParameter
 
 N_CHANGEPOINTS = 25
 CHANGEPOINT_RANGE = 0.8
-# Named outcomes of a series.
-FITTED, CONSTANT, TOO_SHORT, NO_VALUES = "fitted", "constant", "too short", "no values"
 MIN_POINTS = 2
 
 
@@ -91,6 +100,8 @@ def fit_batch(
     seasonalities: Sequence[Season] | None = None,
     tau: float = 0.05,
     prior: float = 10.0,
+    *,
+    by_span: bool = False,
 ) -> ProphetParams:
     """Fit Prophet's model to many series on one grid.
 
@@ -103,11 +114,14 @@ def fit_batch(
         span can show, as Prophet would choose.
     tau, prior : scales of the priors of trend changes and seasons (Prophet's
         changepoint_prior_scale and seasonality_prior_scale).
+    by_span : leave out, series by series, the seasons that its span does not hold twice.
 
     Raises
     ------
     BadInput
-        Shapes do not fit, times are not ascending, a value is infinite, a prior not above 0.
+        Shapes do not fit, times are not ascending, or a value is infinite.
+    BadParameter
+        A prior is not above 0.
     NotEnoughData
         No series has a single value.
 
@@ -118,14 +132,14 @@ def fit_batch(
     >>> float(np.round(predict(found, days[-1:] + 1)[0, 0], 3))
     60.0
     """
-    Y = _checked(ds, Y, tau, prior)
+    Y = checked_batch(ds, Y)
+    if not (tau > 0.0 and prior > 0.0):
+        raise BadParameter(f"got tau={tau} and prior={prior}, both must be above 0")
     at = seconds(ds)
     known = ~np.isnan(Y)
     count = known.sum(axis=1)
-    if not count.any():
-        raise NotEnoughData(f"none of {len(Y)} series has a value; check the query that made them")
-    flags = _flags(Y, known, count)
-    groups = _groups(at, known, count, seasonalities)
+    flags = outcomes(Y, least_points=MIN_POINTS)
+    groups = _groups(at, known, count, seasonalities, by_span)
     union = tuple(dict.fromkeys(season for chosen in groups for season in chosen))
     params = _blank(Y, at, known, flags, union, tau, prior)
     for chosen, members in groups.items():
@@ -200,33 +214,84 @@ def objective(params: ProphetParams, ds: Times, Y: Floats) -> Floats:
     return value
 
 
-def _checked(ds: Times, Y: Floats, tau: float, prior: float) -> Floats:
-    Y = np.ascontiguousarray(Y, dtype=np.float64)
-    if Y.ndim != 2 or Y.shape[1] != len(ds):
-        raise BadInput(
-            f"got values of shape {Y.shape} for {len(ds)} times, need (n_series, {len(ds)})"
-        )
-    late = np.flatnonzero(np.diff(ds) <= np.timedelta64(0))
-    if late.size:
-        raise BadInput(
-            f"time {late[0] + 1} ({ds[late[0] + 1]}) is not after the one before it "
-            f"({ds[late[0]]}); sort the times and keep one value of each"
-        )
-    if np.isinf(Y).any():
-        raise BadInput(f"series {np.flatnonzero(np.isinf(Y).any(axis=1))[0]} has an infinite value")
-    if not (tau > 0.0 and prior > 0.0):
-        raise BadInput(f"got tau={tau} and prior={prior}, both must be above 0")
-    return Y
+class ProphetBaseline(BatchBaseline):
+    """The same as an estimator.
+
+    Parameters
+    ----------
+    seasons : (name, period in days, Fourier order) of each season, used where the span of a
+        series holds it twice; None takes those that Prophet would.
+    tau, prior, seed : as in `fit_batch` and `predict`.
+    interval : share of values between the bounds.
+
+    Examples
+    --------
+    >>> ProphetBaseline(tau=0.1).fit(times, values).predict(tomorrow)  # doctest: +SKIP
+    """
+
+    model = "prophet"
+    params_: ProphetParams
+
+    def __init__(
+        self,
+        seasons: Sequence[tuple[str, float, int]] | None = None,
+        tau: float = 0.05,
+        prior: float = 10.0,
+        interval: float = 0.99,
+        seed: int = 0,
+    ):
+        self.seasons = seasons
+        self.tau = tau
+        self.prior = prior
+        self.interval = interval
+        self.seed = seed
+
+    def fit(self, times: Times, values: Floats) -> Self:
+        wanted = None if self.seasons is None else [Season(*one) for one in self.seasons]
+        self.params_ = fit_batch(times, values, wanted, self.tau, self.prior, by_span=True)
+        self.flags_ = self.params_.flags
+        return self
+
+    def expected(self, times: Times) -> Floats:
+        return predict(self.params_, times)
+
+    def predict(self, times: Times) -> Band:
+        return Band(*predict(self.params_, times, self.interval, seed=self.seed))
+
+    def frame(self) -> pl.DataFrame:
+        found, n = self.params_, len(self.params_)
+        columns: dict[str, object] = {
+            "flag": found.flags.tolist(),
+            "seasons": [[one.name for one in found.seasons]] * n,
+            "season_days": [[one.period_days for one in found.seasons]] * n,
+            "season_orders": [[one.order for one in found.seasons]] * n,
+        }
+        for name in ARRAYS:
+            array = getattr(found, name)
+            if name != "flags":
+                columns[name] = as_lists(array) if array.ndim == 2 else array
+        return pl.DataFrame(columns, schema_overrides=_LISTS)
+
+    def with_frame(self, frame: pl.DataFrame) -> Self:
+        named = frame.select(*_LISTS).head(1).rows()
+        seasons = tuple(Season(*one) for one in zip(*named[0], strict=True)) if named else ()
+        arrays: dict[str, Any] = {
+            name: as_matrix(frame[name])
+            if frame[name].dtype == pl.List
+            else frame[name].to_numpy().copy()
+            for name in ARRAYS
+            if name != "flags"
+        }
+        self.flags_ = frame["flag"].to_numpy().astype("<U9")
+        self.params_ = ProphetParams(seasons, self.tau, self.prior, flags=self.flags_, **arrays)
+        return self
 
 
-def _flags(Y: Floats, known: NDArray[np.bool_], count: NDArray[np.int64]) -> NDArray[np.str_]:
-    flags = np.full(len(Y), FITTED, dtype="<U9")
-    most = np.max(Y, axis=1, where=known, initial=-np.inf)
-    least = np.min(Y, axis=1, where=known, initial=np.inf)
-    flags[most == least] = CONSTANT
-    flags[count < MIN_POINTS] = TOO_SHORT
-    flags[count == 0] = NO_VALUES
-    return flags
+_LISTS = {
+    "seasons": pl.List(pl.String),
+    "season_days": pl.List(pl.Float64),
+    "season_orders": pl.List(pl.Int64),
+}
 
 
 def _groups(
@@ -234,15 +299,21 @@ def _groups(
     known: NDArray[np.bool_],
     count: NDArray[np.int64],
     seasonalities: Sequence[Season] | None,
+    by_span: bool,
 ) -> dict[tuple[Season, ...], NDArray[np.int64]]:
     """Give the series of each set of seasons."""
     some = np.flatnonzero(count)
-    if seasonalities is not None:
+    if seasonalities is not None and not by_span:
         return {tuple(seasonalities): some}
     first = at[known[some].argmax(axis=1)]
     last = at[at.size - 1 - known[some][:, ::-1].argmax(axis=1)]
     step = float(np.diff(at).min()) if at.size > 1 else np.inf
-    sets = [seasons_of(span, step) for span in last - first]
+    sets = [
+        seasons_of(span, step)
+        if seasonalities is None
+        else tuple(one for one in seasonalities if span + step >= 2 * one.period_days * DAY_S)
+        for span in last - first
+    ]
     return {
         chosen: some[[one == chosen for one in sets]] for chosen in sorted(set(sets), key=len)[::-1]
     }

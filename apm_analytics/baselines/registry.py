@@ -1,7 +1,8 @@
 """Where a training came from, and the files that keep it.
 
-In:  the workspace (git, params.yaml) and the hash of the data.
-Out: `Provenance`; models/run.json.
+In:  the workspace (git, params.yaml) and the hash of the data; fitted baselines.
+Out: `Provenance`; models/run.json; models/parameters.parquet of the last training, and
+     models/runs/<run id>.parquet of every one before, as long as they are kept.
 """
 
 import hashlib
@@ -13,12 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from apm_analytics.atomic import write_atomic
+from apm_analytics.baselines import fitted, store
+from apm_analytics.baselines.fitted import FittedFleet
 from apm_analytics.errors import BadInput, NotFound
 
 RUN_FILE = "run.json"
+RUNS = "runs"
+SHOWN = 5  # run ids that an error names
 UNKNOWN = "unknown"
 GIT_TIMEOUT_S = 30
 
@@ -69,8 +75,8 @@ def current_provenance(workspace: Path, data_hash: str, run_id: str | None = Non
 
 def write_run(models: Path, provenance: Provenance) -> None:
     """Write models/run.json."""
-    content = {**vars(provenance), "trained_at": provenance.trained_at.isoformat()}
-    write_atomic(models / RUN_FILE, json.dumps(content, indent=2).encode() + b"\n")
+    content = json.dumps(_as_json(provenance), indent=2)
+    write_atomic(models / RUN_FILE, content.encode() + b"\n")
 
 
 def read_run(models: Path) -> Provenance:
@@ -93,6 +99,65 @@ def read_run(models: Path) -> Provenance:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is damaged: {error}; train again: dvc repro -f train") from error
+
+
+def keep(
+    fleets: list[FittedFleet], models: Path, provenance: Provenance, *, keep_runs: int
+) -> None:
+    """Write the parameters of a training, as the last one and under its run id.
+
+    Parameters
+    ----------
+    keep_runs : the oldest trainings beyond so many are forgotten.
+    """
+    about = json.dumps(_as_json(provenance))
+    table = fitted.table(fleets)
+    store.write_frame(table, models / RUNS / f"{provenance.run_id}.parquet", {"run": about})
+    store.write_frame(table, models / store.PARAMETERS, {"run": about})
+    for run_id in run_ids(models)[:-keep_runs]:
+        (models / RUNS / f"{run_id}.parquet").unlink()
+
+
+def run_ids(models: Path) -> list[str]:
+    """Give the ids of the trainings whose parameters are kept, the oldest first."""
+    found = [(_provenance(file), file.stem) for file in (models / RUNS).glob("*.parquet")]
+    return [name for _, name in sorted(found, key=lambda one: (one[0].trained_at, one[1]))]
+
+
+def load(models: Path, run_id: str) -> tuple[Provenance, list[FittedFleet]]:
+    """Give the baselines of a training by its run id, and where they came from.
+
+    Raises
+    ------
+    NotFound
+        It is not kept; the message names those that are.
+
+    Examples
+    --------
+    >>> registry.load(Path("models"), "20261123T123419Z-4f2a")  # doctest: +SKIP
+    """
+    file = models / RUNS / f"{run_id}.parquet"
+    if not file.exists():
+        kept = run_ids(models)
+        raise NotFound(
+            f"no training {run_id!r} in {models / RUNS}; kept are "
+            f"{', '.join(kept[-SHOWN:]) or 'none'} (baselines.keep_runs in params.yaml)"
+        )
+    return _provenance(file), fitted.fleets_of(pl.read_parquet(file))
+
+
+def _provenance(file: Path) -> Provenance:
+    try:
+        content = json.loads(pl.read_parquet_metadata(file)["run"])
+        return Provenance(
+            **{**content, "trained_at": datetime.fromisoformat(content["trained_at"])}
+        )
+    except (pl.exceptions.PolarsError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} is damaged: {error}; remove it, or train again") from error
+
+
+def _as_json(provenance: Provenance) -> dict[str, str]:
+    return {**vars(provenance), "trained_at": provenance.trained_at.isoformat()}
 
 
 def _git_commit(workspace: Path) -> str:

@@ -42,6 +42,14 @@ class Scale(ABC):
     def backward(self, scaled: Floats) -> Floats:
         """Bring values back to the signal's unit, never below its smallest possible value."""
 
+    def to_fit(self, values: Floats) -> Floats:
+        """Take values to where models are fitted: here the model's scale itself."""
+        return self.forward(values)
+
+    def from_fit(self, fitted: Floats) -> Floats:
+        """Bring what a model expects to the model's scale."""
+        return fitted
+
     @abstractmethod
     def noise(self, requests: Floats) -> Floats:
         """Give the least standard deviation on the model's scale at this many requests."""
@@ -51,7 +59,7 @@ class Scale(ABC):
         """Give the smallest distance of a bound from the expected value, in the unit."""
 
     @abstractmethod
-    def deviation(self, center: float, requests: Floats) -> Floats:
+    def deviation(self, center: Floats, requests: Floats) -> Floats:
         """Give the least standard deviation in the unit, for bounds without a model."""
 
 
@@ -71,8 +79,8 @@ class LatencyScale(Scale):
     def margin(self, expected: Floats, requests: Floats) -> Floats:
         return np.maximum(LATENCY_MARGIN_RATIO * expected, LATENCY_MARGIN_S)
 
-    def deviation(self, center: float, requests: Floats) -> Floats:
-        return np.full_like(requests, max(LATENCY_MARGIN_RATIO * center, LATENCY_MARGIN_S))
+    def deviation(self, center: Floats, requests: Floats) -> Floats:
+        return np.maximum(LATENCY_MARGIN_RATIO * center, LATENCY_MARGIN_S) + 0.0 * requests
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,9 @@ class RateScale(Scale):
     def margin(self, expected: Floats, requests: Floats) -> Floats:
         return np.full_like(expected, 1.0 / self.window_s)
 
-    def deviation(self, center: float, requests: Floats) -> Floats:
-        return np.full_like(requests, np.sqrt(max(center * self.window_s, 1.0)) / self.window_s)
+    def deviation(self, center: Floats, requests: Floats) -> Floats:
+        counted = np.maximum(center * self.window_s, 1.0)
+        return np.sqrt(counted) / self.window_s + 0.0 * requests
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,14 @@ class ErrorRatioScale(Scale):
     def backward(self, scaled: Floats) -> Floats:
         return np.sin(np.clip(scaled, 0.0, np.pi / 2)) ** 2
 
+    def to_fit(self, values: Floats) -> Floats:
+        # Unchanged: the mean of transformed ratios is far below the transformed mean ratio where
+        # most windows have no failure at all, and the mean is what is expected.
+        return values
+
+    def from_fit(self, fitted: Floats) -> Floats:
+        return self.forward(fitted)
+
     def noise(self, requests: Floats) -> Floats:
         return 0.5 / np.sqrt(np.maximum(requests, 1.0))
 
@@ -115,8 +132,8 @@ class ErrorRatioScale(Scale):
         # One failure in a usual window is no anomaly, whatever its ratio.
         return np.maximum(1.0 / np.maximum(requests, 1.0), ERROR_MARGIN)
 
-    def deviation(self, center: float, requests: Floats) -> Floats:
-        ratio = min(max(center, 0.0), 0.5)
+    def deviation(self, center: Floats, requests: Floats) -> Floats:
+        ratio = np.clip(center, 0.0, 0.5)
         return np.maximum(np.sqrt(ratio * (1.0 - ratio) / np.maximum(requests, 1.0)), ERROR_MARGIN)
 
 

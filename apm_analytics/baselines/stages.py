@@ -1,12 +1,13 @@
 """The four stages of the training, as dvc.yaml runs them and as a run elsewhere calls them.
 
 In:  a lake, and what the stage before wrote.
-Out: derived/ (snapshot, features, bounds, scores, skipped, plots) and models/ (parameters,
-     forests, cards, metrics). Every file is put into place in one step.
+Out: derived/ (snapshot, features, bounds, scores, skipped, selection, plots) and models/
+     (parameters, forests, cards, metrics). Every file is put into place in one step.
 """
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from apm_analytics.analyze.signals import OPERATION
 from apm_analytics.atomic import write_atomic
 from apm_analytics.baselines import cards, forest, registry, store, training
 from apm_analytics.baselines import evaluate as evaluation
+from apm_analytics.baselines.fleet import SKIPPED
 from apm_analytics.errors import ApmError, NotEnoughData, NotFound
 from apm_analytics.lake import query, snapshots
 from apm_analytics.settings import Settings
@@ -93,16 +95,15 @@ def train(
         seed=settings.params.seed,
         progress=progress,
     )
-    store.save(trained.baselines, models)
-    forest.save(trained.forests, models / training.FOREST)
-    for name in ("bounds", "scores", "skipped", "contributions"):
+    registry.keep(trained.fleets, models, provenance, keep_runs=settings.params.baselines.keep_runs)
+    forest.save(trained.forests, models)
+    for name in training.FRAMES:
         store.write_frame(getattr(trained, name), derived / f"{name}.parquet")
     registry.write_run(models, provenance)
-    kinds = [baseline.model for baseline in trained.baselines.values()]
-    return (
-        f"train: {kinds.count('prophet')} series with a season, {kinds.count('robust')} with "
-        f"robust bounds, {len(trained.forests)} forests, {len(trained.skipped)} skipped"
-    )
+    kinds = Counter(model for one in trained.fleets for model in [one.model] * len(one))
+    said = ", ".join(f"{count} {model}" for model, count in kinds.most_common())
+    skipped = trained.skipped.filter(outcome=SKIPPED)
+    return f"train: {said}, {len(trained.forests)} forests, {len(skipped)} skipped"
 
 
 def evaluate(
@@ -120,20 +121,20 @@ def evaluate(
     content = _read_json(derived / SNAPSHOT)
     skipped = pl.read_parquet(derived / "skipped.parquet")
     flagged = _flagged(pl.read_parquet(derived / "scores.parquet"))
-    robust = pl.read_parquet(models / "robust" / store.FILE_NAME)
+    selection = pl.read_parquet(derived / "selection.parquet")
     described = cards.Training(
         provenance=registry.read_run(models),
         snapshot=content,
         params=params.baselines,
         evaluation=found,
-        reasons=robust.select(*signals.SERIES, "reason"),
+        selection=selection,
         skipped=skipped,
         flagged=flagged,
     )
-    write_atomic(models / "prophet" / "card.md", cards.prophet_card(described).encode())
+    write_atomic(models / "baselines" / "card.md", cards.baselines_card(described).encode())
     write_atomic(models / training.FOREST / "card.md", cards.forest_card(described).encode())
-    _write_json(models / "metrics.json", _metrics(content, found, skipped, flagged))
-    _write_plots(derived / PLOTS, found)
+    _write_json(models / "metrics.json", _metrics(content, found, selection, skipped, flagged))
+    _write_plots(derived / PLOTS, found, selection)
     return f"evaluate: {found.note}"
 
 
@@ -171,6 +172,7 @@ def _season_note(days: float, needed: float) -> str:
 def _metrics(
     content: dict[str, Any],
     found: evaluation.Evaluation,
+    selection: pl.DataFrame,
     skipped: pl.DataFrame,
     flagged: pl.DataFrame,
 ) -> dict[str, Any]:
@@ -185,12 +187,35 @@ def _metrics(
         "history": {
             "days": content["history_days"],
             "holdout_days": round(found.holdout_days, 4),
-            "skipped": len(skipped),
+            "skipped": len(skipped.filter(outcome=SKIPPED)),
             "note": content["note"],
         },
+        "backtest": _backtest(selection),
         "holdout": found.metrics,
         "trained": shares,
     }
+
+
+def _backtest(selection: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Give how the candidates did: model -> signal -> mean errors, and series won."""
+    summed = (
+        selection.group_by("model", "signal")
+        .agg(
+            pl.len().alias("n_series"),
+            pl.col("chosen").sum().alias("won"),
+            pl.col("scaled_error", "pinball", "coverage").mean(),
+        )
+        .sort("model", "signal")
+    )
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in summed.iter_rows(named=True):
+        numbers = {
+            name: value if isinstance(value, int) else float(f"{value:.6g}")
+            for name, value in row.items()
+            if name not in {"model", "signal"} and value is not None
+        }
+        found.setdefault(row["model"], {})[row["signal"]] = numbers
+    return found
 
 
 def _flagged(scores: pl.DataFrame) -> pl.DataFrame:
@@ -205,11 +230,15 @@ def _flagged(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _write_plots(folder: Path, found: evaluation.Evaluation) -> None:
+def _write_plots(folder: Path, found: evaluation.Evaluation, selection: pl.DataFrame) -> None:
     """Write one CSV a plot of dvc.yaml; a signal without series gives one without rows."""
+    errors = (
+        selection.group_by("model").agg(pl.col("scaled_error").mean()).sort("scaled_error", "model")
+    )
+    store.write_csv(errors, folder / "backtest.csv")
     for signal in signals.SIGNALS:
         coverage = (
-            found.scored.filter(signal=signal, model=evaluation.PUBLISHED)
+            found.scored.filter(signal=signal)
             .select(pl.concat_str(OPERATION, separator=" ").alias("series"), "coverage", "mae")
             .sort("coverage", "series")
         )

@@ -1,32 +1,36 @@
 """Train every baseline of every operation, and say what they find in the history.
 
-In:  the features.
+In:  the features, and which windows must not teach.
 Out: `Trained`: fitted baselines and forests, bounds for the coming week, scores of the history.
 
-A series gets Prophet when its history has a season, robust bounds when it has not, and a line
-in `skipped` when it has too few windows for either. Nothing is left out in silence.
+A series gets the model that forecasts it best when its history has a season, robust bounds when
+it has not, and a line in `skipped` with a reason when it gets neither. Nothing is left out in
+silence.
 """
 
 import os
-import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-import joblib
 import numpy as np
 import polars as pl
-from joblib.externals.loky import get_reusable_executor
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
-from apm_analytics.baselines import series as calendar
-from apm_analytics.baselines.band import Baseline
+from apm_analytics.baselines import fitting, row_kernels
+from apm_analytics.baselines import fleet as fleets_of
+from apm_analytics.baselines.backtest import SELECTION_SCHEMA
+from apm_analytics.baselines.fitted import FittedFleet, SeriesBaseline
+from apm_analytics.baselines.fitting import FleetFit
+from apm_analytics.baselines.fleet import OUTCOME_SCHEMA, SKIPPED, Fleet, Outcome
 from apm_analytics.baselines.forest import ForestDetector
-from apm_analytics.baselines.prophet_series import ProphetBaseline
-from apm_analytics.baselines.robust import RobustBaseline
 from apm_analytics.baselines.scales import Floats
-from apm_analytics.baselines.series import Flags, Series, Times
-from apm_analytics.errors import ApmError, NotEnoughData
+from apm_analytics.baselines.series import Flags, Times, hour_of_week, week_after
+from apm_analytics.errors import NotEnoughData
 from apm_analytics.settings import BaselineParams
 
 TOGETHER = "together"
@@ -50,29 +54,54 @@ SCORES_SCHEMA: Schema = {
     **dict.fromkeys(("value", "expected", "lower", "upper", "score"), pl.Float64),
     "model": pl.String,
 }
-SKIPPED_SCHEMA: Schema = dict.fromkeys((*OPERATION, "signal", "reason"), pl.String)
 CONTRIBUTIONS_SCHEMA: Schema = {
     **dict.fromkeys(OPERATION, pl.String),
     "time": pl.Datetime("us"),
     "score": pl.Float64,
     **dict.fromkeys(SIGNALS, pl.Float64),
 }
+FRAMES = {
+    "bounds": BOUNDS_SCHEMA,
+    "scores": SCORES_SCHEMA,
+    "skipped": OUTCOME_SCHEMA,
+    "contributions": CONTRIBUTIONS_SCHEMA,
+    "selection": SELECTION_SCHEMA,
+}
 
 Key = tuple[str, str, str]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass
 class Trained:
-    """Everything learned from one operation, or from all."""
+    """Everything learned.
 
-    baselines: dict[Key, Baseline] = field(default_factory=dict)
+    Parameters
+    ----------
+    fleets : fitted baselines, grouped by signal and model.
+    forests : by service and operation.
+    bounds : 168 rows a series. scores : a row a window and series of the history; the last days
+        are scored against forecasts that had not seen them.
+    skipped : every series that was skipped, has no season or was mended, and why.
+    contributions : how much each signal adds to the forest's scores above 1.
+    selection : how every candidate did in the backtest, and which was chosen.
+    """
+
+    fleets: list[FittedFleet] = field(default_factory=list)
     forests: dict[tuple[str, str], ForestDetector] = field(default_factory=dict)
     bounds: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BOUNDS_SCHEMA))
     scores: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SCORES_SCHEMA))
-    skipped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SKIPPED_SCHEMA))
+    skipped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=OUTCOME_SCHEMA))
     contributions: pl.DataFrame = field(
         default_factory=lambda: pl.DataFrame(schema=CONTRIBUTIONS_SCHEMA)
     )
+    selection: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SELECTION_SCHEMA))
+
+    @property
+    def baselines(self) -> dict[Key, SeriesBaseline]:
+        """The baselines one by one."""
+        return {key: one for fleet in self.fleets for key, one in fleet.each()}
 
 
 def train(
@@ -81,21 +110,24 @@ def train(
     *,
     window_s: float,
     seed: int,
+    masked: Flags | None = None,
     only_models: bool = False,
     workers: int | None = None,
     progress: bool = False,
 ) -> Trained:
-    """Train all operations, on all cores when there is something slow to train.
+    """Train all operations, chunks of them side by side on all cores.
 
     Parameters
     ----------
     features : as `analyze.signals.features` gives them.
     params : the numbers of params.yaml.
     window_s : length of a window, in seconds.
-    seed : of optimiser and forests; equal seeds give equal results.
+    seed : of whatever is drawn; equal seeds give equal results.
+    masked : bool of shape (len(features),): windows that must not teach, such as those of known
+        incidents, deployments and maintenance. They are scored all the same.
     only_models : fit baselines and forests, but give no bounds and score no history.
-    workers : processes; by default one a core where there is a season to learn, else one.
-    progress : show a progress bar over the operations.
+    workers : threads; by default one a core.
+    progress : show a progress bar over chunks of operations.
 
     Raises
     ------
@@ -107,42 +139,25 @@ def train(
             "the lake has no whole window of any operation; import spans of kind server or "
             "consumer, or roots, that last longer than two windows (features.window_s)"
         )
-    parts = list(calendar.operations(features))
-    week = calendar.week_after(features["time"].to_numpy().max(), window_s)
-    slow = max(_days(part, window_s) for part in parts) >= params.min_season_days
-    if workers is None:
-        # Starting processes costs seconds, more than all series without a season together.
-        workers = min(os.cpu_count() or 1, len(parts)) if slow and len(parts) > 2 else 1
+    outcomes, chunks = fleets_of.fleets(features, window_s, masked=masked)
+    week = None if only_models else week_after(features["time"].to_numpy().max(), window_s)
     trained = Trained()
-    with tempfile.TemporaryDirectory(prefix="apm-train-") as scratch:
-        jobs = (
-            joblib.delayed(_train_operation)(
-                part,
-                params,
-                window_s,
-                seed,
-                None if only_models else week,
-                scratch if workers > 1 else None,
-            )
-            for part in parts
-        )
-        done = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
-        bar = tqdm(done, total=len(parts), desc="train", unit="operation", disable=not progress)
-        frames: dict[str, list[pl.DataFrame]] = {
-            name: [getattr(trained, name)]
-            for name in ("bounds", "scores", "skipped", "contributions")
-        }
-        for one in bar:
-            trained.baselines.update(one.baselines)
-            trained.forests.update(one.forests)
-            for name, collected in frames.items():
-                collected.append(getattr(one, name))
-        if workers > 1:
-            # Idle workers would keep their memory, and their files in `scratch`, for minutes.
-            get_reusable_executor().shutdown(wait=True)
+    frames: dict[str, list[pl.DataFrame]] = {name: [] for name in FRAMES}
+
+    def one(chunk: list[Fleet]) -> Trained:
+        return _train_chunk(chunk, params, seed, week)
+
+    done = side_by_side(one, chunks, workers or os.cpu_count() or 1)
+    for part in tqdm(done, desc="train", unit="chunk", disable=not progress):
+        trained.fleets += part.fleets
+        trained.forests.update(part.forests)
+        for name, collected in frames.items():
+            collected.append(getattr(part, name))
+    frames["skipped"].append(fleets_of.frame(outcomes))
     for name, collected in frames.items():
-        setattr(trained, name, pl.concat(collected))
-    if not trained.baselines:
+        setattr(trained, name, pl.concat(collected) if collected else getattr(trained, name))
+    trained.skipped = trained.skipped.sort(*OPERATION, "signal")
+    if not trained.fleets:
         reasons = trained.skipped["reason"].head(3).to_list()
         raise NotEnoughData(
             f"all {len(trained.skipped)} series were skipped, such as: {'; '.join(reasons)}"
@@ -150,195 +165,206 @@ def train(
     return trained
 
 
-def fit_series(series: Series, params: BaselineParams, *, seed: int) -> Baseline:
-    """Fit the richest baseline that one series allows.
-
-    Raises
-    ------
-    NotEnoughData
-        The series has too few windows for any; the message is the reason to skip it.
-    """
-    calendar.require_windows(series, params.min_windows)
-    try:
-        return ProphetBaseline.fit(
-            series,
-            level=params.level,
-            grid_s=params.fit_grid_s,
-            changepoint_prior_scale=params.changepoint_prior_scale,
-            min_days=params.min_season_days,
-            min_windows=params.min_windows,
-            seed=seed,
-        )
-    except ApmError as error:
-        return RobustBaseline.fit(
-            series,
-            deviations=params.robust_deviations,
-            min_windows=params.min_windows,
-            knows_week=series.days >= params.min_season_days,
-            reason=str(error),
-        )
+def side_by_side(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Call a function in threads, no more items under way than workers; results in order."""
+    with ThreadPoolExecutor(workers) as pool:
+        under_way: deque[Future[Result]] = deque()
+        for item in items:
+            under_way.append(pool.submit(function, item))
+            if len(under_way) >= workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
-def deviations_of(
-    series: list[Series], baselines: dict[Key, Baseline]
-) -> tuple[tuple[str, ...], Floats, Flags]:
-    """Give what a forest sees of one operation.
+def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
+    """Give what a forest sees: the distance of each signal from its expected value, 1 the bound.
 
     Returns
     -------
-    The signals with a baseline, their deviations of shape (n_windows, n_signals), and which
-    windows are quiet, that is not part of an incident. A deviation is the distance from the
-    expected value, signed; 1 is the bound. So a rare failure among few requests, however many
-    standard deviations it is, weighs no more than other chances of its signal.
+    Names of the signals, and of each float64 of shape (n_operations, n_time); NaN without a
+    value or a baseline. So a rare failure among few requests, however many standard deviations
+    it is, weighs no more than other chances of its signal.
     """
-    fitted = [one for one in series if one.key in baselines]
-    if not fitted:
-        return (), np.empty((0, 0)), np.empty(0, dtype=np.bool_)
-    columns = []
-    for one in fitted:
-        baseline = baselines[one.key]
-        side = np.sign(one.values - baseline.predict(one.times).expected)
-        columns.append(side * baseline.score(one.times, one.values))
-    worst = np.abs(np.nan_to_num(np.column_stack(columns), nan=0.0)).max(axis=1)
+    names, found = [], []
+    for fit in fits:
+        scores = np.full(fit.fleet.values.shape, np.nan)
+        for fitted, rows in zip(fit.fitted, fit.rows, strict=True):
+            values, times = fit.fleet.values[rows], fit.fleet.times
+            scaled = _expected(fit, fitted, rows)
+            score = fitted.calibration.score(scaled, times, values, fitted.scale)
+            scores[rows] = np.sign(values - fitted.scale.backward(scaled)) * score
+        names.append(fit.fleet.signal)
+        found.append(scores)
+    return names, found
+
+
+def incidents(worst: Floats) -> Flags:
+    """Tell windows that are part of an incident, from the largest score of each, (n_time,)."""
     around = np.ones(2 * INCIDENT_REACH + 1)
-    share = np.convolve(worst > 1.0, around, mode="same") / around.size
-    quiet = (share < INCIDENT_RATIO) & (worst <= INCIDENT_SCORE)
-    return tuple(one.signal for one in fitted), np.column_stack(columns), quiet
+    beyond = np.pad((worst > 1.0).astype(np.float64), INCIDENT_REACH)
+    share = np.convolve(beyond, around, mode="valid") / around.size
+    return (share >= INCIDENT_RATIO) | (worst > INCIDENT_SCORE)
 
 
-def _train_operation(
-    features: pl.DataFrame,
-    params: BaselineParams,
-    window_s: float,
-    seed: int,
-    week: Times | None,
-    scratch: str | None,
+def bounds_of(fitted: FittedFleet, week: Times) -> pl.DataFrame:
+    """Give the median of expected value and bounds over each hour of the coming week."""
+    band = fitted.predict(week)
+    hours = hour_of_week(week)
+    begin = np.r_[True, hours[1:] != hours[:-1]]
+    group = np.cumsum(begin) - 1
+    order = np.argsort(hours[begin], kind="stable")
+    medians = {}
+    for name in ("expected", "lower", "upper"):
+        found = np.full((len(fitted), int(group[-1]) + 1), np.nan)
+        row_kernels.group_medians(np.ascontiguousarray(getattr(band, name)), group, found)
+        medians[name] = found[:, order].ravel()
+    per_series = order.size
+    return _long(
+        BOUNDS_SCHEMA,
+        fitted.operations,
+        per_series,
+        signal=fitted.signal,
+        unit=SIGNALS[fitted.signal].unit,
+        hour_of_week=np.tile(hours[begin][order], len(fitted)),
+        **medians,
+        model=fitted.model,
+    )
+
+
+def _train_chunk(
+    chunk: list[Fleet], params: BaselineParams, seed: int, week: Times | None
 ) -> Trained:
-    """Train one operation; runs in a worker process when `scratch` is given."""
-    if scratch is not None:
-        # Workers end without cleaning up: what Stan leaves behind goes with this folder.
-        tempfile.tempdir = scratch
-    series = calendar.of_operation(features, window_s)
-    found = Trained()
-    skipped: list[tuple[str, str, str, str]] = []
-    for one in series:
-        try:
-            found.baselines[one.key] = fit_series(one, params, seed=seed)
-        except NotEnoughData as error:
-            skipped.append((*one.key, str(error)))
-    together = _train_forest(series, params, seed, found, skipped, score=week is not None)
+    """Train all signals of some operations."""
+    fits = [fitting.fit(one, params, seed=seed) for one in chunk]
+    found = Trained(fleets=[fitted for fit in fits for fitted in fit.fitted])
+    found.selection = pl.concat([fit.selection for fit in fits])
+    outcomes = [outcome for fit in fits for outcome in fit.outcomes]
+    together = _train_forests(fits, params, seed, found, outcomes, score=week is not None)
+    found.skipped = fleets_of.frame(outcomes)
     if week is not None:
-        found.scores = pl.concat([*_score(series, found), *together])
         found.bounds = pl.concat(
-            [found.bounds, *(_bounds(key, one, week) for key, one in found.baselines.items())]
+            [found.bounds, *(bounds_of(fitted, week) for fitted in found.fleets)]
         )
-    found.skipped = pl.DataFrame(skipped, schema=SKIPPED_SCHEMA, orient="row")
+        found.scores = pl.concat([found.scores, *map(_scores, fits), *together])
     return found
 
 
-def _train_forest(
-    series: list[Series],
+def _expected(fit: FleetFit, fitted: FittedFleet, rows: NDArray[np.int64]) -> Floats:
+    """Give what was expected of the history: of the last days, before they came."""
+    scaled = fitted.scaled(fit.fleet.times)
+    unseen = fit.forecast[rows]
+    last = scaled[:, scaled.shape[1] - unseen.shape[1] :]
+    last[:] = np.where(np.isnan(unseen), last, unseen)
+    return scaled
+
+
+def _scores(fit: FleetFit) -> pl.DataFrame:
+    """Score the windows of the history in which an operation lived."""
+    fleet = fit.fleet
+    parts = [pl.DataFrame(schema=SCORES_SCHEMA)]
+    for fitted, rows in zip(fit.fitted, fit.rows, strict=True):
+        values, times = fleet.values[rows], fleet.times
+        scaled = _expected(fit, fitted, rows)
+        band = fitted.calibration.band(scaled, times, fitted.scale)
+        score = fitted.calibration.score(scaled, times, values, fitted.scale)
+        parts.append(
+            _long(
+                SCORES_SCHEMA,
+                fitted.operations,
+                times.size,
+                time=np.tile(times, len(rows)),
+                signal=fitted.signal,
+                value=values.ravel(),
+                expected=band.expected.ravel(),
+                lower=band.lower.ravel(),
+                upper=band.upper.ravel(),
+                score=score.ravel(),
+                model=fitted.model,
+            ).filter(~np.isnan(fleet.requests[rows]).ravel())
+        )
+    return pl.concat(parts)
+
+
+def _train_forests(
+    fits: list[FleetFit],
     params: BaselineParams,
     seed: int,
     found: Trained,
-    skipped: list[tuple[str, str, str, str]],
+    outcomes: list[Outcome],
     *,
     score: bool,
 ) -> list[pl.DataFrame]:
-    """Fit the forest of an operation into `found`, and give its scores."""
-    signals, deviations, quiet = deviations_of(series, found.baselines)
-    service, operation, _ = series[0].key
-    try:
-        forest = ForestDetector.fit(
-            deviations,
-            signals,
-            quiet,
-            trees=params.forest_trees,
-            contamination=params.forest_contamination,
-            seed=seed,
-        )
-    except NotEnoughData as error:
-        skipped.append((service, operation, TOGETHER, str(error)))
-        return []
-    found.forests[service, operation] = forest
-    if not score:
-        return []
-    scores = forest.predict(deviations)
-    odd = scores > 1.0
-    shares = forest.contributions(deviations[odd])
-    found.contributions = _frame(
-        CONTRIBUTIONS_SCHEMA,
-        service_name=service,
-        operation=operation,
-        time=series[0].times[odd],
-        score=scores[odd],
-        **{name: shares[:, signals.index(name)] for name in signals},
-    )
-    return [
-        _frame(
-            SCORES_SCHEMA,
-            service_name=service,
-            operation=operation,
-            time=series[0].times,
-            signal=TOGETHER,
-            score=scores,
-            model=FOREST,
-        )
-    ]
-
-
-def _score(series: list[Series], found: Trained) -> Iterator[pl.DataFrame]:
-    yield found.scores
-    for one in series:
-        baseline = found.baselines.get(one.key)
-        if baseline is None:
+    """Fit the forest of every operation into `found`, and give their scores."""
+    names, scores = signed_scores(fits)
+    quiet = np.logical_and.reduce([fit.fleet.may_teach for fit in fits])
+    fleet = fits[0].fleet
+    parts, contributions = [], [found.contributions]
+    for row, (service, operation) in enumerate(fleet.operations):
+        known = [place for place in range(len(names)) if np.isfinite(scores[place][row]).any()]
+        signals = tuple(names[place] for place in known)
+        deviations = np.full((fleet.times.size, len(known)), np.nan)
+        for column, place in enumerate(known):
+            deviations[:, column] = scores[place][row]
+        worst = np.abs(np.nan_to_num(deviations)).max(axis=1, initial=0.0)
+        try:
+            forest = ForestDetector.fit(
+                deviations,
+                signals,
+                quiet[row] & ~incidents(worst),
+                trees=params.forest_trees,
+                contamination=params.forest_contamination,
+                seed=seed,
+            )
+        except NotEnoughData as error:
+            outcomes.append(Outcome(service, operation, TOGETHER, SKIPPED, str(error)))
             continue
-        band = baseline.predict(one.times)
-        yield _frame(
-            SCORES_SCHEMA,
-            service_name=one.service_name,
-            operation=one.operation,
-            time=one.times,
-            signal=one.signal,
-            value=one.values,
-            expected=band.expected,
-            lower=band.lower,
-            upper=band.upper,
-            score=baseline.score(one.times, one.values),
-            model=baseline.model,
+        found.forests[service, operation] = forest
+        if not score:
+            continue
+        lives = ~np.isnan(fleet.requests[row])
+        together = forest.predict(deviations)
+        odd = lives & (together > 1.0)
+        shares = forest.contributions(deviations[odd])
+        contributions.append(
+            _long(
+                CONTRIBUTIONS_SCHEMA,
+                [(service, operation)],
+                int(odd.sum()),
+                time=fleet.times[odd],
+                score=together[odd],
+                **{name: shares[:, signals.index(name)] for name in signals},
+            )
         )
+        parts.append(
+            _long(
+                SCORES_SCHEMA,
+                [(service, operation)],
+                int(lives.sum()),
+                time=fleet.times[lives],
+                signal=TOGETHER,
+                score=together[lives],
+                model=FOREST,
+            )
+        )
+    found.contributions = pl.concat(contributions)
+    return parts
 
 
-def _bounds(key: Key, baseline: Baseline, week: Times) -> pl.DataFrame:
-    """Give the median of expected value and bounds over each hour of the coming week."""
-    band = baseline.predict(week)
-    hours = calendar.hour_of_week(week)
-    medians = {
-        name: calendar.group_medians(hours, getattr(band, name))[1]
-        for name in ("expected", "lower", "upper")
-    }
-    service, operation, signal = key
-    return _frame(
-        BOUNDS_SCHEMA,
-        service_name=service,
-        operation=operation,
-        signal=signal,
-        unit=SIGNALS[signal].unit,
-        hour_of_week=np.unique(hours),
-        **medians,
-        model=baseline.model,
-    )
-
-
-def _frame(schema: Schema, **columns: object) -> pl.DataFrame:
-    """Make a frame of arrays and of values that all rows share; what is not given is null."""
+def _long(
+    schema: Schema, operations: list[tuple[str, str]], rows_each: int, **columns: object
+) -> pl.DataFrame:
+    """Make a frame of `rows_each` rows an operation; what is not given is null."""
     arrays = {name: one for name, one in columns.items() if isinstance(one, np.ndarray)}
     frame = pl.DataFrame(arrays, nan_to_null=True)
+    names = pl.DataFrame(operations, schema=list(OPERATION), orient="row")
+    row = np.repeat(np.arange(len(operations)), rows_each)
+    frame = pl.concat([names[row], frame], how="horizontal")
     return frame.select(
-        (pl.col(name) if name in arrays else pl.lit(columns.get(name))).cast(kind).alias(name)
+        (pl.col(name) if name in frame.columns else pl.lit(columns.get(name)))
+        .cast(kind)
+        .alias(name)
         for name, kind in schema.items()
     )
-
-
-def _days(features: pl.DataFrame, window_s: float) -> float:
-    return len(features) * window_s / calendar.DAY_S

@@ -118,7 +118,7 @@ def now(derived: Path, params: Params) -> Now:
         more=operations[SHOWN:],
         brief=found.height - lasting.height,
         series=single.select(findings.SERIES).n_unique(),
-        skipped=0 if skipped is None else skipped.height,
+        skipped=0 if skipped is None else skipped.filter(outcome="skipped").height,
     )
 
 

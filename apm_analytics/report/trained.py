@@ -71,8 +71,9 @@ def summary(
             f" That is less than {needed:g} days, so no season could be learned: "
             "all bounds are the same at every hour of the week."
         )
-    if skipped.height:
-        said += f" {words.count(skipped.height)} series had too few windows and have none."
+    without = skipped.filter(outcome="skipped").height
+    if without:
+        said += f" {words.count(without)} series could not be learned from and have none."
     return Markdown(said)  # type: ignore[no-untyped-call]
 
 
