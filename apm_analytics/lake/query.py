@@ -71,8 +71,11 @@ def offline() -> duckdb.DuckDBPyConnection:
     con.execute("set autoinstall_known_extensions = false")
     con.execute("set autoload_known_extensions = false")
     con.execute("set timezone = 'UTC'")
-    # It would write itself into answers that are piped.
-    con.execute("set enable_progress_bar = false")
+    # It would write itself into answers that are piped. In Jupyter it is off, and even turning it
+    # off asks for a package that nothing else needs.
+    [(shown,)] = con.sql("select current_setting('enable_progress_bar')").fetchall()
+    if shown:
+        con.execute("set enable_progress_bar = false")
     return con
 
 
