@@ -13,6 +13,7 @@ from apm_analytics.ingest import dead_letters, otlp
 from apm_analytics.ingest.dead_letters import Letter
 from apm_analytics.ingest.framing import Document
 from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.requests import Requests
 from apm_analytics.ingest.sink import Decoded, Sink
 from apm_analytics.ingest.summary import FileSummary
 from apm_analytics.lake import snapshots
@@ -107,6 +108,8 @@ def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSum
 def _decode(batch: Batch, limits: Limits, refused: Units) -> tuple[Decoded, dict[int, str]]:
     """Decode all documents into one set of tables; gives the errors of broken ones apart."""
     sink = Sink(refused)
+    size = sum(len(each.content) for each in batch.documents if each.kind != "json")
+    requests = Requests(sink, limits, refused, size)
     broken: dict[int, str] = {}
     name = batch.path.name
     guess = "metrics" if "metric" in name else "logs" if "log" in name else "traces"
@@ -116,10 +119,10 @@ def _decode(batch: Batch, limits: Limits, refused: Units) -> tuple[Decoded, dict
             if document.kind == "json":
                 otlp.read_json(document.content, sink, limits)
             else:
-                guess = otlp.read_protobuf(document.content, sink, limits, guess)
+                guess = requests.read_any(document.content, guess)
         except BadInput as error:
             broken[number] = str(error)
-    return sink.finish(), broken
+    return requests.finish(), broken
 
 
 def _refused_units(decoded: Decoded, lake: Path) -> Units:

@@ -49,7 +49,7 @@ def _plain_text(value: Value) -> str | None:
 
 
 # Attribute -> its column, the type that fits it, and whether this is the attribute's present name.
-_PLACES: dict[str, tuple[str, type, bool]] = {
+PLACES: dict[str, tuple[str, type, bool]] = {
     **{
         old: (column_name(new), str if PROMOTED[new] == TEXT else int, False)
         for old, new in OLD_NAMES.items()
@@ -60,7 +60,7 @@ _PLACES: dict[str, tuple[str, type, bool]] = {
     },
 }
 # Its column holds the path alone, so it always takes the careful way.
-_TARGET = "http.target"
+TARGET = "http.target"
 _SHARED = frozenset(
     {
         "scope_name",
@@ -75,7 +75,7 @@ _SHARED = frozenset(
         "attributes_num",
     }
 )
-_CONTEXT_COLUMNS = (
+CONTEXT_COLUMNS = (
     "scope_name",
     "scope_version",
     "scope_attributes",
@@ -84,7 +84,7 @@ _CONTEXT_COLUMNS = (
     "resource_attributes",
     "resource_schema_url",
 )
-SERVICE = _CONTEXT_COLUMNS.index("service_name")
+SERVICE = CONTEXT_COLUMNS.index("service_name")
 
 
 def as_text(value: Value) -> str:
@@ -179,8 +179,8 @@ class TableBuilder:
         self._promoted: dict[str, _Sparse] = {column_name(key): ([], [], []) for key in PROMOTED}
         self._places = {
             key: (*self._promoted[column], fitting)
-            for key, (column, fitting, _) in _PLACES.items()
-            if key != _TARGET
+            for key, (column, fitting, _) in PLACES.items()
+            if key != TARGET
         }
         self._text_keys: list[str] = []
         self._text_values: list[str] = []
@@ -205,7 +205,7 @@ class TableBuilder:
         for key, value in attributes:
             place = places.get(key)
             if place is None:
-                if key == _TARGET:
+                if key == TARGET:
                     self._promote(number, key, value)
                 elif type(value) is str:
                     self._text_keys.append(key)
@@ -233,20 +233,20 @@ class TableBuilder:
 
     def _promote(self, number: int, key: str, value: Value) -> None:
         """Put a value into its column, or into the maps where it does not fit or comes second."""
-        column, fitting, current = _PLACES[key]
+        column, fitting, current = PLACES[key]
         rows, values, names = self._promoted[column]
         fitted = _plain_text(value) if fitting is str else _whole_number(value)
         if fitted is None:
             self._into_maps(key, value)
             return
-        if key == _TARGET and isinstance(fitted, str) and "?" in fitted:
+        if key == TARGET and isinstance(fitted, str) and "?" in fitted:
             self._into_maps(key, value)
             fitted = fitted.partition("?")[0]
         if not rows or rows[-1] != number:
             rows.append(number)
             values.append(fitted)
             names.append(key)
-        elif key == names[-1] or (current and not _PLACES[names[-1]][2]):
+        elif key == names[-1] or (current and not PLACES[names[-1]][2]):
             if key != names[-1] or values[-1] != fitted:
                 self._into_maps(names[-1], values[-1])
             values[-1], names[-1] = fitted, key
@@ -271,9 +271,9 @@ class TableBuilder:
             columns[field.name] = pa.array(values, field.type)
         where = pa.array(self._context_of, pa.int32())
         shared = (
-            zip(*self._contexts, strict=True) if self._contexts else ([] for _ in _CONTEXT_COLUMNS)
+            zip(*self._contexts, strict=True) if self._contexts else ([] for _ in CONTEXT_COLUMNS)
         )
-        for name, values in zip(_CONTEXT_COLUMNS, shared, strict=True):
+        for name, values in zip(CONTEXT_COLUMNS, shared, strict=True):
             columns[name] = pa.array(values, self.schema.field(name).type).take(where)
         for key, kind in PROMOTED.items():
             name = column_name(key)

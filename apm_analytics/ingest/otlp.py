@@ -11,8 +11,9 @@ from typing import Any
 import orjson
 
 from apm_analytics.errors import BadInput
-from apm_analytics.ingest import jaeger, otlp_json, otlp_protobuf
+from apm_analytics.ingest import jaeger, otlp_json, otlp_protobuf, requests
 from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.requests import warm_up
 from apm_analytics.ingest.sink import Decoded, DecodedRequests, Rejected, Sink
 
 _NO_UTF8 = re.compile("[\udc80-\udcff]+")
@@ -24,7 +25,7 @@ __all__ = [
     "decode_protobuf",
     "decode_requests",
     "read_json",
-    "read_protobuf",
+    "warm_up",
 ]
 
 
@@ -96,19 +97,7 @@ def decode_requests(
     >>> decode_requests("traces", [b"", bytes([255])]).broken
     {1: 'no OTLP traces request in protobuf: cut short within the field at byte 0'}
     """
-    sink = Sink(refused_units)
-    limits = limits or Limits.around_now()
-    broken: dict[int, str] = {}
-    for number, payload in enumerate(payloads):
-        sink.document = number
-        try:
-            request = otlp_protobuf.parse(signal, payload)
-        except BadInput as error:
-            broken[number] = str(error)
-        else:
-            otlp_protobuf.read_request(signal, request, sink, limits)
-    decoded = sink.finish()
-    return DecodedRequests(decoded.tables, decoded.rejected, decoded.warnings, broken)
+    return requests.decode(signal, payloads, limits or Limits.around_now(), refused_units)
 
 
 def read_json(document: bytes, sink: Sink, limits: Limits) -> None:
@@ -142,10 +131,3 @@ def _parsed(document: bytes) -> tuple[Any, str]:
     raise BadInput(
         f"no JSON: {found.msg} at byte {found.pos}; was the file cut short while written?"
     ) from found
-
-
-def read_protobuf(payload: bytes, sink: Sink, limits: Limits, guess: str = "traces") -> str:
-    """Decode one request of unknown signal into a sink that others share; give its signal."""
-    signal, request = otlp_protobuf.detect(payload, guess)
-    otlp_protobuf.read_request(signal, request, sink, limits)
-    return signal

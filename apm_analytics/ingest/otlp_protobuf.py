@@ -125,6 +125,13 @@ def read_request(signal: str, request: Any, sink: Sink, limits: Limits) -> None:
                     sink.reject_record(signal, f"{path}.{error.field}", error.reason, record)
 
 
+def only_context(signal: str, request: Any) -> tuple[Any, ...]:
+    """Give what records share in a request of one resource with one scope."""
+    top, middle, _ = _GROUPS[signal]
+    entry = getattr(request, top)[0]
+    return _context(entry, getattr(entry, middle)[0])
+
+
 def _wrapped(signal: str, entry: Any, group: Any, record: Any) -> dict[str, Any]:
     around = {"resource": MessageToDict(entry.resource), "schemaUrl": entry.schema_url}
     scope = {"scope": MessageToDict(group.scope), "schemaUrl": group.schema_url}

@@ -36,7 +36,7 @@ ENUM_NUMBERS: dict[str, dict[str, int]] = {
     },
     "severityNumber": dict(SeverityNumber.items()),
 }
-_SEVERITIES = frozenset(ENUM_NUMBERS["severityNumber"].values())
+SEVERITIES = frozenset(ENUM_NUMBERS["severityNumber"].values())
 # What the reason of a record says that the option of this name lets in.
 LIFTED_BY_EARLIEST = "import with --earliest"
 
@@ -266,7 +266,7 @@ def log(
     dropped: int,
 ) -> tuple[Any, ...]:
     """Lay out a log record; without a time of its own it has the time it was observed."""
-    if severity_number not in _SEVERITIES:
+    if severity_number not in SEVERITIES:
         raise Reject("severityNumber", f"found {severity_number}, need a number from 0 to 24")
     if body is not None and len(body) > MAX_ATTRIBUTE_BYTES:
         raise Reject("body", f"{len(body):,} bytes, at most {MAX_ATTRIBUTE_BYTES:,} are taken")

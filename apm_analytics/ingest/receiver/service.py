@@ -20,6 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from apm_analytics.errors import ApmError, BadParameter
+from apm_analytics.ingest import otlp
 from apm_analytics.ingest.receiver import grpc_door, http_door
 from apm_analytics.ingest.receiver.access import Access
 from apm_analytics.ingest.receiver.connections import bounded_protocol, open_connections
@@ -246,6 +247,7 @@ def run(config: Config, say: Callable[[str], None]) -> None:
 
 async def _run(config: Config, say: Callable[[str], None]) -> None:
     receiver = Receiver(config)
+    otlp.warm_up()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

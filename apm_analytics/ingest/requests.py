@@ -1,0 +1,131 @@
+"""Decode protobuf requests: by the scanner where it pays and can, else by the protobuf library.
+
+In:  Export*ServiceRequests as bytes.
+Out: one set of tables; rejected records and warnings as the library's way gives them.
+
+The scanner is compiled when it is first used: seconds from the disk's cache, half a minute
+without. A server warms it up before it serves; everybody else gets it after some megabytes.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from apm_analytics.errors import BadInput
+from apm_analytics.ingest import otlp_protobuf
+from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.sink import Decoded, DecodedRequests, Sink
+
+if TYPE_CHECKING:
+    from apm_analytics.ingest.columnar import Scanner
+
+Units = Mapping[tuple[str, str, str], str]
+# The library decodes so much in about the time that the compiled scanner takes to load.
+SCANNER_PAYS_BYTES = 16 * 1024 * 1024
+_seen: Counter[str] = Counter()
+_WARM, _BYTES = "warm", "bytes"
+
+
+def warm_up() -> None:
+    """Load the scanner, and compile what is not compiled yet.
+
+    A server calls it before it serves; otherwise the first requests wait.
+    """
+    _seen[_WARM] = 1
+    for signal in otlp_protobuf.REQUESTS:
+        decode(signal, [b""], Limits.around_now())
+
+
+def decode(
+    signal: str, payloads: Sequence[bytes], limits: Limits, refused_units: Units | None = None
+) -> DecodedRequests:
+    """Decode requests of one signal; see `otlp.decode_requests`."""
+    sink = Sink(refused_units)
+    requests = Requests(sink, limits, refused_units, sum(map(len, payloads)))
+    broken: dict[int, str] = {}
+    for number, payload in enumerate(payloads):
+        sink.document = number
+        try:
+            requests.read(signal, payload)
+        except BadInput as error:
+            broken[number] = str(error)
+    decoded = requests.finish()
+    return DecodedRequests(decoded.tables, decoded.rejected, decoded.warnings, broken)
+
+
+class Requests:
+    """Decode any number of requests into one set of tables.
+
+    Parameters
+    ----------
+    sink : where the library's way puts what it reads; others may use it too.
+    expected : bytes of all requests together.
+    """
+
+    def __init__(
+        self, sink: Sink, limits: Limits, refused_units: Units | None, expected: int
+    ) -> None:
+        self._sink = sink
+        self._limits = limits
+        self._refused_units = refused_units or {}
+        self._expected = expected
+        self._scanners: dict[str, Scanner] = {}
+        _seen[_BYTES] += expected
+        self._by_scanner = bool(_seen[_WARM]) or _seen[_BYTES] >= SCANNER_PAYS_BYTES
+
+    def read(self, signal: str, payload: bytes) -> None:
+        """Decode one request.
+
+        Raises
+        ------
+        BadInput
+            The bytes are no such message; the error names the field that is damaged.
+        """
+        if not self._take(signal, payload):
+            request = otlp_protobuf.parse(signal, payload)
+            otlp_protobuf.read_request(signal, request, self._sink, self._limits)
+
+    def read_any(self, payload: bytes, guess: str) -> str:
+        """Decode one request of unknown signal; `guess` is tried first. Gives its signal.
+
+        Raises
+        ------
+        BadInput
+            The bytes fit none of the three signals.
+        """
+        if self._take(guess, payload):
+            return guess
+        signal, request = otlp_protobuf.detect(payload, guess)
+        if signal == guess or not self._take(signal, payload):
+            otlp_protobuf.read_request(signal, request, self._sink, self._limits)
+        return signal
+
+    def finish(self) -> Decoded:
+        """Give everything, also what others put into the sink; not used again afterwards."""
+        rest = self._sink.finish()
+        tables = dict(rest.tables)
+        if not self._by_scanner:
+            return rest
+        from apm_analytics.ingest.wire import assembly
+
+        for scanner in self._scanners.values():
+            for name, table in scanner.tables().items():
+                if name in tables:
+                    both = [table, assembly.encoded(name, tables[name])]
+                    table = pa.concat_tables(both).unify_dictionaries().combine_chunks()
+                tables[name] = table
+        return Decoded(tables, rest.rejected, rest.warnings)
+
+    def _take(self, signal: str, payload: bytes) -> bool:
+        """Let the scanner take a request, where it is in use."""
+        if not self._by_scanner:
+            return False
+        scanner = self._scanners.get(signal)
+        if scanner is None:
+            from apm_analytics.ingest.columnar import Scanner
+
+            scanner = Scanner(signal, self._expected, self._limits, self._refused_units)
+            self._scanners[signal] = scanner
+        return scanner.take(payload)

@@ -1,0 +1,403 @@
+"""Make Arrow tables of what the scanner filled.
+
+In:  a `State`, and what the records of each resource and scope share.
+Out: one table a lake table, its columns in the order of `lake.schema`, texts dictionary-encoded.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from apm_analytics.ingest.columns import CONTEXT_COLUMNS
+from apm_analytics.ingest.records import SPAN_KINDS, STATUS_CODES, TEMPORALITIES
+from apm_analytics.ingest.wire import layout
+from apm_analytics.ingest.wire.gather import renumber
+from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KIND, SUMMARY
+from apm_analytics.ingest.wire.state import State
+from apm_analytics.lake.schema import (
+    EVENT,
+    EXEMPLAR,
+    LINK,
+    NUMBER_MAP,
+    PROMOTED,
+    TABLES,
+    TEXT,
+    TEXT_MAP,
+    TIME,
+    column_name,
+)
+
+_ENCODED = pa.dictionary(pa.int32(), TEXT)
+_IDS = ("trace_id", "span_id", "parent_span_id")
+_KINDS = {
+    GAUGE: "gauge",
+    SUM_KIND: "sum",
+    HISTOGRAM: "histogram",
+    EXPONENTIAL: "exponential_histogram",
+    SUMMARY: "summary",
+}
+Codes = NDArray[np.int32]
+Contexts = Sequence[tuple[Any, ...]]
+
+
+def encoded_schema(table: str) -> pa.Schema:
+    """Give the schema of a decoded table: the lake's, with texts other than ids encoded."""
+    return pa.schema(
+        [
+            field.with_type(_ENCODED) if field.type == TEXT and field.name not in _IDS else field
+            for field in TABLES[table]
+        ]
+    )
+
+
+def encoded(name: str, table: pa.Table) -> pa.Table:
+    """Encode a table that came by the library, so that both can follow each other."""
+    columns = [
+        table[field.name].dictionary_encode() if field.type == _ENCODED else table[field.name]
+        for field in encoded_schema(name)
+    ]
+    return pa.table(columns, schema=encoded_schema(name))
+
+
+def tables(state: State, contexts: Contexts, context_of: Codes) -> dict[str, pa.Table]:
+    """Give every table that has rows.
+
+    Parameters
+    ----------
+    contexts : what records share, in the order of `columns.CONTEXT_COLUMNS`.
+    context_of : the number of the context of each group.
+    """
+    made: dict[str, pa.Table] = {}
+    for name in state.tables:
+        if state.count(name, layout.RECORD):
+            builder = _TableMaker(state, name)
+            columns = builder.columns(contexts, context_of)
+            schema = encoded_schema(name)
+            made[name] = pa.table([columns[field] for field in schema.names], schema=schema)
+    return made
+
+
+class _TableMaker:
+    def __init__(self, state: State, name: str) -> None:
+        self._state = state
+        self._name = name
+        self._rows = state.count(name, layout.RECORD)
+        ends, arena = state.texts()
+        self._texts = pa.StringArray.from_buffers(
+            len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(arena)
+        )
+        self._numbers = np.full(len(ends) - 1, -1, np.int32)
+
+    def columns(self, contexts: Contexts, context_of: Codes) -> dict[str, pa.Array]:
+        made: dict[str, pa.Array] = {
+            "time": _fixed(TIME, self._eight(layout.TIME)),
+            "flags": self._unsigned(layout.FLAGS),
+            "attributes": self._map(
+                TEXT_MAP,
+                self._offsets(layout.TEXT_END),
+                self._plain(layout.TEXT_KEY),
+                self._plain(layout.TEXT_VALUE),
+            ),
+            "attributes_num": self._map(
+                NUMBER_MAP,
+                self._offsets(layout.NUMBER_END),
+                self._plain(layout.NUMBER_KEY),
+                _fixed(pa.float64(), self._eight(layout.NUMBER_VALUE)),
+            ),
+            **self._shared(contexts, context_of[self._four(layout.CONTEXT)]),
+            **self._promoted(),
+        }
+        if self._name == layout.SPANS:
+            made |= self._span_columns()
+        elif self._name == layout.LOGS:
+            made |= self._log_columns()
+        else:
+            made |= self._point_columns()
+        return made
+
+    # --- the columns of each kind of record ---
+
+    def _span_columns(self) -> dict[str, pa.Array]:
+        present = self._eight(layout.PRESENT)
+        return {
+            "duration_ns": _fixed(pa.int64(), self._eight(layout.DURATION)),
+            "trace_id": self._hex(layout.TRACE_ID),
+            "span_id": self._hex(layout.SPAN_ID),
+            "parent_span_id": self._hex(layout.PARENT_ID, present & layout.HAS_PARENT),
+            "name": self._encoded(self._four(layout.NAME)),
+            "kind": _words(SPAN_KINDS, self._four(layout.KIND)),
+            "status_code": _words(STATUS_CODES, self._four(layout.STATUS)),
+            "status_message": self._encoded(self._four(layout.STATUS_MESSAGE)),
+            "trace_state": self._encoded(self._four(layout.TRACE_STATE)),
+            "dropped_attributes_count": self._unsigned(layout.DROPPED),
+            "dropped_events_count": self._unsigned(layout.DROPPED_EVENTS),
+            "dropped_links_count": self._unsigned(layout.DROPPED_LINKS),
+            "events": self._list(layout.ITEM_END, EVENT, self._events),
+            "links": self._list(layout.LINK_END, LINK, self._links),
+        }
+
+    def _log_columns(self) -> dict[str, pa.Array]:
+        present = self._eight(layout.PRESENT)
+        return {
+            "observed_time": _not_zero(TIME, self._eight(layout.OTHER_TIME)),
+            "severity_number": self._unsigned(layout.SEVERITY),
+            "severity_text": self._encoded(self._four(layout.SEVERITY_TEXT)),
+            "body": self._encoded(self._four(layout.BODY)),
+            "event_name": self._encoded(self._four(layout.EVENT_NAME)),
+            "trace_id": self._hex(layout.TRACE_ID, present & layout.HAS_TRACE),
+            "span_id": self._hex(layout.SPAN_ID, present & layout.HAS_SPAN),
+            "dropped_attributes_count": self._unsigned(layout.DROPPED),
+        }
+
+    def _point_columns(self) -> dict[str, pa.Array]:
+        metric = self._four(layout.METRIC_ROW)
+        head = {
+            name: self._state.column(layout.HEAD, offset, np.int32)[metric]
+            for name, offset in (
+                ("name", layout.METRIC_NAME),
+                ("unit", layout.METRIC_UNIT),
+                ("description", layout.METRIC_DESCRIPTION),
+                ("kind", layout.METRIC_KIND),
+                ("temporality", layout.METRIC_TEMPORALITY),
+                ("monotonic", layout.METRIC_MONOTONIC),
+            )
+        }
+        kinds = np.unique(head["kind"])
+        made = {
+            "start_time": _not_zero(TIME, self._eight(layout.OTHER_TIME)),
+            **{name: self._encoded(head[name]) for name in ("name", "unit", "description")},
+            "kind": _words(
+                [_KINDS[int(kind)] for kind in kinds],
+                np.searchsorted(kinds, head["kind"]).astype(np.int32),
+            ),
+            "temporality": _words(TEMPORALITIES[1:], head["temporality"] - np.int32(1)),
+            "metric_metadata": pa.nulls(self._rows, TEXT_MAP),
+        }
+        present = self._eight(layout.PRESENT)
+        if self._name == layout.POINTS:
+            made["value"] = self._optional(layout.VALUE, present & layout.HAS_VALUE)
+            made["value_int"] = self._optional(
+                layout.VALUE_INT, present & layout.HAS_INT, pa.int64()
+            )
+            made["monotonic"] = pa.array(
+                head["monotonic"] == 1, mask=head["kind"] != SUM_KIND, type=pa.bool_()
+            )
+        else:
+            made["count"] = _fixed(pa.int64(), self._eight(layout.COUNT))
+        if self._name == layout.SUMMARIES:
+            made["sum"] = _fixed(pa.float64(), self._eight(layout.SUM))
+            made["quantiles"] = self._numbers_list(layout.LIST_ONE_END, layout.LIST_ONE_VALUE)
+            made["quantile_values"] = self._numbers_list(layout.LIST_TWO_END, layout.LIST_TWO_VALUE)
+            return made
+        made["exemplars"] = self._list(layout.ITEM_END, EXEMPLAR, self._exemplars)
+        if self._name == layout.POINTS:
+            return made
+        made["sum"] = self._optional(layout.SUM, present & layout.HAS_SUM)
+        made["min"] = self._optional(layout.MIN, present & layout.HAS_MIN)
+        made["max"] = self._optional(layout.MAX, present & layout.HAS_MAX)
+        if self._name == layout.HISTOGRAMS:
+            made["explicit_bounds"] = self._numbers_list(layout.LIST_ONE_END, layout.LIST_ONE_VALUE)
+            made["bucket_counts"] = self._numbers_list(
+                layout.LIST_TWO_END, layout.LIST_TWO_VALUE, pa.int64()
+            )
+            return made
+        made["scale"] = pa.array(self._four(layout.SCALE).astype(np.int64))
+        made["zero_count"] = _fixed(pa.int64(), self._eight(layout.ZERO_COUNT))
+        made["zero_threshold"] = _fixed(pa.float64(), self._eight(layout.ZERO_THRESHOLD))
+        for side, offset, end, values in (
+            ("positive", layout.POSITIVE_OFFSET, layout.LIST_ONE_END, layout.LIST_ONE_VALUE),
+            ("negative", layout.NEGATIVE_OFFSET, layout.LIST_TWO_END, layout.LIST_TWO_VALUE),
+        ):
+            made[f"{side}_offset"] = pa.array(self._four(offset).astype(np.int64))
+            made[f"{side}_bucket_counts"] = self._numbers_list(end, values, pa.int64())
+        return made
+
+    def _events(self) -> pa.Array:
+        return pa.StructArray.from_arrays(
+            [
+                _not_zero(TIME, self._eight(layout.ITEM_TIME)),
+                self._plain(layout.ITEM_NAME),
+                self._item_map(layout.ITEM_PAIR_FROM, layout.ITEM_PAIR_END),
+                self._unsigned(layout.ITEM_DROPPED),
+            ],
+            fields=list(EVENT),
+        )
+
+    def _links(self) -> pa.Array:
+        present = self._eight(layout.LINK_PRESENT)
+        return pa.StructArray.from_arrays(
+            [
+                self._hex(layout.LINK_TRACE, present & layout.HAS_TRACE),
+                self._hex(layout.LINK_SPAN, present & layout.HAS_SPAN),
+                self._plain(layout.LINK_STATE),
+                self._item_map(layout.LINK_PAIR_FROM, layout.LINK_PAIR_END),
+                self._unsigned(layout.LINK_FLAGS),
+                self._unsigned(layout.LINK_DROPPED),
+            ],
+            fields=list(LINK),
+        )
+
+    def _exemplars(self) -> pa.Array:
+        present = self._eight(layout.ITEM_PRESENT)
+        return pa.StructArray.from_arrays(
+            [
+                _not_zero(TIME, self._eight(layout.ITEM_TIME)),
+                _fixed(pa.float64(), self._eight(layout.ITEM_VALUE)),
+                self._hex(layout.ITEM_TRACE, present & layout.HAS_TRACE),
+                self._hex(layout.ITEM_SPAN, present & layout.HAS_SPAN),
+                self._item_map(layout.ITEM_PAIR_FROM, layout.ITEM_PAIR_END),
+            ],
+            fields=list(EXEMPLAR),
+        )
+
+    # --- what all have ---
+
+    def _shared(self, contexts: Contexts, context: Codes) -> dict[str, pa.Array]:
+        made = {}
+        for name, values in zip(CONTEXT_COLUMNS, zip(*contexts, strict=True), strict=True):
+            if all(value is None for value in values):
+                kind = TEXT_MAP if name.endswith("_attributes") else _ENCODED
+                made[name] = pa.nulls(self._rows, kind)
+            elif name.endswith("_attributes"):
+                made[name] = pa.array(values, TEXT_MAP).take(pa.array(context))
+            else:
+                words = list(dict.fromkeys(value for value in values if value is not None))
+                codes = np.array(
+                    [-1 if value is None else words.index(value) for value in values], np.int32
+                )
+                made[name] = _words(words, codes[context])
+        return made
+
+    def _promoted(self) -> dict[str, pa.Array]:
+        made = {}
+        present = self._eight(layout.PRESENT)
+        for number, (key, kind) in enumerate(PROMOTED.items()):
+            buffer, filled = self._state.promoted(self._name, number)
+            name = column_name(key)
+            if not filled:
+                made[name] = pa.nulls(self._rows, _ENCODED if kind == TEXT else kind)
+            elif kind == TEXT:
+                codes = buffer[: 4 * self._rows].view(np.int32)
+                codes[filled:] = -1
+                made[name] = self._encoded(codes)
+            else:
+                bit = 1 << (layout.FIRST_PROMOTED_BIT + number)
+                made[name] = _masked(
+                    kind, buffer[: 8 * self._rows].view(np.int64), present & bit != 0
+                )
+        return made
+
+    # --- from buffers to arrays ---
+
+    def _four(self, offset: int) -> Codes:
+        return self._state.column(self._name, offset, np.int32)
+
+    def _eight(self, offset: int) -> NDArray[np.int64]:
+        return self._state.column(self._name, offset, np.int64)
+
+    def _unsigned(self, offset: int) -> pa.Array:
+        return pa.array(self._four(offset).view(np.uint32).astype(np.int64))
+
+    def _optional(
+        self, offset: int, has: NDArray[np.int64], kind: pa.DataType | None = None
+    ) -> pa.Array:
+        return _masked(kind or pa.float64(), self._eight(offset), has != 0)
+
+    def _encoded(self, codes: Codes) -> pa.Array:
+        used = np.empty(min(len(codes), len(self._numbers)), np.int32)
+        count, missing = renumber(codes, self._numbers, used)
+        if missing == len(codes):
+            return pa.nulls(len(codes), _ENCODED)
+        return _dictionary(codes, self._texts.take(pa.array(used[:count])), missing)
+
+    def _plain(self, offset: int) -> pa.Array:
+        codes = self._four(offset)
+        return self._texts.take(pa.array(codes, mask=codes < 0 if (codes < 0).any() else None))
+
+    def _hex(self, offset: int, has: NDArray[np.int64] | None = None) -> pa.Array:
+        digits = self._state.column(self._name, offset, np.uint8)
+        size = layout.COLUMNS[(offset - layout.COLUMNS[0].offset) // layout.WORD].size
+        count = len(digits) // size
+        offsets = np.arange(0, len(digits) + 1, size, dtype=np.int32)
+        valid = None if has is None or has.all() else _bitmap(has != 0)
+        if valid is not None:
+            digits.reshape(count, size)[has == 0] = 48  # what lies behind null is never read
+        return pa.StringArray.from_buffers(
+            count, pa.py_buffer(offsets), pa.py_buffer(digits), valid
+        )
+
+    def _offsets(self, offset: int) -> pa.Array:
+        ends = self._four(offset)
+        offsets = np.empty(len(ends) + 1, np.int32)
+        offsets[0] = 0
+        offsets[1:] = ends
+        return pa.array(offsets)
+
+    def _map(self, kind: pa.DataType, offsets: pa.Array, keys: pa.Array, values: pa.Array) -> Any:
+        return pa.MapArray.from_arrays(offsets, keys, values, type=kind)
+
+    def _item_map(self, first: int, last: int) -> pa.Array:
+        """Give the pairs of events, exemplars or links, which may lie between those of others."""
+        starts, ends = self._four(first), self._four(last)
+        sizes = ends - starts
+        offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(sizes, dtype=np.int32)])
+        keys, values = self._four(layout.PAIR_KEY), self._four(layout.PAIR_VALUE)
+        if offsets[-1] != len(keys) or (starts != offsets[:-1]).any():
+            chosen = np.repeat(starts - offsets[:-1], sizes) + np.arange(offsets[-1])
+            keys, values = keys[chosen], values[chosen]
+        return pa.MapArray.from_arrays(
+            pa.array(offsets),
+            self._texts.take(pa.array(keys)),
+            self._texts.take(pa.array(values)),
+            type=TEXT_MAP,
+        )
+
+    def _list(self, end: int, kind: pa.DataType, values: Any) -> pa.Array:
+        """Give lists of structs, null where there is none."""
+        ends = self._four(end)
+        if not ends[-1]:
+            return pa.nulls(self._rows, pa.list_(kind))
+        offsets = self._offsets(end)
+        empty = np.diff(ends, prepend=np.int32(0)) == 0
+        return pa.ListArray.from_arrays(
+            offsets, values(), type=pa.list_(kind), mask=pa.array(empty) if empty.any() else None
+        )
+
+    def _numbers_list(self, end: int, values: int, kind: pa.DataType | None = None) -> pa.Array:
+        return pa.ListArray.from_arrays(
+            self._offsets(end), _fixed(kind or pa.float64(), self._eight(values))
+        )
+
+
+def _fixed(kind: pa.DataType, values: NDArray[Any], valid: pa.Buffer | None = None) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(values)])
+
+
+def _bitmap(valid: NDArray[np.bool_]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(valid, bitorder="little"))
+
+
+def _masked(kind: pa.DataType, values: NDArray[Any], valid: NDArray[np.bool_]) -> pa.Array:
+    if valid.all():
+        return _fixed(kind, values)
+    values[~valid] = 0
+    return _fixed(kind, values, _bitmap(valid))
+
+
+def _not_zero(kind: pa.DataType, values: NDArray[np.int64]) -> pa.Array:
+    return _masked(kind, values, values != 0)
+
+
+def _dictionary(codes: Codes, words: pa.Array, missing: int | bool) -> pa.Array:
+    valid = _bitmap(codes >= 0) if missing else None
+    return pa.DictionaryArray.from_arrays(_fixed(pa.int32(), codes, valid), words, safe=False)
+
+
+def _words(words: Sequence[str | None], codes: Codes) -> pa.Array:
+    """Encode a column over few words; -1 stands for none."""
+    if not len(words):
+        return pa.nulls(len(codes), _ENCODED)
+    return _dictionary(codes, pa.array(words, TEXT), bool((codes < 0).any()))

@@ -1,0 +1,340 @@
+"""Read attributes: into their promoted column, or the maps of texts and numbers.
+
+In:  a KeyValue message.
+Out: the same columns and pairs as `columns.TableBuilder` and `columns.text_pairs` give.
+"""
+
+from apm_analytics.ingest.columns import EXACT_INTEGER
+from apm_analytics.ingest.wire.compiled import compiled, inlined
+from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint
+from apm_analytics.ingest.wire.layout import (
+    ARENA_CAPACITY,
+    CAPACITY,
+    ENDS,
+    FALSE_CODE,
+    FILLED,
+    FIRST_PROMOTED,
+    FIRST_PROMOTED_BIT,
+    FRAMES,
+    HOLDER,
+    ITEM_MAP,
+    ITEM_PAIR,
+    ITEM_STAMPS,
+    LACKING,
+    LACKING_SIZE,
+    MAP,
+    NULL_CODE,
+    NUMBER_KEY,
+    NUMBER_PAIR,
+    NUMBER_STAMPS,
+    NUMBER_VALUE,
+    PAIR_KEY,
+    PAIR_VALUE,
+    PLACE_COLUMN,
+    PLACE_COUNT,
+    PLACE_CURRENT,
+    PRESENT,
+    PROMOTED_SIZES,
+    PROMOTED_WORDS,
+    SLOT_MASK,
+    TARGET_CODE,
+    TEXT_KEY,
+    TEXT_PAIR,
+    TEXT_STAMPS,
+    TEXT_VALUE,
+    TEXTS,
+    TEXTS_CAPACITY,
+    TRUE_CODE,
+)
+from apm_analytics.ingest.wire.memory import (
+    double_bits,
+    load8,
+    load32,
+    load64,
+    store32,
+    store64,
+)
+from apm_analytics.ingest.wire.texts import intern, intern_integer, small_integer
+
+_QUESTION_MARK = 63
+_NOTHING, _TEXT, _BOOL, _INTEGER, _DOUBLE = range(5)
+# The promoted columns of integers, by their bit.
+_INTEGER_COLUMNS = sum(1 << number for number, size in enumerate(PROMOTED_SIZES) if size == 8)
+# A record of n bytes gives at most n texts, n rows in each frame and 2 n bytes of text: a field has
+# 2 bytes at least, an attribute gives at most two pairs, an integer of n bytes 2 n digits.
+_TEXTS_A_BYTE, _SPARE = 2, 64
+
+
+@compiled
+def has_room(shared: int, block: int, size: int) -> bool:
+    """Tell whether every buffer can take whatever a record of `size` bytes holds."""
+    texts = load64(shared + TEXTS)
+    used = load32(load64(shared + ENDS) + 4 * texts)
+    enough = (
+        texts + size + _SPARE <= load64(shared + TEXTS_CAPACITY)
+        and 2 * (texts + size + _SPARE) <= load64(shared + SLOT_MASK)
+        and used + _TEXTS_A_BYTE * size + _SPARE <= load64(shared + ARENA_CAPACITY)
+    )
+    for frame in FRAMES:
+        if load64(block + frame) + size > load64(block + frame + CAPACITY):
+            enough = False
+    if not enough:
+        store64(shared + LACKING, block)
+        store64(shared + LACKING_SIZE, size)
+    return enough
+
+
+@inlined
+def open_record(shared: int) -> None:
+    """Begin the attributes of one record."""
+    store64(shared + MAP, load64(shared + MAP) + 1)
+
+
+@inlined
+def open_item(shared: int) -> None:
+    """Begin the attributes of one event, exemplar or link."""
+    store64(shared + ITEM_MAP, load64(shared + ITEM_MAP) + 1)
+
+
+@inlined
+def _seen(shared: int, stamps: int, number: int, key: int) -> bool:
+    """Tell whether the present map has this key already."""
+    stamp = load64(shared + stamps) + 4 * key
+    present = load64(shared + number)
+    if load32(stamp) == present:
+        return True
+    store32(stamp, present)
+    return False
+
+
+@compiled
+def _put_text(shared: int, block: int, key: int, value: int) -> int:
+    if _seen(shared, TEXT_STAMPS, MAP, key):
+        return ODD
+    count = load64(block + TEXT_PAIR)
+    store32(load64(block + TEXT_KEY) + 4 * count, key)
+    store32(load64(block + TEXT_VALUE) + 4 * count, value)
+    store64(block + TEXT_PAIR, count + 1)
+    return 0
+
+
+@compiled
+def _put_number(shared: int, block: int, key: int, bits: int) -> int:
+    if _seen(shared, NUMBER_STAMPS, MAP, key):
+        return ODD
+    count = load64(block + NUMBER_PAIR)
+    store32(load64(block + NUMBER_KEY) + 4 * count, key)
+    store64(load64(block + NUMBER_VALUE) + 8 * count, bits)
+    store64(block + NUMBER_PAIR, count + 1)
+    return 0
+
+
+@compiled
+def _put_integer(shared: int, block: int, key: int, value: int) -> int:
+    if -EXACT_INTEGER <= value <= EXACT_INTEGER:
+        return _put_number(shared, block, key, double_bits(float(value)))
+    return _put_text(shared, block, key, intern_integer(shared, value))
+
+
+@compiled
+def _value(at: int, end: int) -> tuple[int, int, int]:
+    """Read an AnyValue: its kind, its value or address, its size; `ODD` for what is nested."""
+    kind, value, size = _NOTHING, 0, 0
+    while at < end:
+        field, at = tag(at, end)
+        if at < 0:
+            return ODD, 0, 0
+        if field == 1 << 3 | 2:
+            size, at = length(at, end)
+            if at < 0 or kind != _NOTHING:
+                return ODD, 0, 0
+            kind, value = _TEXT, at
+            at += size
+        elif field == 2 << 3 or field == 3 << 3:
+            value, at = varint(at, end)
+            if at < 0 or kind != _NOTHING:
+                return ODD, 0, 0
+            kind = _BOOL if field == 2 << 3 else _INTEGER
+        elif field == 4 << 3 | 1:
+            if end - at < 8 or kind != _NOTHING:
+                return ODD, 0, 0
+            kind, value = _DOUBLE, load64(at)
+            at += 8
+        elif field >> 3 <= 8:
+            # Arrays, lists of pairs, bytes, indices; or a known field of another wire type.
+            return ODD, 0, 0
+        else:
+            at = skip(field, at, end)
+            if at < 0:
+                return ODD, 0, 0
+    return kind, value, size
+
+
+@compiled
+def any_text(shared: int, at: int, end: int) -> int:
+    """Give the code of an AnyValue as text, -1 for none, `ODD - 1` for what is odd."""
+    kind, value, size = _value(at, end)
+    if kind == _NOTHING:
+        return -1
+    code = ODD
+    if kind == _TEXT:
+        code = intern(shared, value, size)
+    elif kind == _BOOL:
+        code = TRUE_CODE if value != 0 else FALSE_CODE
+    elif kind == _INTEGER:
+        code = intern_integer(shared, value)
+    return code if code >= 0 else ODD - 1
+
+
+@compiled
+def _pair(at: int, end: int) -> tuple[int, int, int, int]:
+    """Give where key and value of a KeyValue begin and how long they are."""
+    key = value = at
+    key_size = value_size = 0
+    had_key = had_value = False
+    while at < end:
+        field, at = tag(at, end)
+        if at < 0:
+            return ODD, 0, 0, 0
+        if field == 1 << 3 | 2:
+            key_size, at = length(at, end)
+            if at < 0 or had_key:
+                return ODD, 0, 0, 0
+            key, had_key = at, True
+            at += key_size
+        elif field == 2 << 3 | 2:
+            value_size, at = length(at, end)
+            if at < 0 or had_value:
+                return ODD, 0, 0, 0
+            value, had_value = at, True
+            at += value_size
+        else:
+            at = skip(field, at, end)
+            if at < 0:
+                return ODD, 0, 0, 0
+    return key, key_size, value, value_size
+
+
+@compiled
+def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
+    """Take one attribute of a record; `ODD` where the library must decide."""
+    key_at, key_size, value_at, value_size = _pair(at, end)
+    if key_at < 0:
+        return ODD
+    key = intern(shared, key_at, key_size)
+    kind, value, size = _value(value_at, value_at + value_size)
+    if key < 0 or kind < 0:
+        return ODD
+    text = value
+    if kind == _TEXT:
+        text = intern(shared, value, size)
+        if text < 0:
+            return ODD
+    if key < PLACE_COUNT:
+        column = load8(load64(shared + PLACE_COLUMN) + key)
+        if _INTEGER_COLUMNS >> column & 1:
+            whole = value
+            if kind == _TEXT:
+                whole = small_integer(value, size)
+            if kind == _INTEGER or (kind == _TEXT and whole >= 0):
+                return _promote_integer(shared, block, row, column, key, whole, kind, text)
+        elif kind == _TEXT:
+            return _promote_text(shared, block, row, column, key, text, value, size)
+    if kind == _TEXT:
+        return _put_text(shared, block, key, text)
+    if kind == _INTEGER:
+        return _put_integer(shared, block, key, value)
+    if kind == _DOUBLE:
+        return _put_number(shared, block, key, value)
+    if kind == _BOOL:
+        return _put_text(shared, block, key, TRUE_CODE if value != 0 else FALSE_CODE)
+    return 0
+
+
+@inlined
+def _comes_first(shared: int, key: int, holder: int) -> bool:
+    """Tell whether a value goes before the one that came under the name `holder`."""
+    current = load64(shared + PLACE_CURRENT)
+    return key == holder or (load8(current + key) != 0 and load8(current + holder) == 0)
+
+
+@compiled
+def _promote_text(
+    shared: int, block: int, row: int, column: int, key: int, text: int, at: int, size: int
+) -> int:
+    fitted = text
+    if key == TARGET_CODE:
+        path = 0
+        while path < size and load8(at + path) != _QUESTION_MARK:
+            path += 1
+        if path < size:
+            if _put_text(shared, block, key, text) < 0:
+                return ODD
+            fitted = intern(shared, at, path)
+            if fitted < 0:
+                return ODD
+    words = block + FIRST_PROMOTED + PROMOTED_WORDS * column
+    cell = load64(words) + 4 * row
+    filled = load64(words + FILLED)
+    if filled <= row:
+        empty = load64(words) + 4 * filled
+        while empty < cell:
+            store32(empty, -1)
+            empty += 4
+        store32(cell, fitted)
+        store64(words + FILLED, row + 1)
+        store64(words + HOLDER, key)
+        return 0
+    prior, holder = load32(cell), load64(words + HOLDER)
+    if _comes_first(shared, key, holder):
+        store32(cell, fitted)
+        store64(words + HOLDER, key)
+        if key != holder or prior != fitted:
+            return _put_text(shared, block, holder, prior)
+    elif prior != fitted:
+        return _put_text(shared, block, key, text)
+    return 0
+
+
+@compiled
+def _promote_integer(
+    shared: int, block: int, row: int, column: int, key: int, whole: int, kind: int, text: int
+) -> int:
+    words = block + FIRST_PROMOTED + PROMOTED_WORDS * column
+    cell = load64(words) + 8 * row
+    present = load64(block + PRESENT) + 8 * row
+    bit = 1 << (FIRST_PROMOTED_BIT + column)
+    if load64(present) & bit == 0:
+        store64(cell, whole)
+        store64(present, load64(present) | bit)
+        store64(words + HOLDER, key)
+        store64(words + FILLED, row + 1)
+        return 0
+    prior, holder = load64(cell), load64(words + HOLDER)
+    if _comes_first(shared, key, holder):
+        store64(cell, whole)
+        store64(words + HOLDER, key)
+        if key != holder or prior != whole:
+            return _put_integer(shared, block, holder, prior)
+    elif prior != whole:
+        if kind == _TEXT:
+            return _put_text(shared, block, key, text)
+        return _put_integer(shared, block, key, whole)
+    return 0
+
+
+@compiled
+def item_attribute(shared: int, block: int, at: int, end: int) -> int:
+    """Take one attribute of an event, exemplar or link; every value becomes text."""
+    key_at, key_size, value_at, value_size = _pair(at, end)
+    if key_at < 0:
+        return ODD
+    key = intern(shared, key_at, key_size)
+    value = any_text(shared, value_at, value_at + value_size)
+    if key < 0 or value < -1 or _seen(shared, ITEM_STAMPS, ITEM_MAP, key):
+        return ODD
+    count = load64(block + ITEM_PAIR)
+    store32(load64(block + PAIR_KEY) + 4 * count, key)
+    store32(load64(block + PAIR_VALUE) + 4 * count, value if value >= 0 else NULL_CODE)
+    store64(block + ITEM_PAIR, count + 1)
+    return 0

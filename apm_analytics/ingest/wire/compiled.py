@@ -1,0 +1,49 @@
+"""Compile functions to machine code that runs without the interpreter's lock.
+
+In:  Python functions over integers, addresses and arrays.
+Out: the same functions, compiled by numba on their first call.
+
+What an entry compiles is kept on disk, beside the module or, where that folder is read-only, in
+the user's cache folder; without any writable folder it is compiled in every process.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compile a part of an entry; it is kept on disk only within the entry that calls it."""
+    return cast(Function, njit(nogil=True)(function))
+
+
+def inlined(function: Function) -> Function:
+    """Compile a function so small that a call would cost more than the function."""
+    return cast(Function, njit(nogil=True, forceinline=True)(function))
+
+
+def entry(function: Function) -> Function:
+    """Compile what Python calls, and keep the result on disk."""
+    try:
+        return cast(Function, njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # numba found no folder that it may write to
+        return compiled(function)
+
+
+@cache
+def sources_hash() -> str:
+    """Give one hash of all sources that go into the compiled code.
+
+    numba knows only the file of the function that it keeps. An entry that closes over this hash
+    is compiled again when a function that it calls changed.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,214 @@
+"""Allocate, grow and roll back what the scanner fills.
+
+In:  the signal, about how many bytes will come, the times that are believed.
+Out: the address of the state for the scanner, and arrays over the filled columns.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.wire import layout
+from apm_analytics.ingest.wire.layout import (
+    CAPACITY,
+    COLUMNS,
+    FILLED,
+    FIRST_PROMOTED,
+    FRAMES,
+    HEAD,
+    PROMOTED_SIZES,
+    PROMOTED_WORDS,
+    TABLE_NAMES,
+    WORD,
+    table_offset,
+)
+from apm_analytics.ingest.wire.texts import LONGEST_INTEGER, forget, intern, rehash
+
+Allocate = Callable[[int], NDArray[np.uint8]]
+BLOCKS = (HEAD, *TABLE_NAMES)
+TABLES_OF = {
+    "traces": ("spans",),
+    "metrics": layout.METRIC_TABLES,
+    "logs": ("logs",),
+}
+# Where a batch begins; everything doubles from there. Pages that are never written cost nothing.
+_LEAST_ROWS = 64
+_LEAST_TEXTS = 1_024
+_LEAST_ARENA = 32 * 1_024
+# Below it buffers hold what a batch of so many bytes usually needs, without growing.
+_BYTES_A_ROW = 128
+_BYTES_A_TEXT = 512
+_UNUSED = 2**62
+
+
+def pages(size: int) -> NDArray[np.uint8]:
+    """Allocate `size` bytes."""
+    return np.empty(size, np.uint8)
+
+
+class State:
+    """All buffers of one batch.
+
+    Parameters
+    ----------
+    expected : bytes of all payloads together.
+    allocate : gives a buffer of so many bytes; tests put a guard page behind it.
+    """
+
+    def __init__(
+        self, signal: str, expected: int, limits: Limits, allocate: Allocate = pages
+    ) -> None:
+        self._allocate = allocate
+        self._buffers: dict[int, NDArray[np.uint8]] = {}
+        self._places = (
+            np.array(layout.PLACE_COLUMNS, np.uint8),
+            np.array(layout.PLACE_CURRENTS, np.uint8),
+            np.zeros(LONGEST_INTEGER + WORD, np.uint8),
+        )
+        self.words = np.zeros(layout.STATE_BYTES // WORD, np.int64)
+        self.address = address_of(self.words)
+        self.tables = TABLES_OF[signal]
+        self._first = {name: 0 for name in BLOCKS}
+        self._first[HEAD] = _LEAST_ROWS
+        self._first[self.tables[0]] = _LEAST_ROWS + expected // _BYTES_A_ROW
+        self._counts = self._count_words()
+        self._set(layout.EARLIEST, limits.earliest_ns)
+        self._set(layout.LATEST, limits.latest_ns)
+        for offset, array in zip(
+            (layout.PLACE_COLUMN, layout.PLACE_CURRENT, layout.SCRATCH), self._places, strict=True
+        ):
+            self._set(offset, address_of(array))
+        for name in BLOCKS:
+            self._grow_block(name, 0)
+        self._grow_texts(_LEAST_TEXTS + expected // _BYTES_A_TEXT, _LEAST_ARENA + expected // 2)
+        for text in layout.FIRST_TEXTS:
+            bytes_ = np.frombuffer(text.encode(), np.uint8)
+            intern(self.address, address_of(bytes_), bytes_.size)
+
+    def _get(self, offset: int) -> int:
+        return int(self.words[offset // WORD])
+
+    def _set(self, offset: int, value: int) -> None:
+        self.words[offset // WORD] = value
+
+    def count(self, block: str, frame: int) -> int:
+        """Give the number of rows of a frame."""
+        return self._get(table_offset(BLOCKS.index(block)) + frame)
+
+    def column(self, block: str, offset: int, kind: type[np.generic]) -> NDArray[Any]:
+        """Give the filled part of a column as an array of `kind`."""
+        column = COLUMNS[(offset - COLUMNS[0].offset) // WORD]
+        place = table_offset(BLOCKS.index(block)) + offset
+        return self._buffers[place][: column.size * self.count(block, column.frame)].view(kind)
+
+    def promoted(self, block: str, number: int) -> tuple[NDArray[np.uint8], int]:
+        """Give the buffer of a promoted column and how many of its rows are filled."""
+        place = table_offset(BLOCKS.index(block)) + FIRST_PROMOTED + PROMOTED_WORDS * number
+        return self._buffers[place], self._get(place + FILLED)
+
+    def texts(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Give where each text begins, with the end of the last, and the bytes of all."""
+        count = self._get(layout.TEXTS)
+        ends = self._buffers[layout.ENDS][: 4 * (count + 1)].view(np.int32)
+        return ends, self._buffers[layout.ARENA][: int(ends[-1])]
+
+    def text(self, code: int) -> str:
+        """Give one text by its code."""
+        ends, arena = self.texts()
+        return arena[ends[code] : ends[code + 1]].tobytes().decode()
+
+    def _count_words(self) -> NDArray[np.int64]:
+        """Give the indices of the words that say how much is filled, but for texts."""
+        blocks = [table_offset(BLOCKS.index(name)) for name in (HEAD, *self.tables)]
+        return np.array([(block + frame) // WORD for block in blocks for frame in FRAMES])
+
+    def mark(self) -> tuple[NDArray[np.int64], int]:
+        """Remember how much is filled."""
+        return self.words[self._counts], self._get(layout.TEXTS)
+
+    def roll_back(self, mark: tuple[NDArray[np.int64], int], *, texts: bool) -> None:
+        """Take back all rows, and all texts too, that came after the mark."""
+        self.words[self._counts] = mark[0]
+        for name in self.tables:
+            rows = self.count(name, layout.RECORD)
+            block = table_offset(BLOCKS.index(name)) + FIRST_PROMOTED
+            for number in range(len(PROMOTED_SIZES)):
+                place = block + PROMOTED_WORDS * number + FILLED
+                self._set(place, min(rows, self._get(place)))
+        if texts:
+            forget(self.address, mark[1])
+
+    def clear_ranges(self) -> None:
+        """Forget the address ranges of the request before."""
+        self._set(table_offset(0) + layout.RANGE, 0)
+
+    def grow(self) -> None:
+        """Make room for the record that found none."""
+        size = self._get(layout.LACKING_SIZE)
+        block = (self._get(layout.LACKING) - self.address - table_offset(0)) // layout.BLOCK_BYTES
+        self._grow_block(BLOCKS[block], size)
+        self._grow_texts(size, 2 * size)
+
+    def _grow_block(self, name: str, size: int) -> None:
+        """Let every frame of a block take `size` rows more."""
+        block = table_offset(BLOCKS.index(name))
+        for frame in FRAMES:
+            columns = [c for c in COLUMNS if c.frame == frame and name in c.tables]
+            count, capacity = self._get(block + frame), self._get(block + frame + CAPACITY)
+            if not columns:
+                self._set(block + frame + CAPACITY, _UNUSED)
+                continue
+            if capacity and count + size <= capacity:
+                continue
+            rows = max(2 * capacity, self._first[name], count + size)
+            for column in columns:
+                self._enlarge(block + column.offset, column.size * count, column.size * rows)
+            if frame == layout.RECORD and name != HEAD:
+                for number, item in enumerate(PROMOTED_SIZES):
+                    place = block + FIRST_PROMOTED + PROMOTED_WORDS * number
+                    self._enlarge(place, item * count, item * rows)
+            self._set(block + frame + CAPACITY, rows)
+
+    def _enlarge(self, place: int, used: int, size: int) -> None:
+        """Replace a buffer by a larger one that begins with what was used of it."""
+        buffer = self._allocate(size)
+        if used:
+            buffer[:used] = self._buffers[place][:used]
+        self._buffers[place] = buffer
+        self._set(place, address_of(buffer))
+
+    def _grow_texts(self, texts: int, size: int) -> None:
+        """Let the texts take so many more, of so many bytes together."""
+        # The spare is that of `attributes.has_room`.
+        texts, size = texts + 128, size + 128
+        count, capacity = self._get(layout.TEXTS), self._get(layout.TEXTS_CAPACITY)
+        used = int(self._buffers[layout.ENDS].view(np.int32)[count]) if capacity else 0
+        if count + texts > capacity:
+            capacity = max(2 * capacity, count + texts)
+            for place in (layout.TEXT_STAMPS, layout.NUMBER_STAMPS, layout.ITEM_STAMPS):
+                self._enlarge(place, 4 * count, 4 * capacity)
+            first = not count
+            self._enlarge(layout.ENDS, 4 * (count + 1) if count else 0, 4 * (capacity + 1))
+            if first:
+                self._buffers[layout.ENDS].view(np.int32)[0] = 0
+            self._set(layout.TEXTS_CAPACITY, capacity)
+        if used + size > self._get(layout.ARENA_CAPACITY):
+            capacity = max(2 * self._get(layout.ARENA_CAPACITY), used + size)
+            self._enlarge(layout.ARENA, used, capacity)
+            self._set(layout.ARENA_CAPACITY, capacity)
+        slots = self._get(layout.SLOT_MASK) + 1
+        if 2 * (count + texts) > slots:
+            slots = 1 << (4 * (count + texts)).bit_length()
+            self._buffers[layout.SLOTS] = np.zeros(8 * slots, np.uint8)
+            self._set(layout.SLOTS, address_of(self._buffers[layout.SLOTS]))
+            self._set(layout.SLOT_MASK, slots - 1)
+            rehash(self.address)
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """Give where an array lies in memory."""
+    address: int = array.__array_interface__["data"][0]
+    return address
