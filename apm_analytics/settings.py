@@ -83,6 +83,13 @@ class DetectorParams(_Frozen):
     habit: float = Field(ge=0)
 
 
+class ForecastParams(_Frozen):
+    min_days: int = Field(ge=14)
+    horizon_days: float = Field(gt=0)
+    level: float = Field(gt=0, lt=1)
+    replicates: int = Field(ge=100)
+
+
 class ThresholdParams(_Frozen):
     max_age_s: float = Field(gt=0)
     for_s: float = Field(ge=0)
@@ -114,6 +121,7 @@ class Params(_Frozen):
     quality: QualityParams
     baselines: BaselineParams
     detector: DetectorParams
+    forecast: ForecastParams
     thresholds: ThresholdParams
     slo: SloParams
     business: BusinessParams
