@@ -10,7 +10,6 @@ from apm_analytics.baselines.capacity import Limit
 from apm_analytics.errors import BadParameter, NotEnoughData
 
 PARAMS = settings.load().params.forecast
-WINDOW_S = 3_600
 
 
 def _features(days: int = 35) -> pl.DataFrame:
@@ -39,7 +38,7 @@ def _features(days: int = 35) -> pl.DataFrame:
 
 
 def _capacity(features: pl.DataFrame, limits: list[Limit]) -> pl.DataFrame:
-    return capacity.capacity(features, limits, PARAMS, window_s=WINDOW_S, seed=7)
+    return capacity.capacity(features, limits, PARAMS, seed=7)
 
 
 def test_every_limit_gets_an_outcome_the_soonest_first() -> None:

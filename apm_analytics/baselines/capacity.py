@@ -18,7 +18,7 @@ from apm_analytics import specs
 from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
 from apm_analytics.baselines.forecast import HOURS, Crossing, Growth, hourly
 from apm_analytics.baselines.scales import Floats
-from apm_analytics.baselines.series import Series, Times, of_operation, operations, seconds
+from apm_analytics.baselines.series import Times, seconds
 from apm_analytics.errors import NotEnoughData
 from apm_analytics.settings import ForecastParams
 
@@ -57,12 +57,12 @@ class Limit(specs.Spec):
             raise ValueError("an operation needs its `service`")
         return self
 
-    def concerns(self, series: Series) -> bool:
+    def concerns(self, service: str, operation: str, signal: str) -> bool:
         """Tell whether this limit is one of a series."""
         return (
-            self.signal == series.signal
-            and self.service in (None, series.service_name)
-            and self.operation in (None, series.operation)
+            self.signal == signal
+            and self.service in (None, service)
+            and self.operation in (None, operation)
         )
 
     @property
@@ -105,10 +105,16 @@ def capacity(
     limits: Sequence[Limit],
     params: ForecastParams,
     *,
-    window_s: float,
     seed: int,
 ) -> pl.DataFrame:
     """Forecast every series that has a limit.
+
+    Parameters
+    ----------
+    features : as `analyze.signals.features` gives them.
+    limits : of `read_limits`; a series takes the most particular one that concerns it.
+    params : params.yaml `forecast`.
+    seed : of the replicates.
 
     Returns
     -------
@@ -116,12 +122,16 @@ def capacity(
     says why there is no forecast. Soonest first.
     """
     rows = []
-    for part in operations(features) if not features.is_empty() else ():
-        for series in of_operation(part, window_s):
-            fitting = [one for one in limits if one.concerns(series)]
+    parts = features.sort("time").partition_by(OPERATION, as_dict=True) if len(features) else {}
+    for (service, operation), part in sorted(parts.items()):
+        times = part["time"].cast(pl.Datetime("us")).to_numpy()
+        for name, signal in SIGNALS.items():
+            key = (service, operation, name)
+            fitting = [one for one in limits if one.concerns(*key)]
             if fitting:
                 limit = max(fitting, key=lambda one: one.particular)
-                rows.append(_row(series, limit, params, seed))
+                values = part[signal.column].cast(pl.Float64).fill_null(np.nan).to_numpy()
+                rows.append(_row(key, times, values, limit, params, seed))
     table = pl.DataFrame(rows, schema=TABLE)
     return table.sort(
         "on", "probability", *OPERATION, nulls_last=True, descending=[False, True, False, False]
@@ -183,19 +193,26 @@ def sentence(row: dict[str, Any]) -> str:
             return f"{row['status']}: {row['reason']}"
 
 
-def _row(series: Series, limit: Limit, params: ForecastParams, seed: int) -> dict[str, Any]:
+def _row(
+    key: tuple[str, str, str],
+    times: Times,
+    values: Floats,
+    limit: Limit,
+    params: ForecastParams,
+    seed: int,
+) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(TABLE)
-    row["service_name"], row["operation"], row["signal"] = series.key
-    known = series.pick(series.known)
+    row["service_name"], row["operation"], row["signal"] = key
     try:
-        growth = Growth.fit(known.times, known.values, params, seed=seed)
+        growth = Growth.fit(times, values, params, seed=seed)
     except NotEnoughData as error:
         return {**row, "status": NOT_ENOUGH, "reason": str(error)}
-    at = seconds(known.times)
-    peak = float(np.quantile(known.values[at > at.max() - WEEK_S], PEAK_QUANTILE))
+    known = np.isfinite(values)
+    at = seconds(times[known])
+    peak = float(np.quantile(values[known][at > at.max() - WEEK_S], PEAK_QUANTILE))
     value = limit.limit if limit.limit is not None else (limit.times_peak or 1.0) * peak
     if not value > 0.0:
-        reason = f"{SIGNALS[series.signal].title} is 0 in the last week; give a `limit`"
+        reason = f"{SIGNALS[limit.signal].title} is 0 in the last week; give a `limit`"
         return {**row, "status": NOT_ENOUGH, "reason": reason}
     crossing: Crossing = growth.crossing(value)
     per_day, lower, upper = growth.per_day
