@@ -7,7 +7,8 @@ LAKE ?= data/lake
 OUT ?= data
 
 .PHONY: help nightly test lab servers setup check lock schedule clean \
-	bench-import bench-query bench-ingest bench-baselines bench-nab bench-business bench-peers fuzz e2e
+	bench-import bench-query bench-ingest bench-baselines bench-nab bench-business \
+	bench-overhead bench-peers fuzz e2e
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,7 +46,7 @@ lab: .venv/ready ## open the notebooks in JupyterLab on loopback
 		$(if $(filter 0,$(shell id -u)),--allow-root)
 
 servers: ## install the Debian packages that the tests start (needs root)
-	@missing=""; for p in prometheus prometheus-node-exporter chromium; do \
+	@missing=""; for p in prometheus prometheus-node-exporter chromium postgresql redis-server; do \
 		dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	test -z "$$missing" || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
@@ -70,6 +71,9 @@ bench-nab: .venv/ready ## NAB's scores of DATA=DIR; THRESHOLD=T scores at a give
 
 bench-business: .venv/ready ## associations and losses against known truth; fails when a figure is missed
 	@$(BIN)/python bench/bench_business.py
+
+bench-overhead: bench-peers ## an instrumented service beside bare and plain OpenTelemetry
+	@$(BIN)/python bench/bench_overhead.py
 
 bench-peers: .venv/ready
 	@$(BIN)/uv pip install --quiet --require-hashes -r bench.lock --python $(BIN)/python

@@ -1,0 +1,197 @@
+"""Ids that follow a request: W3C trace context, X-Correlation-ID and X-Request-ID.
+
+In:  headers of a request that comes in.
+Out: the ids in the context, on outgoing calls to our own hosts, in answers, and in every log line.
+
+Baggage and the X-ids go to our own hosts only: a call to a host that nobody has named ours carries
+neither. Whoever makes a call says so with `calls_host` just before its headers are written.
+"""
+
+import logging
+import random
+import re
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from fnmatch import translate
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context, create_key, get_current, get_value, set_value
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
+from opentelemetry.trace import get_current_span
+
+CORRELATION_HEADER = "x-correlation-id"
+REQUEST_HEADER = "x-request-id"
+BAGGAGE_HEADER = "baggage"
+CORRELATION = create_key("apm-correlation-id")
+REQUEST = create_key("apm-request-id")
+# What a log line starts with where the application has no format of its own.
+LOG_FORMAT = (
+    "%(asctime)s %(levelname)s %(name)s [correlation_id=%(correlation_id)s "
+    "request_id=%(request_id)s] %(message)s"
+)
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+_ours: ContextVar[bool] = ContextVar("apm_call_is_ours", default=False)
+
+
+class OwnHosts:
+    """Tell our own hosts from others, by globs; a name without a dot is always ours.
+
+    Examples
+    --------
+    >>> hosts = OwnHosts(("*.shop.example",))
+    >>> hosts.holds("cart.shop.example"), hosts.holds("cart"), hosts.holds("example.com")
+    (True, True, False)
+    """
+
+    def __init__(self, globs: tuple[str, ...]) -> None:
+        self._match = [re.compile(translate(glob.lower())).fullmatch for glob in globs]
+        self.holds = lru_cache(maxsize=1024)(self._holds)
+
+    def _holds(self, host: str) -> bool:
+        host = host.lower().strip("[]").rstrip(".")
+        if not host:
+            return False
+        single = "." not in host and ":" not in host
+        return single or any(match(host) for match in self._match)
+
+
+def calls_host(ours: bool) -> None:
+    """Say whether the next headers written in this context go to a host of ours."""
+    _ours.set(ours)
+
+
+def correlation_id(context: Context | None = None) -> str | None:
+    """Give the id that binds everything one user action caused: as received, else the trace id."""
+    received = get_value(CORRELATION, context)
+    if isinstance(received, str):
+        return received
+    span = get_current_span(context).get_span_context()
+    return f"{span.trace_id:032x}" if span.is_valid else None
+
+
+def request_id(context: Context | None = None) -> str | None:
+    """Give the id of the present request: as received, else one made here."""
+    found = get_value(REQUEST, context)
+    return found if isinstance(found, str) else None
+
+
+class CorrelationPropagator(TextMapPropagator):
+    """Carry the X-ids in, and out to our own hosts."""
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,
+    ) -> Context:
+        """Take the ids from a request's headers; make a request id where there is none."""
+        context = get_current() if context is None else context
+        correlation, request = _received(carrier, getter)
+        if correlation and _ID.fullmatch(correlation):
+            context = set_value(CORRELATION, correlation, context)
+        if not (request and _ID.fullmatch(request)):
+            request = f"{random.getrandbits(128):032x}"
+        return set_value(REQUEST, request, context)
+
+    def inject(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        setter: Setter[CarrierT] = default_setter,
+    ) -> None:
+        """Write the ids where the call goes to a host of ours; take them back where it does not."""
+        ours = _ours.get()
+        for header, value in (
+            (CORRELATION_HEADER, correlation_id(context)),
+            (REQUEST_HEADER, request_id(context)),
+        ):
+            if value and ours:
+                setter.set(carrier, header, value)
+            elif value and isinstance(carrier, MutableMapping) and carrier.get(header) == value:
+                del carrier[header]  # a redirect has brought it along
+
+    @property
+    def fields(self) -> set[str]:
+        """The headers that are written."""
+        return {CORRELATION_HEADER, REQUEST_HEADER}
+
+
+class OwnBaggagePropagator(W3CBaggagePropagator):
+    """Carry baggage in from everywhere, and out to our own hosts."""
+
+    def inject(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        setter: Setter[CarrierT] = default_setter,
+    ) -> None:
+        """Write baggage where the call goes to a host of ours; take it back where it does not."""
+        if _ours.get():
+            super().inject(carrier, context, setter)
+        elif isinstance(carrier, MutableMapping):
+            carrier.pop(BAGGAGE_HEADER, None)
+
+
+class ResponseIds:
+    """Put the ids on answers; contrib's ASGI middleware calls it for every message sent."""
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Any = None) -> None:
+        """Add the headers to the start of an answer, unless the application has set them."""
+        if carrier.get("type") != "http.response.start":
+            return
+        headers = carrier.get("headers") or ()
+        present = {bytes(name).lower() for name, _ in headers}
+        added = [
+            (header.encode(), value.encode())
+            for header, value in (
+                (CORRELATION_HEADER, get_value(CORRELATION) or correlation_id(context)),
+                (REQUEST_HEADER, request_id()),
+            )
+            if isinstance(value, str) and header.encode() not in present
+        ]
+        # A new list: the old one belongs to the answer, which may be sent again.
+        carrier["headers"] = [*headers, *added]
+
+
+def identify_log_records() -> None:
+    """Give every log record of this process `correlation_id` and `request_id` ("-" without)."""
+    made_before = logging.getLogRecordFactory()
+    if getattr(made_before, "identifies", False):
+        return
+
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = made_before(*args, **kwargs)
+        try:
+            record.correlation_id = correlation_id() or "-"
+            record.request_id = request_id() or "-"
+        except Exception:
+            record.correlation_id = record.request_id = "-"
+        return record
+
+    make.identifies = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make)
+
+
+def _received(carrier: Any, getter: Getter[Any]) -> tuple[str | None, str | None]:
+    headers = carrier.get("headers") if isinstance(carrier, dict) and "type" in carrier else None
+    if headers is not None:  # ASGI: one walk, as getters decode all headers for each look-up
+        correlation = request = None
+        for name, value in headers:
+            if name == b"x-correlation-id":
+                correlation = value.decode("latin-1")
+            elif name == b"x-request-id":
+                request = value.decode("latin-1")
+        return correlation, request
+    first = (getter.get(carrier, header) for header in (CORRELATION_HEADER, REQUEST_HEADER))
+    correlation, request = (values[0] if values else None for values in first)
+    return correlation, request

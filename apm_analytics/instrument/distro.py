@@ -1,0 +1,55 @@
+"""Our entry points for `opentelemetry-instrument`: watch a service without changing its code.
+
+In:  OTEL_PYTHON_DISTRO=apm and OTEL_PYTHON_CONFIGURATOR=apm, where another distro is installed too.
+Out: the same as `setup`, for every FastAPI application that the process makes.
+"""
+
+from typing import Any
+
+from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr-defined]
+
+from apm_analytics.instrument import wiring
+from apm_analytics.instrument.pipeline import Pipeline
+
+
+class ApmConfigurator:
+    """Sets the SDK up; `opentelemetry-instrument` calls `configure` once."""
+
+    pipeline: Pipeline | None = None
+
+    def configure(self, auto_instrumentation_version: str = "", **_: Any) -> None:
+        """Start the pipeline of this process, unless it is switched off."""
+        version = {"telemetry.auto.version": auto_instrumentation_version}
+        ApmConfigurator.pipeline = wiring.start(None, version)
+
+
+class ApmDistro(BaseDistro):  # type: ignore[misc]
+    """Switches contrib's instrumentations on, ours with our hooks."""
+
+    def _configure(self, **kwargs: Any) -> None:
+        """All is done by the configurator."""
+
+    def load_instrumentor(self, entry_point: Any, **kwargs: Any) -> None:
+        """Switch one instrumentation on."""
+        pipeline = ApmConfigurator.pipeline
+        if pipeline is None:
+            return
+        if entry_point.name == "fastapi":
+            _watch_new_applications(pipeline)
+        elif entry_point.name in wiring.LIBRARIES:
+            wiring.instrument_library(entry_point.name, pipeline)
+        else:
+            super().load_instrumentor(entry_point, **kwargs)
+
+
+def _watch_new_applications(pipeline: Pipeline) -> None:
+    import fastapi
+
+    class WatchedFastAPI(fastapi.FastAPI):
+        """A FastAPI application that is watched from its start."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            wiring.watch_application(self, pipeline)
+
+    fastapi.FastAPI = WatchedFastAPI  # type: ignore[misc]

@@ -1,0 +1,192 @@
+"""Hold the spans of a trace until its local root ends, then keep or drop them together.
+
+In:  every recorded span of this process.
+Out: spans worth sending, with an `ot=th` that makes counts right.
+
+A local trace is what one request does in one process: its local root has no parent here. When the
+root ends, its spans are sent whole
+- with threshold 0 (each counts once) when one failed, the root was slow, or a critical
+  transaction ran: such a trace is kept whatever the random bits say, so its probability is 1;
+- with the threshold of the head decision when that was to sample;
+- not at all otherwise.
+
+Across services: the head decision travels in the trace flags, so what it keeps is whole in every
+service. What only this process found to be failed or slow is whole here alone; the services below
+sent theirs only if they found a reason too. Weighted counts stay right in each service, since each
+decides about every request that reaches it.
+"""
+
+import time
+from collections.abc import Callable
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanContext, StatusCode, TraceFlags
+
+from apm_analytics.instrument.counts import Losses
+from apm_analytics.instrument.sampling import CRITICAL, Live, with_threshold
+
+MAX_HELD = 50_000  # spans held in all, so that a stall cannot eat the memory
+REASON = "sampling.reason"
+
+
+class _LocalTrace:
+    """The state of one local trace; `keep` is None until its root has ended."""
+
+    __slots__ = ("keep", "reason", "root", "spans", "started_s")
+
+    def __init__(self, root: int, started_s: float) -> None:
+        self.root = root
+        self.started_s = started_s
+        self.spans: list[ReadableSpan] = []
+        self.reason = ""  # why it must be kept
+        self.keep: bool | None = None
+
+
+class LocalTraces(SpanProcessor):
+    """Decide about whole local traces.
+
+    Parameters
+    ----------
+    forward : takes each span that is kept.
+    live : the present policy, for what is slow.
+    losses : where dropped spans are counted.
+    timeout_s : a trace open longer is decided with the spans that it has.
+    max_spans : of one local trace; more are dropped and counted.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[ReadableSpan], None],
+        live: Live,
+        losses: Losses,
+        *,
+        timeout_s: float = 60.0,
+        max_spans: int = 1000,
+    ) -> None:
+        self._forward = forward
+        self._live = live
+        self._losses = losses
+        self._timeout_s = timeout_s
+        self._max_spans = max_spans
+        self._open: dict[int, _LocalTrace] = {}  # by the ids of open spans
+        self._roots: dict[int, _LocalTrace] = {}  # by the id of the root, oldest first
+        self._held = 0
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Find the local trace of a new span, or begin one."""
+        try:
+            span_id = span.get_span_context().span_id
+            parent = span.parent
+            trace = None
+            if parent is not None and not parent.is_remote:
+                trace = self._open.get(parent.span_id)
+            if trace is None:
+                now = time.monotonic()
+                trace = _LocalTrace(span_id, now)
+                self._expire(now - self._timeout_s)
+                self._roots[span_id] = trace
+            self._open[span_id] = trace
+            if parent_context is not None and parent_context.get(CRITICAL) and not trace.reason:
+                trace.reason = "critical"
+        except Exception:
+            self._losses.add("spans", "failed")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Hold a span, or decide about its trace when it is the root."""
+        try:
+            self._ended(span)
+        except Exception:
+            self._losses.add("spans", "failed")
+
+    def open_spans(self) -> int:
+        """Give how many spans have begun and not ended."""
+        return len(self._open)
+
+    def _ended(self, span: ReadableSpan) -> None:
+        context = span.context
+        assert context is not None
+        trace = self._open.pop(context.span_id, None)
+        failed = span.status.status_code is StatusCode.ERROR
+        if trace is None or trace.keep is not None:  # a straggler: its trace was decided before it
+            reason = "error" if failed else trace.reason if trace else ""
+            self._send(span, reason)
+            return
+        if failed and not trace.reason:
+            trace.reason = "error"
+        if context.span_id != trace.root:
+            if len(trace.spans) >= self._max_spans - 1 or self._held >= MAX_HELD:
+                self._losses.add("spans", "trace_too_long")
+            else:
+                self._held += 1
+                trace.spans.append(span)
+                if trace.keep is not None:  # another thread decided meanwhile
+                    self._release(trace)
+            return
+        if not trace.reason and _seconds(span) >= self._live.policy.slow_s:
+            trace.reason = "slow"
+        self._decide(trace, context.trace_flags.sampled)
+        self._send(span, trace.reason)
+
+    def _decide(self, trace: _LocalTrace, sampled: bool) -> None:
+        self._roots.pop(trace.root, None)
+        trace.keep = sampled or bool(trace.reason)
+        self._release(trace)
+
+    def _release(self, trace: _LocalTrace) -> None:
+        spans, trace.spans = trace.spans, []
+        self._held -= len(spans)
+        if trace.keep:
+            for span in spans:
+                self._send(span, trace.reason)
+
+    def _send(self, span: ReadableSpan, reason: str) -> None:
+        context = span.context
+        if reason:
+            self._forward(_certain(span, reason))
+        elif context is not None and context.trace_flags.sampled:
+            self._forward(span)
+
+    def _expire(self, before_s: float) -> None:
+        """Decide about the oldest trace if it is open since before a time: it is slow by now."""
+        try:
+            root, trace = next(iter(self._roots.items()))
+        except (StopIteration, RuntimeError):  # none, or another thread came between
+            return
+        if trace.started_s >= before_s or self._roots.pop(root, None) is None:
+            return
+        trace.reason = trace.reason or "slow"
+        self._decide(trace, sampled=False)
+        for span_id in [key for key, value in list(self._open.items()) if value is trace]:
+            self._open.pop(span_id, None)
+
+
+def _seconds(span: ReadableSpan) -> float:
+    return ((span.end_time or 0) - (span.start_time or 0)) / 1e9
+
+
+def _certain(span: ReadableSpan, reason: str) -> ReadableSpan:
+    """Give the span as one that was kept with certainty."""
+    old = span.context
+    assert old is not None
+    context = SpanContext(
+        old.trace_id,
+        old.span_id,
+        is_remote=False,
+        trace_flags=TraceFlags(old.trace_flags | TraceFlags.SAMPLED),
+        trace_state=with_threshold(old.trace_state, 0),
+    )
+    return ReadableSpan(
+        name=span.name,
+        context=context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes={**(span.attributes or {}), REASON: reason},
+        events=span.events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )

@@ -1,0 +1,149 @@
+"""Hand telemetry to an exporter in the background, never making the application wait.
+
+In:  spans or log records, one at a time, from any thread.
+Out: batches at the exporter; what does not fit in the queue is dropped and counted.
+
+The SDK's own batch processors would do, but they log a line where a queue overflows, count drops
+only together with costly internal metrics, and hold a process at exit for 30 s.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
+
+from apm_analytics.instrument.counts import Losses
+
+Item = TypeVar("Item")
+
+
+class Outbox(Generic[Item]):
+    """A bounded queue with one sending thread, which starts with the first item.
+
+    Parameters
+    ----------
+    signal : its name in the counts of losses.
+    send : takes a batch, gives whether it arrived; may raise, may take long.
+    losses : where drops are counted.
+    max_queue, max_batch : items.
+    delay_s : an item waits at most this long for others.
+    """
+
+    def __init__(
+        self,
+        signal: str,
+        send: Callable[[list[Item]], bool],
+        losses: Losses,
+        *,
+        max_queue: int = 2048,
+        max_batch: int = 512,
+        delay_s: float = 5.0,
+    ) -> None:
+        self._signal = signal
+        self._send = send
+        self._losses = losses
+        self._max_queue = max_queue
+        self._max_batch = min(max_batch, max_queue)
+        self._delay_s = delay_s
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            begin = weakref.WeakMethod(self._begin)
+            os.register_at_fork(after_in_child=lambda: (found := begin()) and found())
+
+    @classmethod
+    def of_environment(
+        cls,
+        signal: str,
+        send: Callable[[list[Item]], bool],
+        losses: Losses,
+        prefix: str,
+        environ: Mapping[str, str] = os.environ,
+    ) -> "Outbox[Item]":
+        """Make one with the limits of OTEL_BSP_* or OTEL_BLRP_* (`prefix`), where they fit."""
+
+        def number(name: str, default: int) -> int:
+            text = environ.get(f"{prefix}_{name}", "").strip()
+            return int(text) if text.isdecimal() and int(text) > 0 else default
+
+        delay_ms = number("SCHEDULE_DELAY", 5000 if prefix == "OTEL_BSP" else 1000)
+        return cls(
+            signal,
+            send,
+            losses,
+            max_queue=number("MAX_QUEUE_SIZE", 2048),
+            max_batch=number("MAX_EXPORT_BATCH_SIZE", 512),
+            delay_s=delay_ms / 1000,
+        )
+
+    def _begin(self) -> None:
+        """Start anew, also in a forked child: the queue is the parent's to send."""
+        self._queue: deque[Item] = deque()
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def put(self, item: Item) -> None:
+        """Take an item for sending, or drop and count it when the queue is full or closed."""
+        queue = self._queue
+        if len(queue) >= self._max_queue or self._closed:
+            self._losses.add(self._signal, "queue_full")
+            return
+        queue.append(item)
+        if self._thread is None:
+            self._start()
+        if len(queue) >= self._max_batch and not self._wake.is_set():
+            self._wake.set()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what is queued now; False when it took longer than the timeout."""
+        deadline = time.monotonic() + timeout_s
+        while self._queue or not self._idle.is_set():
+            if time.monotonic() >= deadline or self._thread is None:
+                return False
+            self._idle.clear()
+            self._wake.set()
+            self._idle.wait(min(0.2, max(0.0, deadline - time.monotonic())))
+        return True
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is queued within the timeout, then take nothing more."""
+        self.flush(timeout_s)
+        self._closed = True
+        self._wake.set()
+        left = len(self._queue)
+        if left:
+            self._losses.add(self._signal, "export_failed", left)
+
+    def _start(self) -> None:
+        with self._start_lock:
+            if self._thread is None:
+                name = f"apm-{self._signal}"
+                self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        while not self._closed:
+            self._wake.wait(self._delay_s)
+            self._wake.clear()
+            while self._queue and not self._closed:
+                self._idle.clear()
+                count = min(len(self._queue), self._max_batch)
+                self._send_batch([self._queue.popleft() for _ in range(count)])
+            self._idle.set()
+
+    def _send_batch(self, batch: list[Item]) -> None:
+        try:
+            arrived = self._send(batch)
+        except Exception:
+            arrived = False
+        if not arrived:
+            self._losses.add(self._signal, "export_failed", len(batch))

@@ -1,0 +1,277 @@
+"""The SDK of this process: providers, exporters and what stands between.
+
+In:  `InstrumentSettings`, OTEL_* variables.
+Out: a `Pipeline`: tracer, meter and logger provider whose telemetry leaves redacted, over OTLP.
+
+OTEL_{TRACES,METRICS,LOGS}_EXPORTER may be `otlp` (the default), `console` or `none`; the protocol
+is http/protobuf unless OTEL_EXPORTER_OTLP_PROTOCOL says grpc. The Jaeger and Prometheus exporters
+of old are gone from OpenTelemetry: both backends take OTLP.
+"""
+
+import logging
+import os
+import threading
+from typing import Any, cast
+
+from opentelemetry.sdk._logs import (
+    LoggerProvider,
+    LogRecordProcessor,
+    ReadableLogRecord,
+    ReadWriteLogRecord,
+)
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from apm_analytics.instrument.business import BusinessContext
+from apm_analytics.instrument.config import InstrumentSettings
+from apm_analytics.instrument.counts import Losses
+from apm_analytics.instrument.local_traces import LocalTraces
+from apm_analytics.instrument.outbox import Outbox
+from apm_analytics.instrument.profiling import RequestProfiler
+from apm_analytics.instrument.redaction import Redaction
+from apm_analytics.instrument.sampling import ConsistentSampler, Live, Policy
+from apm_analytics.privacy import load_rules
+
+PROTOCOLS = ("http/protobuf", "grpc")
+
+_log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Everything between the instrumentations and the wire.
+
+    Raises
+    ------
+    BadParameter
+        The privacy rules cannot be read: without them nothing may be sent.
+    """
+
+    def __init__(self, settings: InstrumentSettings, resource: Resource) -> None:
+        redaction = Redaction(load_rules(settings.privacy_rules))
+        resource = redaction.resource(resource)
+        self.settings = settings
+        self.losses = Losses()
+        self.live = Live(
+            Policy(
+                settings.sample_rate,
+                settings.slow_s,
+                frozenset(settings.critical_transactions),
+                settings.profiling_enabled,
+            )
+        )
+        self._outboxes: list[Outbox[Any]] = []
+        self._exporters: list[Any] = []
+        self.meters = self._make_meters(resource, redaction)
+        self.logs = self._make_logs(resource, redaction)
+        self.traces = self._make_traces(resource, redaction)
+        self.losses.show(self.meters.get_meter(__name__))
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Send what is there; False when it took longer."""
+        sent = [outbox.flush(timeout_s) for outbox in self._outboxes]
+        return self.meters.force_flush(int(timeout_s * 1000)) and all(sent)
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is there and stop, within the timeout even where the receiver hangs."""
+        thread = threading.Thread(target=self._close, args=(timeout_s,), daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+
+    def _close(self, timeout_s: float) -> None:
+        for outbox in self._outboxes:
+            outbox.close(timeout_s / 2)
+        self.meters.shutdown(int(timeout_s * 500))
+        for exporter in self._exporters:
+            exporter.shutdown()
+
+    def _make_traces(self, resource: Resource, redaction: Redaction) -> TracerProvider:
+        provider = TracerProvider(
+            sampler=ConsistentSampler(self.live), resource=resource, shutdown_on_exit=False
+        )
+        exporter = _exporter("TRACES")
+        if exporter is None:
+            return provider
+        self._exporters.append(exporter)
+
+        def send(spans: list[ReadableSpan]) -> bool:
+            redacted = [redaction.span(span) for span in spans]
+            return cast(SpanExporter, exporter).export(redacted) is SpanExportResult.SUCCESS
+
+        outbox = Outbox.of_environment("spans", send, self.losses, "OTEL_BSP")
+        self._outboxes.append(outbox)
+        provider.add_span_processor(BusinessContext(self.losses))
+        provider.add_span_processor(
+            LocalTraces(
+                outbox.put,
+                self.live,
+                self.losses,
+                timeout_s=self.settings.trace_timeout_s,
+                max_spans=self.settings.max_spans_per_trace,
+            )
+        )
+        provider.add_span_processor(
+            RequestProfiler(self.live, self.logs, self.settings.profiling_duty)
+        )
+        return provider
+
+    def _make_logs(self, resource: Resource, redaction: Redaction) -> LoggerProvider:
+        provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
+        exporter = _exporter("LOGS")
+        if exporter is None:
+            return provider
+        self._exporters.append(exporter)
+
+        def send(records: list[ReadableLogRecord]) -> bool:
+            redacted = [redaction.log(record) for record in records]
+            result = cast(LogRecordExporter, exporter).export(redacted)
+            return result is LogRecordExportResult.SUCCESS
+
+        outbox = Outbox.of_environment("logs", send, self.losses, "OTEL_BLRP")
+        self._outboxes.append(outbox)
+        provider.add_log_record_processor(_ToOutbox(outbox))
+        return provider
+
+    def _make_meters(self, resource: Resource, redaction: Redaction) -> MeterProvider:
+        exporter = _exporter("METRICS")
+        readers = []
+        if exporter is not None:
+            readers.append(
+                PeriodicExportingMetricReader(
+                    _RedactedMetrics(cast(MetricExporter, exporter), redaction, self.losses)
+                )
+            )
+        return MeterProvider(readers, resource, shutdown_on_exit=False)
+
+
+class _ToOutbox(LogRecordProcessor):
+    """Hands log records on; the exporters' own lines, which would feed themselves, are left out."""
+
+    def __init__(self, outbox: Outbox[ReadableLogRecord]) -> None:
+        self._outbox = outbox
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        scope = log_record.instrumentation_scope
+        if scope is not None and scope.name.startswith(("opentelemetry.", "urllib3.")):
+            return
+        self._outbox.put(
+            ReadableLogRecord(
+                log_record=log_record.log_record,
+                resource=log_record.resource or Resource.get_empty(),
+                instrumentation_scope=scope,
+                limits=log_record.limits,
+            )
+        )
+
+    def shutdown(self) -> None:
+        self._outbox.close(1.0)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._outbox.flush(timeout_millis / 1000)
+
+
+class _RedactedMetrics(MetricExporter):
+    """An exporter of metrics behind the privacy rules; counts what did not arrive."""
+
+    def __init__(self, exporter: MetricExporter, redaction: Redaction, losses: Losses) -> None:
+        super().__init__(
+            preferred_temporality=exporter._preferred_temporality,
+            preferred_aggregation=exporter._preferred_aggregation,
+        )
+        self._exporter = exporter
+        self._redaction = redaction
+        self._losses = losses
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        redacted = self._redaction.metrics(metrics_data)
+        result = self._exporter.export(redacted, timeout_millis, **kwargs)
+        if result is not MetricExportResult.SUCCESS:
+            self._losses.add("metrics", "export_failed")
+        return result
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        self._exporter.shutdown(timeout_millis, **kwargs)
+
+
+def _exporter(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter | None:
+    """Make the exporter that the environment asks for; an unknown one is said and OTLP taken."""
+    name = os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() or "otlp"
+    if name == "none":
+        return None
+    if name == "console":
+        return _console(signal)
+    if name != "otlp":
+        _log.warning(
+            "OTEL_%s_EXPORTER: found %r, needs otlp, console or none; otlp is used (it took the "
+            "place of the Jaeger, Zipkin and Prometheus exporters)",
+            signal,
+            name,
+        )
+    protocol = (
+        os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL")
+        or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        or PROTOCOLS[0]
+    ).strip()
+    if protocol not in PROTOCOLS:
+        _log.warning(
+            "OTEL_EXPORTER_OTLP_PROTOCOL: found %r, needs one of %s; %s is used",
+            protocol,
+            ", ".join(PROTOCOLS),
+            PROTOCOLS[0],
+        )
+    return _grpc(signal) if protocol == "grpc" else _http(signal)
+
+
+def _http(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
+    if signal == "TRACES":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter()
+    if signal == "METRICS":
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        return OTLPMetricExporter()
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+
+    return OTLPLogExporter()
+
+
+def _grpc(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
+    if signal == "TRACES":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter()
+    if signal == "METRICS":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+        return OTLPMetricExporter()
+    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+
+    return OTLPLogExporter()
+
+
+def _console(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
+    if signal == "TRACES":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        return ConsoleSpanExporter()
+    if signal == "METRICS":
+        from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
+
+        return ConsoleMetricExporter()
+    from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
+
+    return ConsoleLogRecordExporter()

@@ -1,0 +1,137 @@
+"""Apply the privacy rules to what is about to leave the process.
+
+In:  spans, log records and metric points of the SDK.
+Out: the same without secrets and personal data; what nothing was found in stays the same object.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import Link, Status
+
+from apm_analytics.privacy import PrivacyRules
+
+# Log records carry these as attributes of Python's log record, whose names have no dots.
+LOG_NAMES = {"correlation_id": "correlation.id", "request_id": "request.id"}
+
+
+class Redaction:
+    """The rules, applied to the SDK's objects."""
+
+    def __init__(self, rules: PrivacyRules) -> None:
+        self._rules = rules
+
+    def resource(self, resource: Resource) -> Resource:
+        """Give the resource without secrets, as in command lines."""
+        return Resource(self.attributes(resource.attributes), resource.schema_url)
+
+    def span(self, span: ReadableSpan) -> ReadableSpan:
+        """Give the span with redacted name, status, attributes, events and links."""
+        text = self._rules.text
+        status = span.status
+        if status.description:
+            status = Status(status.status_code, text(status.description))
+        return ReadableSpan(
+            name=text(span.name),
+            context=span.context,
+            parent=span.parent,
+            resource=span.resource,
+            attributes=self.attributes(span.attributes),
+            events=[
+                Event(text(event.name), self.attributes(event.attributes), event.timestamp)
+                for event in span.events
+            ],
+            links=[Link(link.context, self.attributes(link.attributes)) for link in span.links],
+            kind=span.kind,
+            status=status,
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=span.instrumentation_scope,
+        )
+
+    def log(self, record: ReadableLogRecord) -> ReadableLogRecord:
+        """Redact a log record's body and attributes in place; it is on its way out."""
+        found = record.log_record
+        attributes = self.attributes(found.attributes)
+        for old, new in LOG_NAMES.items():
+            value = attributes.pop(old, None)
+            if value:
+                attributes[new] = value
+        found.attributes = attributes
+        found.body = self._value(found.body)
+        return record
+
+    def metrics(self, data: MetricsData) -> MetricsData:
+        """Give the points with redacted attributes, exemplars included."""
+        return replace(
+            data,
+            resource_metrics=[
+                replace(
+                    resource,
+                    scope_metrics=[
+                        replace(scope, metrics=[self._metric(metric) for metric in scope.metrics])
+                        for scope in resource.scope_metrics
+                    ],
+                )
+                for resource in data.resource_metrics
+            ],
+        )
+
+    def attributes(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Give what is left of attributes."""
+        left: dict[str, Any] = {}
+        attribute = self._rules.attribute
+        for key, value in (attributes or {}).items():
+            if type(value) is str:
+                text = attribute(key, value)
+                if text is not None:
+                    left[key] = text
+            else:
+                other = self._attribute(key, value)
+                if other is not None:
+                    left[key] = other
+        return left
+
+    def _attribute(self, key: str, value: Any) -> Any:
+        rule = self._rules.key_rule(key)
+        if rule is not None and rule.action not in ("keep", "literals"):
+            if isinstance(value, (list, tuple)):
+                texts = (self._rules.attribute(key, str(item)) for item in value)
+                return [text for text in texts if text is not None] or None
+            return self._rules.attribute(key, str(value))
+        return self._value(value)
+
+    def _value(self, value: Any) -> Any:
+        if value is None or isinstance(value, (bool, float)):
+            return value
+        if isinstance(value, int):  # a card number may come as one
+            text = self._rules.text(str(value))
+            return value if text == str(value) else text
+        if isinstance(value, str):
+            return self._rules.text(value)
+        if isinstance(value, bytes):
+            return self._rules.text(value.decode(errors="replace"))
+        if isinstance(value, Mapping):
+            return self.attributes({str(key): item for key, item in value.items()})
+        if isinstance(value, Sequence):
+            return [self._value(item) for item in value]
+        return self._rules.text(str(value))
+
+    def _metric(self, metric: Any) -> Any:
+        points = [
+            replace(
+                point,
+                attributes=self.attributes(point.attributes),
+                exemplars=[
+                    replace(one, filtered_attributes=self.attributes(one.filtered_attributes))
+                    for one in point.exemplars
+                ],
+            )
+            for point in metric.data.data_points
+        ]
+        return replace(metric, data=replace(metric.data, data_points=points))

@@ -1,0 +1,281 @@
+"""Switch the watching of a service on: one call, and nothing of ours ever raised into it.
+
+In:  a FastAPI application (or none, for a worker), `InstrumentSettings`.
+Out: OpenTelemetry's providers and propagators set, contrib's instrumentations of what is installed
+     switched on, the application's requests watched.
+"""
+
+import atexit
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry import _logs, metrics, propagate, trace
+from opentelemetry.instrumentation.propagators import set_global_response_propagator
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from apm_analytics.instrument import profiling
+from apm_analytics.instrument.business import limit_series, transaction
+from apm_analytics.instrument.calls import CallHooks
+from apm_analytics.instrument.config import InstrumentSettings
+from apm_analytics.instrument.correlation import (
+    LOG_FORMAT,
+    CorrelationPropagator,
+    OwnBaggagePropagator,
+    OwnHosts,
+    ResponseIds,
+    correlation_id,
+    identify_log_records,
+    request_id,
+)
+from apm_analytics.instrument.meters import LEFT_OUT_HTTP, POOLS, FewerMeters, Pools
+from apm_analytics.instrument.pipeline import Pipeline
+from apm_analytics.instrument.remote import RemoteSettings
+
+# Today's names of HTTP and database attributes, which the lake's columns carry.
+STABLE_NAMES = ("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+PROCESS_METRICS: dict[str, list[str] | None] = {
+    "process.cpu.time": ["user", "system"],
+    "process.cpu.utilization": ["user", "system"],
+    "process.memory.usage": None,
+    "process.memory.virtual": None,
+    "process.open_file_descriptor.count": None,
+    "process.thread.count": None,
+    "process.context_switches": ["involuntary", "voluntary"],
+    "cpython.gc.collections": None,
+    "cpython.gc.collected_objects": None,
+    "system.cpu.utilization": ["idle", "user", "system", "iowait"],
+    "system.memory.utilization": ["used", "free", "cached"],
+}
+LIBRARIES = ("logging", "sqlalchemy", "psycopg", "redis", "httpx", "system_metrics")
+
+_log = logging.getLogger(__name__)
+_pipeline: Pipeline | None = None
+_switched_on: set[str] = set()
+
+
+def setup(app: Any = None, settings: InstrumentSettings | None = None) -> Pipeline | None:
+    """Watch a service; call it once, before the first request, and again for a second application.
+
+    Parameters
+    ----------
+    app : a FastAPI application; None for a process without one.
+    settings : by default those of the environment.
+
+    Returns
+    -------
+    The pipeline, or None when APM_ENABLED or OTEL_SDK_DISABLED switches it off, or when it cannot
+    be set up: that is said in the log, and the application runs as it is.
+
+    Examples
+    --------
+    >>> from fastapi import FastAPI
+    >>> app = FastAPI()
+    >>> pipeline = setup(app)  # doctest: +SKIP
+    """
+    try:
+        pipeline = start(settings)
+        if pipeline is not None:
+            for name in LIBRARIES:
+                instrument_library(name, pipeline)
+            if app is not None:
+                watch_application(app, pipeline)
+        return pipeline
+    except Exception:
+        _log.exception("this service is not watched: its instrumentation could not be set up")
+        return None
+
+
+def start(
+    settings: InstrumentSettings | None = None, resource_attributes: dict[str, Any] | None = None
+) -> Pipeline | None:
+    """Set the providers and propagators of this process, once; give the pipeline."""
+    global _pipeline
+    settings = settings or InstrumentSettings.from_environment()
+    if not settings.enabled or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    if _pipeline is not None:
+        return _pipeline
+    os.environ.setdefault(*STABLE_NAMES)
+    pipeline = Pipeline(settings, Resource.create(resource_attributes or {}))
+    trace.set_tracer_provider(pipeline.traces)
+    metrics.set_meter_provider(pipeline.meters)
+    _logs.set_logger_provider(pipeline.logs)
+    propagate.set_global_textmap(_propagator())
+    set_global_response_propagator(ResponseIds())  # type: ignore[no-untyped-call]
+    identify_log_records()
+    limit_series(settings.kpi_max_series)
+    transaction.live = pipeline.live
+    profiling.watch_heap(pipeline.meters.get_meter(profiling.SCOPE))
+    if settings.sampling_source:
+        RemoteSettings(
+            settings.sampling_source,
+            pipeline.live,
+            poll_s=settings.sampling_poll_s,
+            on_memory=lambda seconds: _watch_memory(seconds, pipeline),
+        ).begin()
+    atexit.register(pipeline.close, settings.shutdown_s)
+    _pipeline = pipeline
+    return pipeline
+
+
+def instrument_library(name: str, pipeline: Pipeline) -> bool:
+    """Switch on contrib's instrumentation of a library, once, if both are installed."""
+    if name in _switched_on:
+        return True
+    try:
+        _LIBRARIES[name](pipeline)
+        _switched_on.add(name)
+        return True
+    except ImportError:
+        return False
+    except Exception:
+        _log.exception("%s is not watched: its instrumentation could not be switched on", name)
+        return False
+
+
+def watch_application(app: Any, pipeline: Pipeline) -> None:
+    """Watch the requests of a FastAPI application, and give errors an answer with their ids."""
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    answer_errors(app)
+    FastAPIInstrumentor.instrument_app(
+        app,
+        tracer_provider=pipeline.traces,
+        meter_provider=FewerMeters(pipeline.meters, LEFT_OUT_HTTP),
+        exclude_spans=["receive", "send"],
+    )
+    profiling.profile_in_threads()
+
+
+def answer_errors(app: Any) -> None:
+    """Answer an exception nobody handles with a 500 that names the ids.
+
+    Handlers of the application stay, those that it adds later take the place of ours.
+    """
+    handlers = getattr(app, "exception_handlers", None)
+    if handlers is None or Exception in handlers or 500 in handlers:
+        return
+    from starlette.responses import JSONResponse
+
+    async def answer(_: Any, error: Exception) -> JSONResponse:
+        return JSONResponse(
+            {
+                "error": "internal server error",
+                "correlation_id": correlation_id(),
+                "request_id": request_id(),
+            },
+            status_code=500,
+        )
+
+    handlers[Exception] = answer
+
+
+def _propagator() -> CompositePropagator:
+    """Give what OTEL_PROPAGATORS asks for, baggage for our own hosts only, and the X-ids."""
+    names = os.environ.get("OTEL_PROPAGATORS", "tracecontext,baggage").split(",")
+    known: dict[str, Callable[[], TextMapPropagator]] = {
+        "tracecontext": TraceContextTextMapPropagator,
+        "baggage": OwnBaggagePropagator,
+    }
+    found: list[TextMapPropagator] = []
+    for name in (one.strip().lower() for one in names):
+        if name in known:
+            found.append(known[name]())
+        elif name not in ("", "none"):
+            _log.warning(
+                "OTEL_PROPAGATORS: found %r, needs some of tracecontext, baggage; it is left out",
+                name,
+            )
+    return CompositePropagator([*found, CorrelationPropagator()])
+
+
+def _watch_memory(seconds: float, pipeline: Pipeline) -> None:
+    profiling.memory_growth(seconds, pipeline.logs)
+
+
+def _logging(pipeline: Pipeline) -> None:
+    from opentelemetry.instrumentation.logging import LoggingInstrumentor
+
+    if not logging.getLogger().handlers:
+        logging.basicConfig(format=LOG_FORMAT)
+    LoggingInstrumentor().instrument(tracer_provider=pipeline.traces)
+
+
+def _sqlalchemy(pipeline: Pipeline) -> None:
+    import sqlalchemy.event
+    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+    from opentelemetry.instrumentation.utils import unwrap
+    from sqlalchemy.engine import Engine
+
+    SQLAlchemyInstrumentor().instrument(
+        tracer_provider=pipeline.traces, meter_provider=FewerMeters(pipeline.meters, (POOLS,))
+    )
+    unwrap(Engine, "connect")  # a span for every connection that the pool hands out
+    sqlalchemy.event.listen(Engine, "do_connect", _connect_unwatched)
+    sqlalchemy.event.listen(
+        Engine, "engine_connect", Pools(pipeline.meters.get_meter(__name__)).saw
+    )
+
+
+def _connect_unwatched(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+    """Let SQLAlchemy connect past psycopg's instrumentation, else each query were two spans."""
+    import psycopg
+
+    if dialect.driver == "psycopg":
+        plain = getattr(psycopg.connect, "__wrapped__", None)
+        return None if plain is None else plain(*arguments, **options)
+    if dialect.driver == "psycopg_async":
+        plain = getattr(psycopg.AsyncConnection.connect, "__wrapped__", None)
+        if plain is not None:
+            options.setdefault("async_creator_fn", plain)
+    return None
+
+
+def _psycopg(pipeline: Pipeline) -> None:
+    import psycopg  # noqa: F401
+    from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
+
+    PsycopgInstrumentor().instrument(tracer_provider=pipeline.traces)
+
+
+def _redis(pipeline: Pipeline) -> None:
+    import redis  # noqa: F401
+    from opentelemetry.instrumentation.redis import RedisInstrumentor
+
+    RedisInstrumentor().instrument(tracer_provider=pipeline.traces)
+
+
+def _httpx(pipeline: Pipeline) -> None:
+    import httpx  # noqa: F401
+    from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+
+    hooks = CallHooks(OwnHosts(pipeline.settings.own_hosts), pipeline.settings.graph_hosts)
+    HTTPXClientInstrumentor().instrument(
+        tracer_provider=pipeline.traces,
+        meter_provider=pipeline.meters,
+        request_hook=hooks.request,
+        response_hook=hooks.response,
+        async_request_hook=hooks.request_later,
+        async_response_hook=hooks.response_later,
+    )
+
+
+def _system_metrics(pipeline: Pipeline) -> None:
+    from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
+
+    SystemMetricsInstrumentor(config=PROCESS_METRICS).instrument(meter_provider=pipeline.meters)
+
+
+_LIBRARIES: dict[str, Callable[[Pipeline], None]] = {
+    "logging": _logging,
+    "sqlalchemy": _sqlalchemy,
+    "psycopg": _psycopg,
+    "redis": _redis,
+    "httpx": _httpx,
+    "system_metrics": _system_metrics,
+}

@@ -1,0 +1,328 @@
+"""What watching costs a service: instrumented beside bare and beside plain OpenTelemetry.
+
+In:  PostgreSQL and Redis from Debian's packages, --rounds, --requests a round.
+Out: a table on standard output: latency, throughput, CPU and memory of each variant, and whether
+     the project's limits hold.
+
+Every variant is the same FastAPI service in a uvicorn process of its own, all pinned to one core;
+the load, the databases and the OTLP sink share the other. The variants take turns, a short burst
+each, so that whatever else the machine does meets all of them. Latency is measured by one client
+at a time, throughput by eight.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import local_servers
+
+SERVICE_CORE, LOAD_CORE = 1, 0
+PRODUCTS = 2_000
+CLIENTS = 8
+PEERS = {
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "http,database",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_PYTHON_DISTRO": "default",
+}
+TENTH = {
+    "plain": {
+        **PEERS,
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.1",
+    },
+    "ours": {"APM_SAMPLE_RATE": "0.1"},
+}
+# Name -> how the service is watched, and its environment.
+VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
+    "bare": ("bare", {}),
+    "ours, 10 %": ("ours", TENTH["ours"]),
+    "plain, 10 %": ("plain", TENTH["plain"]),
+    "ours, 10 %, profiler": ("ours", {**TENTH["ours"], "APM_PROFILING_ENABLED": "true"}),
+    "ours, all": ("ours", {"APM_SAMPLE_RATE": "1"}),
+    "plain, all": ("plain", PEERS),
+}
+
+
+@dataclass
+class Measured:
+    """What one variant took, burst by burst."""
+
+    port: int
+    process: "subprocess.Popen[bytes]"
+    latencies_ms: list[float] = field(default_factory=list)
+    medians_ms: list[float] = field(default_factory=list)
+    p99s_ms: list[float] = field(default_factory=list)
+    throughputs: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)  # a request
+
+
+def main() -> None:
+    """Start all, take turns, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=150, help="a burst")
+    parser.add_argument("--only", default="", help="variants, separated by |")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--sink", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.sink:
+        asyncio.run(_sink(arguments.port))
+    elif arguments.serve:
+        _serve(arguments.serve, arguments.port)
+    else:
+        _measure(arguments)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    chosen = arguments.only.split("|") if arguments.only else list(VARIANTS)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        os.chmod(name, 0o755)
+        os.sched_setaffinity(0, {LOAD_CORE})
+        environ = {
+            **os.environ,
+            "BENCH_POSTGRES": stack.enter_context(local_servers.postgres(Path(name))),
+            "BENCH_REDIS": stack.enter_context(local_servers.redis(Path(name))),
+        }
+        sink = local_servers.free_port()
+        stack.enter_context(_process(["--sink", "--port", str(sink)], environ, LOAD_CORE))
+        environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{sink}"
+        _fill(environ["BENCH_POSTGRES"])
+        variants: dict[str, Measured] = {}
+        for variant in chosen:
+            how, settings = VARIANTS[variant]
+            port = local_servers.free_port()
+            options = ["--serve", how, "--port", str(port)]
+            named = {"OTEL_SERVICE_NAME": "bench", **settings}
+            process = stack.enter_context(_process(options, {**environ, **named}, SERVICE_CORE))
+            variants[variant] = Measured(port, process)
+        asyncio.run(_take_turns(variants, arguments.rounds, arguments.requests))
+        _print(variants)
+
+
+@contextmanager
+def _process(
+    options: list[str], environ: dict[str, str], core: int
+) -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen(
+        ["taskset", "-c", str(core), sys.executable, __file__, *options], env=environ
+    )
+    try:
+        local_servers._await_port(int(options[-1]), process)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+async def _take_turns(variants: dict[str, Measured], rounds: int, requests: int) -> None:
+    for measured in variants.values():  # routes compiled, pools filled, code warm
+        await _burst(measured.port, CLIENTS, 200)
+    names = list(variants)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            measured = variants[name]
+            before = _cpu_s(measured.process.pid)
+            latencies, _ = await _burst(measured.port, 1, requests)
+            busy, seconds = await _burst(measured.port, CLIENTS, requests * 2)
+            spent = _cpu_s(measured.process.pid) - before
+            latencies.sort()
+            measured.latencies_ms += latencies
+            measured.medians_ms.append(statistics.median(latencies))
+            measured.p99s_ms.append(latencies[int(len(latencies) * 0.99)])
+            measured.throughputs.append(len(busy) / seconds)
+            measured.cpu_ms.append(1e3 * spent / (requests * 3))
+
+
+async def _burst(port: int, clients: int, requests: int) -> tuple[list[float], float]:
+    """Make requests by some clients with a connection each; give latencies in ms, and seconds."""
+    latencies: list[float] = []
+
+    async def client(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for count in range(requests // clients):
+            product = (number * 7919 + count * 104729) % PRODUCTS + 1
+            request = f"GET /products/{product}?page=2 HTTP/1.1\r\nHost: shop\r\n"
+            started = time.perf_counter()
+            writer.write(f"{request}User-Agent: bench\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            latencies.append(1e3 * (time.perf_counter() - started))
+            assert head.startswith(b"HTTP/1.1 200"), head
+        writer.close()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return latencies, time.perf_counter() - started
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no VmRSS of {pid}")
+
+
+def _print(variants: dict[str, Measured]) -> None:
+    bare = variants.get("bare") or next(iter(variants.values()))
+
+    def against(values: list[float], others: list[float]) -> float:
+        """Give the ratio of two variants: the median over the rounds of the ratio in each."""
+        return statistics.median(a / b for a, b in zip(values, others, strict=True))
+
+    print(
+        f"{'variant':22}{'median':>9}{'':>8}{'p99':>9}{'':>8}{'req/s':>8}{'':>8}"
+        f"{'CPU':>9}{'':>8}{'memory':>9}"
+    )
+    for name, m in variants.items():
+        p99 = sorted(m.latencies_ms)[int(len(m.latencies_ms) * 0.99)]
+        p99_bare = sorted(bare.latencies_ms)[int(len(bare.latencies_ms) * 0.99)]
+        print(
+            f"{name:22}"
+            f"{statistics.median(m.latencies_ms):7.2f}ms"
+            f"{100 * against(m.medians_ms, bare.medians_ms) - 100:+7.1f}%"
+            f"{p99:7.2f}ms{100 * p99 / p99_bare - 100:+7.1f}%"
+            f"{statistics.median(m.throughputs):8.0f}"
+            f"{100 * against(m.throughputs, bare.throughputs):7.1f}%"
+            f"{statistics.median(m.cpu_ms):7.2f}ms"
+            f"{100 * against(m.cpu_ms, bare.cpu_ms) - 100:+7.1f}%"
+            f"{_memory_mb(m.process.pid):7.0f}MB"
+        )
+
+
+def _fill(dsn: str) -> None:
+    import psycopg
+
+    with psycopg.connect(dsn) as connection:
+        connection.execute(
+            "CREATE TABLE products (id int PRIMARY KEY, name text, category int, price numeric)"
+        )
+        connection.execute(
+            "INSERT INTO products SELECT n, 'product ' || n, n % 40, n % 97 + 0.99 "
+            f"FROM generate_series(1, {PRODUCTS}) n"
+        )
+        connection.execute("CREATE INDEX ON products (category)")
+
+
+def _serve(how: str, port: int) -> None:
+    """Run the service; plain is what `opentelemetry-instrument` does before it runs a program."""
+    import uvicorn
+
+    if how == "plain":
+        from opentelemetry.instrumentation.auto_instrumentation._load import (
+            _load_distro,
+            _load_instrumentors,
+        )
+        from opentelemetry.sdk._configuration import _OTelSDKConfigurator
+
+        for signal in ("TRACES", "METRICS", "LOGS"):
+            os.environ[f"OTEL_{signal}_EXPORTER"] = "otlp"
+        distro = _load_distro()
+        distro.configure()
+        _OTelSDKConfigurator().configure()
+        _load_instrumentors(distro)
+    app = _application(how)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+
+
+def _application(how: str) -> Any:
+    """A product page: a look-up in Redis, a query by the ORM, the answer checked by pydantic."""
+    from apm_analytics import instrument
+
+    if how == "ours":
+        assert instrument.setup() is not None
+    import redis
+    import sqlalchemy
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Product(Base):
+        __tablename__ = "products"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+        category: Mapped[int]
+        price: Mapped[float]
+
+    class Shown(BaseModel):
+        id: int
+        name: str
+        price: float
+        score: float
+
+    class Page(BaseModel):
+        product: int
+        page: int
+        seen: int
+        similar: list[Shown]
+
+    app = FastAPI()
+    if how == "ours":
+        instrument.setup(app)
+    dsn = dict(part.split("=") for part in os.environ["BENCH_POSTGRES"].split())
+    engine = sqlalchemy.create_engine(
+        f"postgresql+psycopg://{dsn['user']}@{dsn['host']}:{dsn['port']}/{dsn['dbname']}",
+        pool_size=CLIENTS,
+    )
+    cache = redis.Redis.from_url(os.environ["BENCH_REDIS"])
+
+    def product(product: int, page: int = 1) -> Page:
+        seen = cache.incr(f"seen:{product}")
+        with Session(engine) as session:
+            similar = sqlalchemy.select(Product).where(Product.category == product % 40)
+            found = session.scalars(similar.order_by(Product.price)).all()
+            shown = [
+                Shown(id=one.id, name=one.name, price=one.price, score=_score(one.name))
+                for one in found
+            ]
+        return Page(product=product, page=page, seen=seen, similar=shown)
+
+    app.get("/products/{product}", response_model=Page)(product)
+    return app
+
+
+def _score(name: str) -> float:
+    """Work as services have it: some text, some numbers."""
+    letters = [ord(letter) % 13 for letter in name * 8]
+    return sum(a * b for a, b in zip(letters, reversed(letters), strict=True)) / len(letters)
+
+
+async def _sink(port: int) -> None:
+    """Take OTLP over HTTP and forget it."""
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
