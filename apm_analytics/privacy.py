@@ -88,7 +88,7 @@ class PrivacyRules:
         self._salt = salt
         self._keys = [(_key_matcher(rule.glob), rule) for rule in keys]
         named = _assignment_pattern(keys)
-        self._patterns = [*patterns, named] if named else patterns
+        self.patterns = [*patterns, named] if named else patterns
         self.key_rule: Callable[[str], KeyRule | None] = lru_cache(REMEMBERED_TEXTS)(self._key_rule)
         self._remembered = lru_cache(REMEMBERED_TEXTS)(self._redacted)
 
@@ -121,7 +121,7 @@ class PrivacyRules:
 
     def _redacted(self, value: str) -> str:
         lowered = value.lower()
-        for pattern in self._patterns:
+        for pattern in self.patterns:
             for part in pattern.needs:
                 if part in lowered:
                     break

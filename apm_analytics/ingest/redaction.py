@@ -1,0 +1,284 @@
+"""Apply the privacy rules to a request before anything of it touches the disk.
+
+In:  the bytes of an OTLP request, `PrivacyRules`.
+Out: the same bytes where no rule applies; else a request without what the rules take out.
+
+Clean requests are only scanned (`redaction_scan`); what the scan reports is asked of the rules;
+only a request that changes is parsed and written anew.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from apm_analytics.errors import BadInput
+from apm_analytics.ingest import redaction_scan as scanner
+from apm_analytics.ingest.columns import as_text
+from apm_analytics.ingest.otlp_protobuf import REQUESTS
+from apm_analytics.privacy import PrivacyRules
+
+JSON = "+json"
+# The fields that hold free text; every other text is a name of the instrumentation.
+TEXTS = {
+    ("Span", "name"),
+    ("Event", "name"),
+    ("Status", "message"),
+    ("AnyValue", "string_value"),
+}
+_JSON_TEXTS = frozenset({"name", "message", "stringValue", "string_value"})
+_VALUE_RULES = ("drop", "mask", "hash")
+PLACES = 4096
+# Before a request is parsed although it may be clean: how often unknown keys may fill all places.
+SCANS = 8
+
+
+class Redactor:
+    """Redacts requests; one thread uses it.
+
+    Examples
+    --------
+    >>> redactor = Redactor(load_rules(Path("specs/privacy.yaml")))  # doctest: +SKIP
+    >>> clean = redactor.redact("traces", payload)  # doctest: +SKIP
+    """
+
+    def __init__(self, rules: PrivacyRules) -> None:
+        self._rules = rules
+        self._fields = {signal: _field_table(kind) for signal, kind in REQUESTS.items()}
+        self._needs = _NeededParts(rules)
+        self._key_hashes = np.zeros(scanner.KEY_SLOTS, np.uint64)
+        self._key_known = np.zeros(scanner.KEY_SLOTS, np.int64)
+        self._keys = 0
+        # A pattern that needs no part could be in any text, so every text must be asked.
+        self._ask_all = any(not (pattern.needs or pattern.luhn) for pattern in rules.patterns)
+        self._found = np.empty((PLACES, 4), np.int64)
+
+    def redact(self, kind: str, payload: bytes) -> bytes:
+        """Give the request as it may be kept.
+
+        Parameters
+        ----------
+        kind : traces, metrics or logs; with `+json` behind it for OTLP JSON.
+
+        Raises
+        ------
+        BadInput
+            JSON that cannot be read. A damaged protobuf request comes back as it is: whoever
+            decodes it says where the damage is.
+        """
+        if kind.endswith(JSON):
+            return self._redact_json(payload)
+        if not self._ask_all and self._is_clean(kind, payload):
+            return payload
+        request = REQUESTS[kind]()
+        try:
+            request.ParseFromString(payload)
+        except DecodeError:
+            return payload
+        self._redact_message(request)
+        return request.SerializeToString()
+
+    def _is_clean(self, signal: str, payload: bytes) -> bool:
+        data = np.frombuffer(payload, np.uint8)
+        for _ in range(SCANS):
+            count = scanner.scan(
+                data,
+                self._fields[signal],
+                self._needs.first,
+                self._needs.following,
+                self._needs.parts,
+                self._needs.part_at,
+                self._key_hashes,
+                self._key_known,
+                self._found,
+            )
+            if count == scanner.UNREADABLE:
+                return False
+            places = self._found if count == scanner.TOO_MANY else self._found[:count]
+            if any(self._changes(payload, data, *place) for place in places.tolist()):
+                return False
+            if count != scanner.TOO_MANY:
+                return True
+            # All keys seen so far are known now.
+        return False
+
+    def _changes(
+        self, payload: bytes, data: Any, key_at: int, key_size: int, at: int, size: int
+    ) -> bool:
+        """Tell whether the rules change what was found at a place."""
+        try:
+            text = payload[at : at + max(size, 0)].decode()
+            if key_at < 0:
+                return self._rules.text(text) != text
+            key = payload[key_at : key_at + key_size].decode()
+        except UnicodeDecodeError:
+            return True  # the parser will refuse the request
+        rule = self._rules.key_rule(key)
+        ruled = rule is not None and rule.action != "keep"
+        self._learn(data, key_at, key_size, ruled)
+        if size == scanner.NOT_TEXT:
+            return rule is not None and rule.action in _VALUE_RULES
+        return self._rules.attribute(key, text) != text
+
+    def _learn(self, data: Any, key_at: int, key_size: int, ruled: bool) -> None:
+        hashed = np.uint64(scanner.key_hash(data, key_at, key_size))
+        slot = int(hashed) % scanner.KEY_SLOTS
+        while self._key_known[slot] and self._key_hashes[slot] != hashed:
+            slot = (slot + 1) % scanner.KEY_SLOTS
+        if not self._key_known[slot]:
+            if self._keys >= scanner.KEY_SLOTS // 2:  # someone makes keys up: begin again
+                self._key_known[:] = 0
+                self._keys = 0
+            self._keys += 1
+            self._key_hashes[slot] = hashed
+            self._key_known[slot] = scanner.KNOWN_RULED if ruled else scanner.KNOWN_CLEAN
+
+    def _redact_message(self, message: Message) -> None:
+        for field, value in message.ListFields():
+            kind = field.message_type
+            repeated = field.is_repeated
+            if kind is None:
+                if (message.DESCRIPTOR.name, field.name) in TEXTS:
+                    setattr(message, field.name, self._rules.text(value))
+            elif kind.name == "KeyValue":
+                self._redact_attributes(value)
+            elif kind.name == "AnyValue" and not repeated:
+                self._redact_value("", value)
+            else:
+                for child in value if repeated else (value,):
+                    self._redact_message(child)
+
+    def _redact_attributes(self, attributes: Any) -> None:
+        kept = [pair for pair in attributes if self._redact_value(pair.key, pair.value)]
+        if len(kept) < len(attributes):
+            copies = [type(pair)() for pair in kept]
+            for copy, pair in zip(copies, kept, strict=True):
+                copy.CopyFrom(pair)
+            del attributes[:]
+            attributes.extend(copies)
+
+    def _redact_value(self, key: str, value: Any) -> bool:
+        """Redact a value in place; False when its key says to drop it."""
+        held = value.WhichOneof("value")
+        rule = self._rules.key_rule(key) if key else None
+        action = rule.action if rule else "keep"
+        if action == "drop":
+            return False
+        if held == "string_value":
+            left = self._rules.attribute(key, value.string_value)
+            value.string_value = left or ""
+        elif held is not None and action in _VALUE_RULES:
+            value.string_value = self._rules.attribute(key, _plain_text(value)) or ""
+        elif held == "array_value":
+            for item in value.array_value.values:
+                self._redact_value(key, item)
+        elif held == "kvlist_value":
+            self._redact_attributes(value.kvlist_value.values)
+        return True
+
+    def _redact_json(self, payload: bytes) -> bytes:
+        try:
+            document = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            raise BadInput(f"no JSON: {error.msg} at byte {error.pos}") from error
+        changed, left = self._redact_node("", document)
+        return orjson.dumps(left) if changed else payload
+
+    def _redact_node(self, name: str, node: Any) -> tuple[bool, Any]:
+        """Redact a piece of JSON; gives whether it changed, and what is left of it."""
+        if isinstance(node, str):
+            if name not in _JSON_TEXTS:
+                return False, node
+            left = self._rules.text(node)
+            return left != node, left
+        if isinstance(node, list):
+            pairs = [self._redact_item(item) for item in node]
+            kept = [left for _, left in pairs if left is not None]
+            return len(kept) < len(node) or any(changed for changed, _ in pairs), kept
+        if isinstance(node, dict):
+            fields = {key: self._redact_node(key, value) for key, value in node.items()}
+            changed = any(changed for changed, _ in fields.values())
+            return changed, {key: left for key, (_, left) in fields.items()} if changed else node
+        return False, node
+
+    def _redact_item(self, item: Any) -> tuple[bool, Any]:
+        """Redact an item of a list; None is left of an attribute that is dropped."""
+        if not isinstance(item, dict) or not isinstance(item.get("key"), str):
+            return (False, item) if item is None else self._redact_node("", item)
+        key, value = item["key"], item.get("value")
+        rule = self._rules.key_rule(key)
+        action = rule.action if rule else "keep"
+        if action == "drop":
+            return True, None
+        if isinstance(value, dict) and value:
+            text = value.get("stringValue", value.get("string_value"))
+            if isinstance(text, str):
+                left = self._rules.attribute(key, text)
+                return left != text, {"key": key, "value": {"stringValue": left}}
+            if action in _VALUE_RULES:
+                left = self._rules.attribute(key, orjson.dumps(value).decode())
+                return True, {"key": key, "value": {"stringValue": left}}
+        changed, left = self._redact_node("", value)
+        return changed, {**item, "value": left}
+
+
+class _NeededParts:
+    """What texts must hold for a pattern to apply, as `scan` wants it."""
+
+    def __init__(self, rules: PrivacyRules) -> None:
+        needed = {part for pattern in rules.patterns for part in pattern.needs}
+        # The scan itself reports "@", and runs of digits for the patterns without needed parts.
+        parts = [bytes(byte | 0x20 for byte in part.encode()) for part in sorted(needed - {"@"})]
+        if short := [part for part in parts if len(part) < 3]:
+            raise BadInput(f"specs/privacy.yaml: needs {short}: at least three bytes are needed")
+        self.parts = np.frombuffer(b"".join(parts), np.uint8)
+        self.part_at = np.cumsum([0, *map(len, parts)])
+        self.first = np.full(scanner.TRIGRAMS, -1, np.int64)
+        self.following = np.full(len(parts), -1, np.int64)
+        for number, part in enumerate(parts):
+            slot = scanner.trigram(part[0], part[1], part[2])
+            self.following[number] = self.first[slot]
+            self.first[slot] = number
+
+
+def _field_table(request: type[Message]) -> Any:
+    """Lay out the messages of a request as the table that `scan` walks by."""
+    rows: dict[str, int] = {}
+    table = np.zeros((64, scanner.FIELDS), np.int64)
+    order = _messages(request.DESCRIPTOR)
+    by_name = {descriptor.name: descriptor for descriptor in order}
+    for name in (request.DESCRIPTOR.name, "KeyValue", "AnyValue", *by_name):
+        rows.setdefault(name, len(rows))
+    for descriptor in order:
+        for field in descriptor.fields:
+            table[rows[descriptor.name], field.number] = _what(descriptor, field, rows)
+    table[scanner.KEY_VALUE_ROW, 1] = scanner.ODD
+    return table
+
+
+def _messages(root: Descriptor) -> list[Descriptor]:
+    seen = {root.full_name: root}
+    waiting = [root]
+    while waiting:
+        for field in waiting.pop().fields:
+            kind = field.message_type
+            if kind is not None and kind.full_name not in seen:
+                seen[kind.full_name] = kind
+                waiting.append(kind)
+    return list(seen.values())
+
+
+def _what(descriptor: Descriptor, field: FieldDescriptor, rows: Mapping[str, int]) -> int:
+    if field.message_type is not None:
+        if field.message_type.name == "KeyValue":
+            return scanner.KEY_VALUE
+        return scanner.FIRST_MESSAGE + rows[field.message_type.name]
+    return scanner.TEXT if (descriptor.name, field.name) in TEXTS else scanner.SKIP
+
+
+def _plain_text(value: Any) -> str:
+    held = getattr(value, value.WhichOneof("value"))
+    return as_text(held) if isinstance(held, str | bool | int | float | bytes) else str(held)
