@@ -16,11 +16,13 @@ from google.rpc.status_pb2 import Status
 from live_receiver import count, exporting, running
 from warm_receiver import started
 
-from apm_analytics.ingest.receiver import Config, pipeline
+from apm_analytics.ingest.receiver import Config, pipeline, repeats
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
 from apm_analytics.ingest.receiver.refusals import STATUS_TRAILER, Reason, Refused
 from apm_analytics.ingest.receiver.repeats import Repeats
+from apm_analytics.ingest.redaction import Redactor
+from apm_analytics.privacy import PrivacyRules
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 TOO_SMALL = 2_000  # bytes a file may have; stands for a disk without room
@@ -79,7 +81,10 @@ def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
 
 
 def test_beyond_the_budget_senders_wait_and_memory_does_not_grow(tmp_path: Path) -> None:
-    full = Pipeline(tmp_path, Metrics(), budget_bytes=10_000)  # not started: nothing leaves it
+    redactor = Redactor(PrivacyRules([], [], b""))
+    full = Pipeline(
+        tmp_path, Metrics(), budget_bytes=10_000, redactor=redactor
+    )  # not started: nothing leaves it
     waiting = full.submit("traces", bytes(8_000))
     with pytest.raises(Refused, match="wait to be written") as refused:
         full.submit("traces", bytes(8_000))
@@ -94,10 +99,26 @@ def test_beyond_the_budget_senders_wait_and_memory_does_not_grow(tmp_path: Path)
 
 
 def test_only_what_was_remembered_is_a_repeat() -> None:
-    repeats = Repeats()
-    assert not repeats.taken(b"one")
-    repeats.remember(b"one")
-    assert repeats.taken(b"one") and not repeats.taken(b"two") and not repeats.taken(b"longer")
+    seen = Repeats()
+    assert not seen.taken(b"one")
+    seen.remember(repeats.fingerprint(b"one"))
+    assert seen.taken(b"one") and not seen.taken(b"two") and not seen.taken(b"longer")
+
+
+def test_a_redacted_request_is_known_again_after_a_crash(tmp_path: Path) -> None:
+    request = otlp_requests.traces(3)
+    span = request.resource_spans[0].scope_spans[0].spans[0]
+    span.attributes.append(otlp_requests.attribute("db.user.password", "hunter2"))
+    payload = request.SerializeToString()
+    with started(tmp_path) as receiver, exporting(receiver.grpc_port) as export:
+        assert export(payload) == b""
+        receiver.kill()
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "journal").rglob("*.segment"))
+    assert kept and b"hunter2" not in kept
+    with started(tmp_path) as receiver, exporting(receiver.grpc_port) as export:
+        assert export(payload) == b""
+        receiver.stop()
+    assert count(tmp_path) == 3
 
 
 def wait_until(true: Callable[[], bool], within_s: float = 10.0) -> None:

@@ -19,11 +19,16 @@ from pathlib import Path
 import otlp_requests
 import pytest
 
-from apm_analytics.ingest import otlp
+from apm_analytics.ingest import otlp, requests
 from apm_analytics.ingest.receiver import Config, Receiver
+from apm_analytics.ingest.redaction import Redactor
+from apm_analytics.privacy import load_rules
 
 # What is compiled or loaded at the first use is ready before the first fork.
+requests.warm_up()
 otlp.decode_requests("traces", [otlp_requests.traces().SerializeToString()])
+RULES = load_rules(Path(__file__).parents[1] / "specs" / "privacy.yaml", salt="tests")
+Redactor(RULES).redact("traces", otlp_requests.traces().SerializeToString())
 
 _fork_server = multiprocessing.get_context("forkserver")
 _fork_server.set_forkserver_preload([__name__])
@@ -80,7 +85,7 @@ def _serve(lake: Path, report: Connection) -> None:
 
 
 async def _run(lake: Path, report: Connection) -> None:
-    receiver = Receiver(Config(lake, grpc_port=0, http_port=0, admin_port=0))
+    receiver = Receiver(Config(lake, grpc_port=0, http_port=0, admin_port=0, rules=RULES))
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     await receiver.start()

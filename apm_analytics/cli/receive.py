@@ -46,14 +46,17 @@ def receive(
     tls_key: Path | None,
     tls_client_ca: Path | None,
     cors_origin: tuple[str, ...],
+    privacy: Path | None,
     max_request_mb: float,
     budget_mb: float,
     timeout: float,
 ) -> None:
     """Take OTLP from SDKs and Collectors into the lake, live."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    from apm_analytics import settings
     from apm_analytics.ingest import receiver
     from apm_analytics.ingest.receiver.access import load_access
+    from apm_analytics.privacy import load_rules
 
     tls = None
     if tls_cert or tls_key or tls_client_ca:
@@ -71,6 +74,7 @@ def receive(
         access=load_access(tokens),
         tls=tls,
         cors_origins=cors_origin,
+        rules=load_rules(privacy or settings.load().workspace / "specs" / "privacy.yaml"),
         max_request_bytes=int(max_request_mb * 1024 * 1024),
         budget_bytes=int(budget_mb * 1024 * 1024),
         timeout_s=timeout,

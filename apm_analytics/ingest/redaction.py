@@ -15,7 +15,7 @@ import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from apm_analytics.errors import BadInput
+from apm_analytics.errors import BadInput, BadParameter
 from apm_analytics.ingest import redaction_scan as scanner
 from apm_analytics.ingest.columns import as_text
 from apm_analytics.ingest.otlp_protobuf import REQUESTS
@@ -47,10 +47,16 @@ class Redactor:
 
     def __init__(self, rules: PrivacyRules) -> None:
         self._rules = rules
-        self._fields = {signal: _field_table(kind) for signal, kind in REQUESTS.items()}
-        self._needs = _NeededParts(rules)
-        self._key_hashes = np.zeros(scanner.KEY_SLOTS, np.uint64)
+        parts = _needed_parts(rules)
+        self._key_hashes = np.zeros(scanner.KEY_SLOTS, np.int64)
         self._key_known = np.zeros(scanner.KEY_SLOTS, np.int64)
+        self._kept = [*parts, self._key_hashes, self._key_known]
+        self._tables: dict[str, Any] = {}
+        for signal, request in REQUESTS.items():
+            fields = _field_table(request)
+            self._kept.append(fields)
+            self._tables[signal] = _addresses([*self._kept[:7], fields])
+        self._stack = np.empty(scanner.MAX_DEPTH * scanner.FRAME, np.uint8)
         self._keys = 0
         # A pattern that needs no part could be in any text, so every text must be asked.
         self._ask_all = any(not (pattern.needs or pattern.luhn) for pattern in rules.patterns)
@@ -71,7 +77,7 @@ class Redactor:
         """
         if kind.endswith(JSON):
             return self._redact_json(payload)
-        if not self._ask_all and self._is_clean(kind, payload):
+        if self._is_clean(kind, payload) and not self._ask_all:
             return payload
         request = REQUESTS[kind]()
         try:
@@ -83,22 +89,22 @@ class Redactor:
 
     def _is_clean(self, signal: str, payload: bytes) -> bool:
         data = np.frombuffer(payload, np.uint8)
+        start = data.ctypes.data
         for _ in range(SCANS):
             count = scanner.scan(
-                data,
-                self._fields[signal],
-                self._needs.first,
-                self._needs.following,
-                self._needs.parts,
-                self._needs.part_at,
-                self._key_hashes,
-                self._key_known,
-                self._found,
+                start,
+                len(payload),
+                self._tables[signal].ctypes.data,
+                self._stack.ctypes.data,
+                self._found.ctypes.data,
+                PLACES,
             )
+            if count == scanner.CROWDED:
+                raise _crowded(f"resource{signal.capitalize().replace('Traces', 'Spans')}")
             if count == scanner.UNREADABLE:
                 return False
             places = self._found if count == scanner.TOO_MANY else self._found[:count]
-            if any(self._changes(payload, data, *place) for place in places.tolist()):
+            if any(self._changes(payload, start, *place) for place in places.tolist()):
                 return False
             if count != scanner.TOO_MANY:
                 return True
@@ -106,7 +112,7 @@ class Redactor:
         return False
 
     def _changes(
-        self, payload: bytes, data: Any, key_at: int, key_size: int, at: int, size: int
+        self, payload: bytes, start: int, key_at: int, key_size: int, at: int, size: int
     ) -> bool:
         """Tell whether the rules change what was found at a place."""
         try:
@@ -118,14 +124,14 @@ class Redactor:
             return True  # the parser will refuse the request
         rule = self._rules.key_rule(key)
         ruled = rule is not None and rule.action != "keep"
-        self._learn(data, key_at, key_size, ruled)
+        self._learn(start + key_at, key_size, ruled)
         if size == scanner.NOT_TEXT:
             return rule is not None and rule.action in _VALUE_RULES
         return self._rules.attribute(key, text) != text
 
-    def _learn(self, data: Any, key_at: int, key_size: int, ruled: bool) -> None:
-        hashed = np.uint64(scanner.key_hash(data, key_at, key_size))
-        slot = int(hashed) % scanner.KEY_SLOTS
+    def _learn(self, key_at: int, key_size: int, ruled: bool) -> None:
+        hashed = scanner.key_hash(key_at, key_size)
+        slot = hashed & (scanner.KEY_SLOTS - 1)
         while self._key_known[slot] and self._key_hashes[slot] != hashed:
             slot = (slot + 1) % scanner.KEY_SLOTS
         if not self._key_known[slot]:
@@ -195,6 +201,8 @@ class Redactor:
             left = self._rules.text(node)
             return left != node, left
         if isinstance(node, list):
+            if name in ("attributes", "values") and len(node) > scanner.MAX_PAIRS:
+                raise _crowded(name)
             pairs = [self._redact_item(item) for item in node]
             kept = [left for _, left in pairs if left is not None]
             return len(kept) < len(node) or any(changed for changed, _ in pairs), kept
@@ -225,32 +233,44 @@ class Redactor:
         return changed, {**item, "value": left}
 
 
-class _NeededParts:
-    """What texts must hold for a pattern to apply, as `scan` wants it."""
+def _crowded(where: str) -> BadInput:
+    return BadInput(
+        f"{where}: more than {scanner.MAX_PAIRS:,} attributes in one record; set a limit where "
+        "they are made (OTEL_ATTRIBUTE_COUNT_LIMIT)"
+    )
 
-    def __init__(self, rules: PrivacyRules) -> None:
-        needed = {part for pattern in rules.patterns for part in pattern.needs}
-        # The scan itself reports "@", and runs of digits for the patterns without needed parts.
-        parts = [bytes(byte | 0x20 for byte in part.encode()) for part in sorted(needed - {"@"})]
-        if short := [part for part in parts if len(part) < 3]:
-            raise BadInput(f"specs/privacy.yaml: needs {short}: at least three bytes are needed")
-        self.parts = np.frombuffer(b"".join(parts), np.uint8)
-        self.part_at = np.cumsum([0, *map(len, parts)])
-        self.first = np.full(scanner.TRIGRAMS, -1, np.int64)
-        self.following = np.full(len(parts), -1, np.int64)
-        for number, part in enumerate(parts):
-            slot = scanner.trigram(part[0], part[1], part[2])
-            self.following[number] = self.first[slot]
-            self.first[slot] = number
+
+def _needed_parts(rules: PrivacyRules) -> list[Any]:
+    """Lay out what texts must hold for a pattern to apply, as `scan` wants it."""
+    needed = {part for pattern in rules.patterns for part in pattern.needs}
+    # The scan itself reports "@", and runs of digits for the patterns without needed parts.
+    parts = [bytes(byte | 0x20 for byte in part.encode()) for part in sorted(needed - {"@"})]
+    if short := [part.decode() for part in parts if len(part) < 3]:
+        raise BadParameter(f"specs/privacy.yaml: `needs` of {short}: at least three bytes, please")
+    marks = np.zeros(scanner.TRIGRAMS, np.uint8)
+    first = np.full(scanner.TRIGRAMS, -1, np.int64)
+    following = np.full(max(len(parts), 1), -1, np.int64)
+    for number, part in enumerate(parts):
+        slot = scanner.slot(int.from_bytes(part[:3], "little"))
+        marks[slot] = 1
+        following[number] = first[slot]
+        first[slot] = number
+    content = np.frombuffer(b"".join(parts) or b" ", np.uint8)
+    return [marks, first, following, content, np.cumsum([0, *map(len, parts)])]
+
+
+def _addresses(arrays: list[Any]) -> Any:
+    return np.array([array.ctypes.data for array in arrays], np.int64)
 
 
 def _field_table(request: type[Message]) -> Any:
     """Lay out the messages of a request as the table that `scan` walks by."""
     rows: dict[str, int] = {}
     table = np.zeros((64, scanner.FIELDS), np.int64)
-    order = _messages(request.DESCRIPTOR)
+    root: Any = request.DESCRIPTOR
+    order = _messages(root)
     by_name = {descriptor.name: descriptor for descriptor in order}
-    for name in (request.DESCRIPTOR.name, "KeyValue", "AnyValue", *by_name):
+    for name in (root.name, "KeyValue", "AnyValue", *by_name):
         rows.setdefault(name, len(rows))
     for descriptor in order:
         for field in descriptor.fields:

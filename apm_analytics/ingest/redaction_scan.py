@@ -4,12 +4,14 @@ In:  the bytes of a protobuf request, what the rules look for.
 Out: the places of keys and texts that must be looked at; in clean traffic there are none.
 
 Compiled, and free of Python's lock. Conservative: what is not plain ASCII, what holds a part that
-some rule needs, and what cannot be read is always reported. Nothing here reads past `end`.
+some rule needs, and what cannot be read is always reported. Nothing is read past the request's end:
+every message ends within the one around it, every field within its message.
 """
 
-import numpy as np
-import numpy.typing as npt
-from numba import njit
+from collections.abc import Callable
+
+from apm_analytics.ingest.wire.compiled import compiled, entry, inlined, sources_hash
+from apm_analytics.ingest.wire.memory import load8, load64, store64
 
 # What a field of a message is.
 # ODD is a second key, which no encoder writes.
@@ -22,200 +24,259 @@ MAX_DEPTH = 64
 KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE = 0, 1, 2, 3
 NOT_TEXT = -1  # as TEXT_SIZE: the value under the key is no text
 # What `scan` answers besides the number of places found.
-UNREADABLE, TOO_MANY = -1, -2
+UNREADABLE, TOO_MANY, CROWDED = -1, -2, -3
 
 TRIGRAMS = 8192
 KEY_SLOTS = 16384
 MIN_CARD_DIGITS = 13
+# Attributes of one record, or entries of one value; SDKs send at most 128 by default.
+MAX_PAIRS = 10_000
+FRAME = 48  # bytes of one place on the stack
 KNOWN_CLEAN, KNOWN_RULED = 1, 2
 
-Bytes = npt.NDArray[np.uint8]
-Numbers = npt.NDArray[np.int64]
+_HIGH_BITS = -0x7F7F7F7F7F7F7F80  # 0x80 in every byte
+_AT_SIGNS = 0x4040404040404040
+_BLANKS = 0x2020202020202020  # set in a letter, it makes it lower-case
+_ONES = 0x0101010101010101
 
 
-@njit(inline="always")
-def _varint(data, at, end):  # type: ignore[no-untyped-def]
+@inlined
+def _slot(three: int) -> int:
+    """Hash three bytes in lower case."""
+    return (three * 0x9E3779B1 >> 19) & (TRIGRAMS - 1)
+
+
+@entry
+def slot(three: int) -> int:
+    """Give the slot of a part's first three bytes, as `scan` does."""
+    return _slot(three)
+
+
+@inlined
+def _key_hash(at: int, size: int) -> int:
+    hashed = size * 0x9E3779B97F4A7C1
+    while size >= 8:
+        hashed = (hashed ^ load64(at)) * 0x2545F4914F6CDD1D
+        hashed ^= hashed >> 31
+        at += 8
+        size -= 8
+    for place in range(at, at + size):
+        hashed = (hashed ^ load8(place)) * 0x100000001B3
+    hashed ^= hashed >> 29
+    return hashed
+
+
+@entry
+def key_hash(at: int, size: int) -> int:
+    """Hash a key as `scan` does."""
+    return _key_hash(at, size)
+
+
+@compiled
+def _holds_part(place: int, end: int, first: int, tables: int) -> bool:
+    """Tell whether one of the parts that begin with these three bytes is here.
+
+    `first` is the number of a part; `tables` the address of five others, see `_scan`.
+    """
+    following, parts, part_at = load64(tables + 16), load64(tables + 24), load64(tables + 32)
+    part = first
+    while part >= 0:
+        start = load64(part_at + 8 * part)
+        length = load64(part_at + 8 * part + 8) - start
+        if place + length <= end:
+            same = 0
+            while same < length and load8(place + same) | 0x20 == load8(parts + start + same):
+                same += 1
+            if same == length:
+                return True
+        part = load64(following + 8 * part)
+    return False
+
+
+@compiled
+def _suspicious(at: int, size: int, tables: int) -> bool:
+    """Tell whether a text holds what some pattern needs."""
+    end = at + size
+    marks, first = load64(tables), load64(tables + 8)
+    place = at
+    while place + 8 <= end:
+        word = load64(place)
+        other = word ^ _AT_SIGNS
+        if word & _HIGH_BITS or (other - _ONES) & ~other & _HIGH_BITS:
+            return True
+        lower = word | _BLANKS
+        for byte in range(6):
+            found = _slot(lower >> 8 * byte & 0xFFFFFF)
+            if load8(marks + found) and _holds_part(
+                place + byte, end, load64(first + 8 * found), tables
+            ):
+                return True
+        place += 6
+    while place < end:
+        byte = load8(place)
+        if byte >= 0x80 or byte == 0x40:
+            return True
+        if place + 2 < end:
+            three = byte | load8(place + 1) << 8 | load8(place + 2) << 16
+            found = _slot(three | 0x202020)
+            if load8(marks + found) and _holds_part(place, end, load64(first + 8 * found), tables):
+                return True
+        place += 1
+    # A run of 13 digits, with a blank or dash between groups, covers one of these places.
+    place = at + MIN_CARD_DIGITS - 1
+    while place < end:
+        if _in_number(load8(place)) and _digits_around(place, at, end) >= MIN_CARD_DIGITS:
+            return True
+        place += MIN_CARD_DIGITS - 1
+    return False
+
+
+@inlined
+def _in_number(byte: int) -> bool:
+    return (0x30 <= byte <= 0x39) or byte == 0x20 or byte == 0x2D
+
+
+@compiled
+def _digits_around(place: int, at: int, end: int) -> int:
+    digits = 0
+    left = place
+    while left >= at and _in_number(load8(left)):
+        digits += load8(left) >= 0x30
+        left -= 1
+    right = place + 1
+    while right < end and _in_number(load8(right)):
+        digits += load8(right) >= 0x30
+        right += 1
+    return digits
+
+
+@inlined
+def _varint(at: int, end: int) -> tuple[int, int]:
     """Read a length or tag; the new position is -1 where it does not end."""
-    value = np.int64(0)
-    shift = np.int64(0)
+    value = 0
+    shift = 0
     while at < end and shift < 35:
-        byte = np.int64(data[at])
+        byte = load8(at)
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
         shift += 7
-    return value, np.int64(-1)
+    return value, -1
 
 
-@njit(inline="always")
-def _trigram(a, b, c):  # type: ignore[no-untyped-def]
-    word = np.uint64(a | 0x20) | np.uint64(b | 0x20) << np.uint64(8)
-    word |= np.uint64(c | 0x20) << np.uint64(16)
-    return np.int64(word * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(51))
-
-
-@njit(inline="always")
-def _key_hash(data, at, size):  # type: ignore[no-untyped-def]
-    value = np.uint64(size + 1) * np.uint64(0x9E3779B97F4A7C15)
-    for place in range(at, at + size):
-        value = (value ^ np.uint64(data[place])) * np.uint64(0x100000001B3)
-    return value ^ (value >> np.uint64(29))
-
-
-@njit(cache=True, nogil=True)
-def key_hash(data, at, size):  # type: ignore[no-untyped-def]
-    """Hash a key as `scan` does."""
-    return _key_hash(data, at, size)
-
-
-@njit(cache=True, nogil=True)
-def trigram(a, b, c):  # type: ignore[no-untyped-def]
-    """Give the slot of a part's first three bytes, as `scan` does."""
-    return _trigram(a, b, c)
-
-
-@njit(inline="always")
-def _suspicious(data, at, size, first, following, parts, part_at):  # type: ignore[no-untyped-def]
-    """Tell whether a text holds what some pattern needs."""
-    end = at + size
-    for place in range(at, end):
-        byte = data[place]
-        if byte >= 0x80 or byte == 0x40:
-            return True
-        if place + 2 < end:
-            part = first[_trigram(byte, data[place + 1], data[place + 2])]
-            while part >= 0:
-                length = part_at[part + 1] - part_at[part]
-                if place + length <= end:
-                    same = True
-                    for offset in range(length):
-                        if data[place + offset] | 0x20 != parts[part_at[part] + offset]:
-                            same = False
-                            break
-                    if same:
-                        return True
-                part = following[part]
-    # A run of 13 digits, with a blank or dash between groups, covers one of these places.
-    place = at + MIN_CARD_DIGITS - 1
-    while place < end:
-        if _in_number(data[place]):
-            digits = 0
-            left = place
-            while left >= at and _in_number(data[left]):
-                digits += data[left] >= 0x30
-                left -= 1
-            right = place + 1
-            while right < end and _in_number(data[right]):
-                digits += data[right] >= 0x30
-                right += 1
-            if digits >= MIN_CARD_DIGITS:
-                return True
-        place += MIN_CARD_DIGITS - 1
-    return False
-
-
-@njit(inline="always")
-def _in_number(byte):  # type: ignore[no-untyped-def]
-    return (0x30 <= byte <= 0x39) or byte == 0x20 or byte == 0x2D
-
-
-@njit(cache=True, nogil=True)
-def scan(data, fields, first, following, parts, part_at, key_hashes, key_known, found):  # type: ignore[no-untyped-def]
-    """Walk one request; the roots of the messages are in `fields`, row 0 the request itself.
+@compiled
+def _scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
+    """Walk one request.
 
     Parameters
     ----------
-    data : the request.
-    fields : (messages, FIELDS): SKIP, TEXT, KEY_VALUE, or FIRST_MESSAGE + the row of a message.
-    first, following, parts, part_at : needed parts by the hash of their first three bytes.
-    key_hashes, key_known : what is known of keys, see `Redactor`.
-    found : (places, 4), filled.
+    start, size : address of the request, and its bytes.
+    tables : address of eight others. Of needed parts: marks (a byte a slot), the first part of
+        each slot, the part that follows each, their bytes, where each begins. Of keys: their
+        hashes, what is known of them. Of messages: what their fields are, FIELDS to a message.
+    stack : address of MAX_DEPTH times FRAME bytes to work with.
+    found : address of `places` times KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE, to be filled.
 
     Returns
     -------
-    The number of places found, UNREADABLE, or TOO_MANY.
+    The number of places found, UNREADABLE, TOO_MANY of them, or CROWDED: too many attributes.
     """
-    ends = np.empty(MAX_DEPTH, np.int64)
-    rows = np.empty(MAX_DEPTH, np.int64)
-    keys = np.empty((MAX_DEPTH, 3), np.int64)  # place, size, what is known of it
+    hashes, known_keys, fields = (
+        load64(tables + 40),
+        load64(tables + 48),
+        load64(tables + 56),
+    )
+    # The innermost message; those around it are on the stack.
+    end = start + size
+    row = REQUEST_ROW
+    key_at = key_size = -1
+    known = KNOWN_CLEAN
     depth = 0
-    ends[0] = len(data)
-    rows[0] = REQUEST_ROW
-    keys[0, 0] = -1
-    keys[0, 1] = -1
-    keys[0, 2] = KNOWN_CLEAN
+    pairs = 0
     count = 0
-    at = np.int64(0)
+    at = start
     while True:
-        if at >= ends[depth]:
-            if at > ends[depth]:
+        if at >= end:
+            if at > end:
                 return UNREADABLE
             if depth == 0:
                 return count
             depth -= 1
+            frame = stack + FRAME * depth
+            end = load64(frame)
+            row = load64(frame + 8)
+            key_at = load64(frame + 16)
+            key_size = load64(frame + 24)
+            known = load64(frame + 32)
+            pairs = load64(frame + 40)
             continue
-        end = ends[depth]
-        tag, at = _varint(data, at, end)
+        tag, at = _varint(at, end)
         if at < 0:
             return UNREADABLE
         kind = tag & 7
         number = tag >> 3
-        what = fields[rows[depth], number] if number < FIELDS else SKIP
-        size = np.int64(0)
+        what = load64(fields + 8 * (FIELDS * row + number)) if number < FIELDS else SKIP
+        size = 0
         if kind == 2:
-            size, at = _varint(data, at, end)
+            size, at = _varint(at, end)
             if at < 0 or size > end - at or what == ODD:
                 return UNREADABLE
         elif what != SKIP:
             return UNREADABLE
-        ruled = keys[depth, 2] != KNOWN_CLEAN
-        if what == KEY_VALUE or what >= FIRST_MESSAGE:
-            if depth + 1 >= MAX_DEPTH:
-                return UNREADABLE
-            report = ruled and rows[depth] == ANY_VALUE_ROW  # a list under a key
+        ruled = known != KNOWN_CLEAN
+        nested = what == KEY_VALUE or what >= FIRST_MESSAGE
+        if nested:
+            report = ruled and row == ANY_VALUE_ROW  # a list under a key
         else:
-            report = ruled or (
-                what == TEXT and _suspicious(data, at, size, first, following, parts, part_at)
-            )
+            report = ruled or (what == TEXT and _suspicious(at, size, tables))
         if report:
-            if count == len(found):
+            if count == places:
                 return TOO_MANY
-            found[count, KEY_AT] = keys[depth, 0]
-            found[count, KEY_SIZE] = keys[depth, 1]
-            found[count, TEXT_AT] = at
-            found[count, TEXT_SIZE] = size if what == TEXT else NOT_TEXT
+            place = found + 32 * count
+            store64(place, key_at - start if key_at >= 0 else -1)
+            store64(place + 8, key_size)
+            store64(place + 16, at - start)
+            store64(place + 24, size if what == TEXT else NOT_TEXT)
             count += 1
-        if what == KEY_VALUE:
-            stop = at + size
+        if nested:
+            if depth == MAX_DEPTH:
+                return UNREADABLE
+            frame = stack + FRAME * depth
+            store64(frame, end)
+            store64(frame + 8, row)
+            store64(frame + 16, key_at)
+            store64(frame + 24, key_size)
+            store64(frame + 32, known)
+            if what == KEY_VALUE:
+                pairs += 1
+                if pairs > MAX_PAIRS:
+                    return CROWDED
+            store64(frame + 40, pairs)
+            pairs = 0
+            depth += 1
+            end = at + size
+            if what != KEY_VALUE:
+                row = what - FIRST_MESSAGE
+                continue
             # The key comes first in what every known encoder writes.
-            if size < 2 or data[at] != 0x0A:
+            if size < 2 or load8(at) != 0x0A:
                 return UNREADABLE
-            length, start = _varint(data, at + 1, stop)
-            if start < 0 or length > stop - start:
+            row = KEY_VALUE_ROW
+            key_size, key_at = _varint(at + 1, end)
+            if key_at < 0 or key_size > end - key_at:
                 return UNREADABLE
-            hashed = _key_hash(data, start, length)
-            slot = np.int64(hashed & np.uint64(KEY_SLOTS - 1))
-            while key_known[slot] != 0 and key_hashes[slot] != hashed:
-                slot = (slot + 1) & (KEY_SLOTS - 1)
-            depth += 1
-            ends[depth] = stop
-            rows[depth] = KEY_VALUE_ROW
-            keys[depth, 0] = start
-            keys[depth, 1] = length
-            keys[depth, 2] = key_known[slot]
-            at = start + length
-        elif what >= FIRST_MESSAGE:
-            depth += 1
-            ends[depth] = at + size
-            rows[depth] = what - FIRST_MESSAGE
-            keys[depth, 0] = keys[depth - 1, 0]
-            keys[depth, 1] = keys[depth - 1, 1]
-            keys[depth, 2] = keys[depth - 1, 2]
+            at = key_at + key_size
+            hashed = _key_hash(key_at, key_size)
+            found_at = hashed & (KEY_SLOTS - 1)
+            known = load64(known_keys + 8 * found_at)
+            while known != 0 and load64(hashes + 8 * found_at) != hashed:
+                found_at = (found_at + 1) & (KEY_SLOTS - 1)
+                known = load64(known_keys + 8 * found_at)
         elif kind == 2:
             at += size
         elif kind == 0:
-            while at < end and data[at] >= 0x80:
+            while at < end and load8(at) >= 0x80:
                 at += 1
             at += 1
         elif kind == 1:
@@ -224,3 +285,17 @@ def scan(data, fields, first, following, parts, part_at, key_hashes, key_known, 
             at += 4
         else:
             return UNREADABLE
+
+
+def _entry_point() -> Callable[[int, int, int, int, int, int], int]:
+    version = int(sources_hash()[:15], 16)
+
+    @entry
+    def scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
+        # Never true; it has the kept code depend on the sources that it is made of.
+        return UNREADABLE if version < 0 else _scan(start, size, tables, stack, found, places)
+
+    return scan
+
+
+scan = _entry_point()

@@ -1,22 +1,25 @@
-"""Decode a group of requests that arrived together.
+"""Decode requests on their way into the same parts.
 
 In:  requests of any signal and encoding.
-Out: tables with the lake's columns, dead letters, and what became of each request.
+Out: what became of each request; tables with the lake's columns, dead letters.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 
 from apm_analytics.errors import BadInput
-from apm_analytics.ingest import dead_letters, otlp
+from apm_analytics.ingest import dead_letters, otlp, otlp_json
 from apm_analytics.ingest.dead_letters import Letter
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
+from apm_analytics.ingest.receiver.repeats import plain_kind
 from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.requests import Requests
 from apm_analytics.ingest.sink import DecodedRequests, Rejected, Sink
+from apm_analytics.ingest.wire import assembly
 from apm_analytics.lake import snapshots
 from apm_analytics.lake.journal import Entry
 from apm_analytics.lake.schema import METRIC_TABLES
@@ -36,19 +39,12 @@ class Outcome:
     message: str = ""
 
 
-@dataclass
-class Group:
-    """What came of decoding: `results` has one outcome or refusal a request, in order."""
+@dataclass(frozen=True)
+class Rows:
+    """What a stage gives: one table a lake table, and the dead letters."""
 
-    tables: dict[str, list[pa.Table]] = field(default_factory=dict)
-    letters: list[Letter] = field(default_factory=list)
-    results: list[Outcome | Refused] = field(default_factory=list)
-
-    def add_to(self, other: "Group") -> None:
-        """Put the rows and letters behind those of another group."""
-        for name, tables in self.tables.items():
-            other.tables.setdefault(name, []).extend(tables)
-        other.letters.extend(self.letters)
+    tables: dict[str, pa.Table]
+    letters: list[Letter]
 
 
 class Units:
@@ -75,70 +71,142 @@ class Units:
         }
 
 
-def decode(requests: Sequence[Entry], units: Units) -> Group:
-    """Decode requests together; each gets its own outcome.
+class Stage:
+    """Requests that are on their way into the same parts; one thread at a time uses it.
 
-    Raises
-    ------
-    ApmError
-        The manifest, which knows the units, cannot be used.
+    Spans and logs of all requests go into one set of buffers, so that they share dictionaries.
+    Metrics are decoded group by group: whether a unit changed must be known before the answer.
+
+    Parameters
+    ----------
+    expected : about how many bytes will come.
     """
-    group = Group(results=[Outcome()] * len(requests))
-    limits = Limits.around_now()
-    by_kind: dict[str, list[int]] = {}
-    for place, request in enumerate(requests):
-        by_kind.setdefault(request.kind, []).append(place)
-    for kind, places in by_kind.items():
-        payloads = [requests[place].payload for place in places]
-        decoded = _decode_kind(kind, payloads, limits, {})
-        refused = units.refused(decoded.tables)
+
+    def __init__(self, units: Units, expected: int) -> None:
+        self._units = units
+        self._expected = expected
+        self._limits = Limits.around_now()
+        self._sinks: dict[str, Sink] = {}
+        self._requests: dict[str, Requests] = {}
+        self._metrics: dict[str, list[pa.Table]] = {}
+        self._letters: list[Letter] = []
+
+    def take(self, entries: Sequence[Entry]) -> list[Outcome | Refused]:
+        """Decode entries; each gets its own outcome, and one that is refused leaves no row.
+
+        Raises
+        ------
+        ApmError
+            The manifest, which knows the units, cannot be used.
+        """
+        results: list[Outcome | Refused] = [Outcome()] * len(entries)
+        by_kind: dict[str, list[int]] = {}
+        for place, entry in enumerate(entries):
+            by_kind.setdefault(plain_kind(entry.kind), []).append(place)
+        for kind, places in by_kind.items():
+            payloads = [entries[place].payload for place in places]
+            if kind.startswith("metrics"):
+                own = self._take_metrics(kind, payloads)
+            else:
+                own = [self._take_one(kind, payload) for payload in payloads]
+            for place, result in zip(places, own, strict=True):
+                results[place] = result
+        return results
+
+    def finish(self) -> Rows:
+        """Give everything; the stage is not used again."""
+        tables = {name: _joined(name, several) for name, several in self._metrics.items()}
+        letters = self._letters
+        for requests in self._requests.values():
+            decoded = requests.finish()
+            tables.update(decoded.tables)
+            letters += map(_letter, decoded.rejected)
+        return Rows(tables, letters)
+
+    def _take_one(self, kind: str, payload: bytes) -> Outcome | Refused:
+        signal = kind.removesuffix(JSON)
+        sink = self._sinks.get(signal)
+        if sink is None:
+            sink = self._sinks[signal] = Sink()
+            self._requests[signal] = Requests(sink, self._limits, None, self._expected)
+        before = len(sink.rejected)
+        try:
+            if signal == kind:
+                self._requests[signal].read(signal, payload)
+            else:
+                _read_json(payload, sink, self._limits)
+        except BadInput as error:
+            return Refused(Reason.MALFORMED, str(error))
+        return _outcome(sink.rejected[before:])
+
+    def _take_metrics(self, kind: str, payloads: list[bytes]) -> list[Outcome | Refused]:
+        decoded = _decode_metrics(kind, payloads, self._limits, {})
+        refused = self._units.refused(decoded.tables)
         if refused:
             # Rare: read again, now that it is known which metrics to put aside.
-            decoded = _decode_kind(kind, payloads, limits, refused)
+            decoded = _decode_metrics(kind, payloads, self._limits, refused)
         for name, table in decoded.tables.items():
-            group.tables.setdefault(name, []).append(table)
-        group.letters.extend(map(_letter, decoded.rejected))
-        for number, place in enumerate(places):
-            if number in decoded.broken:
-                group.results[place] = Refused(Reason.MALFORMED, decoded.broken[number])
-        for number, outcome in _partial(decoded.rejected).items():
-            group.results[places[number]] = outcome
-    return group
+            self._metrics.setdefault(name, []).append(table)
+        self._letters += map(_letter, decoded.rejected)
+        rejected: dict[int, list[Rejected]] = {}
+        for record in decoded.rejected:
+            rejected.setdefault(record.document, []).append(record)
+        return [
+            Refused(Reason.MALFORMED, decoded.broken[number])
+            if number in decoded.broken
+            else _outcome(rejected.get(number, []))
+            for number in range(len(payloads))
+        ]
 
 
-def _decode_kind(
-    kind: str, payloads: list[bytes], limits: Limits, refused: dict[tuple[str, str, str], str]
+def _decode_metrics(
+    kind: str, payloads: list[bytes], limits: Limits, refused: Mapping[tuple[str, str, str], str]
 ) -> DecodedRequests:
-    signal = kind.removesuffix(JSON)
-    if signal == kind:
-        return otlp.decode_requests(signal, payloads, limits, refused)
+    if not kind.endswith(JSON):
+        return otlp.decode_requests(kind, payloads, limits, refused)
     sink = Sink(refused)
     broken: dict[int, str] = {}
     for number, payload in enumerate(payloads):
         sink.document = number
         try:
-            otlp.read_json(payload, sink, limits)
+            _read_json(payload, sink, limits)
         except BadInput as error:
             broken[number] = str(error)
     decoded = sink.finish()
-    rejected = []
-    for record in decoded.rejected:
+    return DecodedRequests(decoded.tables, decoded.rejected, decoded.warnings, broken)
+
+
+def _read_json(payload: bytes, sink: Sink, limits: Limits) -> None:
+    """Read stricter than importing does: no damaged UTF-8, none of Jaeger's JSON."""
+    before = len(sink.rejected)
+    try:
+        otlp_json.read_document(orjson.loads(payload), sink, limits, "")
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"no JSON: {error.msg} at byte {error.pos}") from error
+    for record in sink.rejected[before:]:
         # Importing keeps such a document for a person; a sender can be told at once.
         if record.path in _JSON_TOP:
-            broken[record.document] = f"{record.path}: {record.reason}"
-        else:
-            rejected.append(record)
-    return DecodedRequests(decoded.tables, rejected, decoded.warnings, broken)
+            del sink.rejected[before:]
+            raise BadInput(f"{record.path}: {record.reason}")
 
 
-def _partial(rejected: Sequence[Rejected]) -> dict[int, Outcome]:
-    counts = Counter(record.document for record in rejected)
-    named: dict[int, list[str]] = {}
-    for record in rejected:
-        reasons = named.setdefault(record.document, [])
-        if len(reasons) < NAMED_REJECTIONS:
-            reasons.append(f"{record.path}: {record.reason}")
-    return {number: Outcome(count, "; ".join(named[number])) for number, count in counts.items()}
+def _joined(name: str, tables: list[pa.Table]) -> pa.Table:
+    """Put tables of one lake table together; some came by the library, with plain texts."""
+    if len(tables) == 1:
+        return tables[0]
+    wanted = assembly.encoded_schema(name)
+    alike = [
+        table if table.schema.types == wanted.types else assembly.encoded(name, table)
+        for table in tables
+    ]
+    return pa.concat_tables(alike).unify_dictionaries().combine_chunks()
+
+
+def _outcome(rejected: Sequence[Rejected]) -> Outcome:
+    if not rejected:
+        return Outcome()
+    named = [f"{record.path}: {record.reason}" for record in rejected[:NAMED_REJECTIONS]]
+    return Outcome(len(rejected), "; ".join(named))
 
 
 def _letter(rejected: Rejected) -> Letter:

@@ -14,13 +14,18 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from apm_analytics.errors import ApmError
-from apm_analytics.ingest.receiver import groups
-from apm_analytics.ingest.receiver.groups import Group, Outcome, Units
+from apm_analytics.errors import ApmError, BadInput
+from apm_analytics.ingest.receiver.groups import Outcome, Stage, Units
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
-from apm_analytics.ingest.receiver.repeats import Repeats
+from apm_analytics.ingest.receiver.repeats import (
+    Repeats,
+    fingerprint,
+    sent_as,
+    sent_fingerprint,
+)
 from apm_analytics.ingest.receiver.writer import Batch, Writer
+from apm_analytics.ingest.redaction import Redactor
 from apm_analytics.lake import journal
 from apm_analytics.lake.journal import Entry, Journal
 
@@ -28,7 +33,8 @@ from apm_analytics.lake.journal import Entry, Journal
 GATHER_S = 0.004
 MAX_GROUP_BYTES = 8 * 1024 * 1024
 # More than this is written at once instead of at the next turn.
-FLUSH_BYTES = 16 * 1024 * 1024
+FLUSH_BYTES = 32 * 1024 * 1024
+MIN_STAGE_BYTES = 1024 * 1024
 RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -42,6 +48,7 @@ class Pipeline:
     ----------
     lake : folder of the lake, made when missing.
     budget_bytes : bytes that may be accepted and not yet be in parts; beyond it senders wait.
+    redactor : applied before anything touches the disk.
 
     Raises
     ------
@@ -49,17 +56,26 @@ class Pipeline:
         The journal in the lake cannot be opened or read.
     """
 
-    def __init__(self, lake: Path, metrics: Metrics, *, budget_bytes: int) -> None:
+    def __init__(
+        self,
+        lake: Path,
+        metrics: Metrics,
+        *,
+        budget_bytes: int,
+        redactor: Redactor,
+    ) -> None:
         self._lake = lake
         self._metrics = metrics
         self._budget = budget_bytes
+        self._redactor = redactor
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._units = Units(lake)
         self._repeats = Repeats()
         self._unheard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._held = 0
         self._lock = threading.Lock()  # of _held, _staged and the journal
-        self._staged = Group()
+        self._stage = Stage(self._units, MIN_STAGE_BYTES)
+        self._staged: list[Entry] = []
         self._staged_bytes = 0
         self._staged_since: float | None = None
         self._oldest: float | None = None
@@ -68,7 +84,7 @@ class Pipeline:
         old = self._journal.adopt()
         for segment in old:
             for entry in journal.read(segment).entries:
-                self._repeats.remember(entry.payload)
+                self._repeats.remember(sent_fingerprint(entry.kind, entry.payload))
         self._writer = Writer(
             lake, metrics, self._units, old=old, take=self._take, written=self._release
         )
@@ -170,7 +186,7 @@ class Pipeline:
     def _commit(self, waiting: list[_Waiting]) -> None:
         started = time.monotonic()
         while not self._unheard.empty():
-            self._repeats.remember(self._unheard.get())
+            self._repeats.remember(fingerprint(self._unheard.get()))
         fresh: list[_Waiting] = []
         for entry, future in waiting:
             if self._repeats.taken(entry.payload):
@@ -204,22 +220,41 @@ class Pipeline:
         self._metrics.commit_seconds.observe(time.monotonic() - started)
 
     def _take_in(self, entries: list[Entry]) -> list[Outcome | Refused]:
-        """Decode entries and journal those that are whole."""
-        group = groups.decode(entries, self._units)
-        kept = [
-            entry
-            for entry, result in zip(entries, group.results, strict=True)
-            if isinstance(result, Outcome)
-        ]
-        if kept:
-            with self._lock:
-                self._journal.append(kept)
-                group.add_to(self._staged)
-                self._staged_bytes += sum(len(entry.payload) for entry in kept)
-                self._staged_since = self._staged_since or time.monotonic()
-            if self._staged_bytes > FLUSH_BYTES:
-                self._writer.ask()
-        return group.results
+        """Redact and decode entries, and journal those that are whole."""
+        left = [self._redacted(entry) for entry in entries]
+        with self._lock:
+            whole = [entry for entry in left if isinstance(entry, Entry)]
+            taken = iter(self._stage.take(whole))
+            results = [next(taken) if isinstance(entry, Entry) else entry for entry in left]
+            kept = [
+                (entry, len(sent.payload))
+                for entry, sent, result in zip(left, entries, results, strict=True)
+                if isinstance(entry, Entry) and isinstance(result, Outcome)
+            ]
+            if not kept:
+                return results
+            try:
+                self._journal.append([entry for entry, _ in kept])
+            except ApmError:
+                # The stage holds rows now that nobody was told of: make it without them.
+                self._stage = Stage(self._units, self._staged_bytes)
+                self._stage.take(self._staged)
+                raise
+            self._staged += [entry for entry, _ in kept]
+            self._staged_bytes += sum(size for _, size in kept)
+            self._staged_since = self._staged_since or time.monotonic()
+        if self._staged_bytes > FLUSH_BYTES:
+            self._writer.ask()
+        return results
+
+    def _redacted(self, entry: Entry) -> Entry | Refused:
+        try:
+            left = self._redactor.redact(entry.kind, entry.payload)
+        except BadInput as error:
+            return Refused(Reason.MALFORMED, str(error))
+        if left is entry.payload:
+            return entry
+        return Entry(sent_as(entry.kind, entry.payload), left)
 
     def _take(self) -> Batch | None:
         with self._lock:
@@ -227,8 +262,10 @@ class Pipeline:
             if not segments:
                 return None
             assert self._staged_since is not None  # it is set with the first entry
-            batch = Batch(self._staged, segments, self._staged_bytes, self._staged_since)
-            self._staged, self._staged_bytes, self._staged_since = Group(), 0, None
+            batch = Batch(self._stage, segments, self._staged_bytes, self._staged_since)
+            expected = max(self._staged_bytes, MIN_STAGE_BYTES)
+            self._stage = Stage(self._units, expected)
+            self._staged, self._staged_bytes, self._staged_since = [], 0, None
             return batch
 
     def _release(self, size: int) -> None:

@@ -20,7 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from apm_analytics.errors import ApmError, BadParameter
-from apm_analytics.ingest import otlp
+from apm_analytics.ingest import otlp, requests
 from apm_analytics.ingest.receiver import grpc_door, http_door
 from apm_analytics.ingest.receiver.access import Access
 from apm_analytics.ingest.receiver.connections import bounded_protocol, open_connections
@@ -28,7 +28,9 @@ from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.receiver.limits import Readers
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
+from apm_analytics.ingest.redaction import Redactor
 from apm_analytics.lake import compaction
+from apm_analytics.privacy import PrivacyRules
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Files, threads and the lake need some descriptors too.
@@ -64,6 +66,7 @@ class Config:
     access: Access = field(default_factory=Access)
     tls: Tls | None = None
     cors_origins: Sequence[str] = ()
+    rules: PrivacyRules = field(default_factory=lambda: PrivacyRules([], [], b""))
     max_request_bytes: int = 16 * 1024 * 1024
     budget_bytes: int = 96 * 1024 * 1024
     readers: int = 32
@@ -84,7 +87,12 @@ class Receiver:
         check(config)
         self.config = config
         self.metrics = Metrics()
-        self.pipeline = Pipeline(config.lake, self.metrics, budget_bytes=config.budget_bytes)
+        self.pipeline = Pipeline(
+            config.lake,
+            self.metrics,
+            budget_bytes=config.budget_bytes,
+            redactor=Redactor(config.rules),
+        )
         self._servers: list[uvicorn.Server] = []
         self._serving: list[asyncio.Task[None]] = []
         self._grpc: grpc.aio.Server | None = None
@@ -103,6 +111,7 @@ class Receiver:
         config = self.config
         files = _raise_file_limit()
         max_http = int(files * (1 - GRPC_SHARE))
+        await asyncio.to_thread(requests.warm_up)
         self.pipeline.start()
         intake = Intake(
             self.pipeline,

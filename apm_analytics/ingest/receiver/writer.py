@@ -1,6 +1,6 @@
 """The background writer: turns what the journal holds into parts.
 
-In:  decoded groups with the journal segments that hold the same requests.
+In:  stages of decoded requests, with the journal segments that hold the same.
 Out: parts that `apm query` sees, dead letters; the segments are removed.
 """
 
@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-
 from apm_analytics.errors import ApmError, BadInput
 from apm_analytics.ingest.receiver import groups
-from apm_analytics.ingest.receiver.groups import Group, Units
+from apm_analytics.ingest.receiver.groups import Rows, Stage, Units
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.repeats import REMEMBERED_S
 from apm_analytics.lake import journal, snapshots
@@ -36,9 +34,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Some groups and the segments that hold them; `size` counts against the budget."""
+    """A stage and the segments that hold the same requests; `size` counts against the budget."""
 
-    group: Group
+    stage: Stage
     segments: list[Segment]
     size: int
     since: float
@@ -117,7 +115,7 @@ class Writer:
         if batch is None:
             return
         try:
-            done = self._persist(partial(self._write, batch))
+            done = self._persist(partial(self._write, batch, batch.stage.finish()))
         except Exception:
             # No second try mends it, and those behind it must not wait for ever.
             for segment in batch.segments:
@@ -148,16 +146,15 @@ class Writer:
                 self.healthy = True
                 return True
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: Batch, rows: Rows) -> None:
         started = time.monotonic()
         documents = [segment.document for segment in batch.segments]
-        groups.write_letters(self._lake, documents[0], batch.group.letters)
-        tables = {name: concat(tables) for name, tables in batch.group.tables.items()}
-        snapshots.append(self._lake, tables, documents=documents, source="apm receive")
+        groups.write_letters(self._lake, documents[0], rows.letters)
+        snapshots.append(self._lake, rows.tables, documents=documents, source="apm receive")
         now = time.monotonic()
         self._metrics.wrote(
-            rows={name: table.num_rows for name, table in tables.items()},
-            letters=len(batch.group.letters),
+            rows={name: table.num_rows for name, table in rows.tables.items()},
+            letters=len(rows.letters),
             seconds=now - started,
             lag_seconds=now - batch.since,
         )
@@ -166,8 +163,9 @@ class Writer:
         """Write what a receiver left that is gone; once, however often this is tried."""
         content = journal.read(segment)
         if content.entries and not snapshots.known_documents(self._lake, [segment.document]):
-            group = groups.decode(content.entries, self._units)
-            self._write(Batch(group, [segment], 0, time.monotonic()))
+            stage = Stage(self._units, sum(len(entry.payload) for entry in content.entries))
+            stage.take(content.entries)
+            self._write(Batch(stage, [segment], 0, time.monotonic()), stage.finish())
             _log.warning("replayed %d requests of %s", len(content.entries), segment.path.name)
         if content.torn_bytes:
             _log.warning(
@@ -199,10 +197,3 @@ def _set_aside(segment: Segment) -> None:
         kept,
         journal.SUFFIX,
     )
-
-
-def concat(tables: list[pa.Table]) -> pa.Table:
-    """Put tables of one lake table together; dictionaries may differ between them."""
-    if len(tables) == 1:
-        return tables[0]
-    return pa.concat_tables(tables, promote_options="permissive")

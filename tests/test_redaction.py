@@ -1,0 +1,214 @@
+"""What the privacy rules take out is gone before anything is kept; the rest is untouched."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import otlp_requests
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from apm_analytics.errors import BadInput, BadParameter
+from apm_analytics.ingest import redaction_scan
+from apm_analytics.ingest.redaction import Redactor
+from apm_analytics.privacy import load_rules
+
+RULES = load_rules(Path(__file__).parents[1] / "specs" / "privacy.yaml", salt="tests")
+REDACTOR = Redactor(RULES)
+SECRETS = [
+    ("http.request.header.authorization", "Basic dXNlcjpwYXNz"),
+    ("db.query.text", "select * from users where name = 'Ada'"),
+    ("db.user.password", 1234),
+    ("login.secret", ["a", "b"]),
+    ("card_number", {"issuer": "x", "digits": 4111111111111111}),
+    ("note", "card 4111 1111 1111 1111 was declined"),
+    ("note", "4111111111111111"),
+    ("contact", "mail ada@shop.example now"),
+    ("url.full", "https://shop.example/?token=abc123def&next=/"),
+    ("nested", {"deep": [{"api_key": "0123456789"}]}),
+    ("reply", "Bearer abcdef0123456789abcdef"),
+    ("jwt", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"),
+]
+CLEAN = [
+    ("http.route", "/api/v1/orders/{id}"),
+    ("url.full", "https://shop.example/cart"),
+    ("session.id", "0123456789abcdef"),
+    ("db.query.text", "select * from users where name = ?"),
+    ("retry", 3),
+    ("path", ["a", "b"]),
+    ("city", "Köln"),
+    ("order", {"lines": [1, 2]}),
+]
+
+
+def request(*pairs: tuple[str, Any]) -> ExportTraceServiceRequest:
+    made = otlp_requests.traces(2)
+    span = made.resource_spans[0].scope_spans[0].spans[1]
+    span.attributes.extend(otlp_requests.attribute(key, value) for key, value in pairs)
+    return made
+
+
+def redacted(made: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
+    kept = REDACTOR.redact("traces", made.SerializeToString())
+    return ExportTraceServiceRequest.FromString(kept)
+
+
+@pytest.mark.parametrize("pair", SECRETS, ids=str)
+def test_secrets_do_not_pass(pair: tuple[str, Any]) -> None:
+    made = request(pair)
+    kept = redacted(made)
+    assert kept != made
+    for secret in ("dXNlcj", "Ada", "1234", "4111", "ada@", "abc123", "0123456789", "abcdef0"):
+        assert secret not in str(kept)
+
+
+@pytest.mark.parametrize("pair", CLEAN, ids=str)
+def test_what_is_clean_comes_back_as_the_same_bytes(pair: tuple[str, Any]) -> None:
+    content = request(pair).SerializeToString()
+    assert REDACTOR.redact("traces", content) is content
+
+
+def places(secret: str) -> dict[str, Callable[[ExportTraceServiceRequest], None]]:
+    pair = otlp_requests.attribute("note", secret)
+
+    def span(made: ExportTraceServiceRequest) -> Any:
+        return made.resource_spans[0].scope_spans[0].spans[0]
+
+    return {
+        "span name": lambda made: setattr(span(made), "name", secret),
+        "status": lambda made: setattr(span(made).status, "message", secret),
+        "resource": lambda made: made.resource_spans[0].resource.attributes.append(pair),
+        "scope": lambda made: made.resource_spans[0].scope_spans[0].scope.attributes.append(pair),
+        "event": lambda made: span(made).events.add().attributes.append(pair),
+        "event name": lambda made: span(made).events.add(name=secret),
+        "link": lambda made: span(made).links.add().attributes.append(pair),
+    }
+
+
+@pytest.mark.parametrize("place", places(""))
+def test_every_place_of_a_trace_is_looked_at(place: str) -> None:
+    made = request()
+    places("ada@shop.example")[place](made)
+    assert "ada@" not in str(redacted(made))
+
+
+def test_log_bodies_and_exemplars_are_looked_at() -> None:
+    logs = otlp_requests.logs()
+    records = logs.resource_logs[0].scope_logs[0].log_records
+    records[0].body.string_value = "password=hunter2"
+    records[1].body.CopyFrom(otlp_requests.any_value({"password": "hunter3"}))
+    kept = REDACTOR.redact("logs", logs.SerializeToString())
+    assert b"hunter" not in kept and len(kept) > 50
+    metrics = otlp_requests.metrics()
+    points = metrics.resource_metrics[0].scope_metrics[0].metrics[2].histogram.data_points
+    points[0].exemplars[0].filtered_attributes.append(
+        otlp_requests.attribute("cookie", "session=1")
+    )
+    assert b"session=1" not in REDACTOR.redact("metrics", metrics.SerializeToString())
+
+
+@pytest.mark.parametrize("pair", SECRETS, ids=str)
+def test_json_is_redacted_alike(pair: tuple[str, Any]) -> None:
+    document = orjson.dumps(otlp_requests.as_json(request(pair)))
+    kept = orjson.loads(REDACTOR.redact("traces+json", document))
+    assert kept != orjson.loads(document)
+    attributes = kept["resourceSpans"][0]["scopeSpans"][0]["spans"][1]["attributes"]
+    for secret in ("dXNlcj", "Ada", "1234", "4111", "ada@", "abc123", "0123456789", "abcdef0"):
+        assert secret not in str(attributes)
+
+
+def test_clean_json_comes_back_as_the_same_bytes() -> None:
+    document = orjson.dumps(otlp_requests.as_json(request(*CLEAN)))
+    assert REDACTOR.redact("traces+json", document) is document
+
+
+def test_redacting_twice_changes_nothing_more() -> None:
+    once = REDACTOR.redact("traces", request(*SECRETS).SerializeToString())
+    assert REDACTOR.redact("traces", once) == once
+
+
+def test_a_second_key_does_not_hide_the_first() -> None:
+    pair = b"\x0a\x05note1" + b"\x0a\x08password" + b"\x12\x08\x0a\x06hunter"
+    span = b"\x4a" + bytes([len(pair)]) + pair
+    inner = b"\x12" + bytes([len(span)]) + span
+    outer = b"\x12" + bytes([len(inner)]) + inner
+    content = b"\x0a" + bytes([len(outer)]) + outer
+    assert b"hunter" not in REDACTOR.redact("traces", content)
+
+
+def test_what_cannot_be_read_is_left_to_the_decoder() -> None:
+    content = request(*SECRETS).SerializeToString()[:-1]
+    assert REDACTOR.redact("traces", content) == content
+    with pytest.raises(BadInput, match="no JSON"):
+        REDACTOR.redact("traces+json", b'{"a": "\xff"}')
+
+
+PIECES = st.sampled_from(
+    [
+        *(str(value) for _, value in SECRETS + CLEAN),
+        *(
+            "password",
+            "sk-",
+            "@",
+            "eyJ",
+            "4111",
+            "1111",
+            " ",
+            "-",
+            "=",
+            "://",
+            "ü",
+            "a",
+            "Token",
+            "x",
+        ),
+    ]
+)
+TEXTS = st.lists(PIECES, max_size=5).map("".join)
+KEYS = st.sampled_from([key for key, _ in SECRETS + CLEAN]) | TEXTS
+VALUES = st.recursive(
+    TEXTS | st.integers(-(2**40), 2**40) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(KEYS, VALUES), max_size=6), TEXTS)
+def test_the_quick_look_never_misses_what_the_rules_change(
+    pairs: list[tuple[str, Any]], name: str
+) -> None:
+    made = request(*pairs)
+    made.resource_spans[0].scope_spans[0].spans[0].name = name
+    quick = redacted(made)
+    REDACTOR._redact_message(made)  # every text and key, whatever the scan says
+    assert quick == made
+
+
+def test_damaged_requests_are_read_within_their_bounds() -> None:
+    draw = random.Random(5)
+    whole = request(*SECRETS, *CLEAN).SerializeToString()
+    for _ in range(3000):
+        content = bytearray(whole[: draw.randrange(1, len(whole))])
+        for _ in range(draw.randrange(4)):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        REDACTOR.redact("traces", bytes(content))
+
+
+def test_a_rule_that_needs_too_short_a_part_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "privacy.yaml"
+    file.write_text("keys: []\npatterns:\n  x: {action: mask, needs: [ab], regex: abc}\n")
+    with pytest.raises(BadParameter, match="three bytes"):
+        Redactor(load_rules(file, salt="s"))
+
+
+def test_more_keys_than_there_is_room_for_are_still_ruled() -> None:
+    redactor = Redactor(RULES)
+    for start in range(0, redaction_scan.KEY_SLOTS, 2000):
+        pairs = [(f"key{number}", 1) for number in range(start, start + 2000)]
+        content = request(*pairs, ("password", "hunter")).SerializeToString()
+        assert b"hunter" not in redactor.redact("traces", content)
