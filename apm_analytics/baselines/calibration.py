@@ -109,10 +109,13 @@ def by_hour(times: Times, values: Floats, reach: int) -> Floats:
     half = np.array([0.5])
     found = np.full((len(values), 1, HOURS_PER_WEEK), np.nan)
     row_kernels.ring_profile(values, hour_of_week(times), HOURS_PER_WEEK, reach, half, found)
-    overall = np.full((len(values), 1), np.nan)
-    row_kernels.quantiles(values, half, overall)
     profile = found[:, 0]
-    return np.where(np.isnan(profile), overall, profile)
+    holes = np.isnan(profile).any(axis=1)
+    if holes.any():
+        overall = np.full((int(holes.sum()), 1), np.nan)
+        row_kernels.quantiles(values[holes], half, overall)
+        profile[holes] = np.where(np.isnan(profile[holes]), overall, profile[holes])
+    return profile
 
 
 def quiet_windows(

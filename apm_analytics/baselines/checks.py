@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from apm_analytics.baselines import row_kernels
 from apm_analytics.baselines.fleet import MENDED, NO_SEASON, SKIPPED, Fleet, Outcome
 from apm_analytics.baselines.scales import Floats
-from apm_analytics.baselines.series import DAY_S, Flags, seconds
+from apm_analytics.baselines.series import DAY_S, Flags, Times, seconds
 
 # Under this a day cannot be told from chance, whatever baselines.min_season_days says.
 MIN_DAYS = 3.0
@@ -68,6 +69,7 @@ def check(fleet: Fleet, *, min_windows: int, min_season_days: float) -> Checked:
     teaching = np.where(fleet.may_teach, fleet.values, np.nan)
     taught = (~np.isnan(teaching)).sum(axis=1)
     outcomes: list[Outcome] = []
+    levels, begin = _levels(fleet)
 
     def say(row: int, outcome: str, reason: str) -> None:
         outcomes.append(Outcome(*fleet.operations[row], fleet.signal, outcome, reason))
@@ -76,7 +78,7 @@ def check(fleet: Fleet, *, min_windows: int, min_season_days: float) -> Checked:
         reason = (
             _too_short(int(count[row]), int(taught[row]), fleet.times.size, min_windows)
             or _counter(fleet, row)
-            or _unit(fleet, row)
+            or _unit(levels[row], begin, fleet.times)
         )
         if reason:
             usable[row] = seasonal[row] = False
@@ -157,31 +159,33 @@ def _counter(fleet: Fleet, row: int) -> str:
     )
 
 
-def _unit(fleet: Fleet, row: int) -> str:
-    values = fleet.values[row]
-    known = values > 0
-    if not known.any():
+def _levels(fleet: Fleet) -> tuple[Floats, NDArray[np.int64]]:
+    """Give the median logarithm of each quarter of a day, (n, n_blocks), and where each begins."""
+    block = ((seconds(fleet.times) - seconds(fleet.times[:1])) // BLOCK_S).astype(np.int64)
+    levels = np.full((len(fleet), int(block[-1]) + 1), np.nan)
+    positive = np.where(fleet.values > 0, fleet.values, np.nan)
+    row_kernels.group_medians(positive, block, levels)
+    return np.log(levels), np.flatnonzero(np.r_[True, block[1:] != block[:-1]])
+
+
+def _unit(levels: Floats, begin: NDArray[np.int64], times: Times) -> str:
+    known = ~np.isnan(levels)
+    level = levels[known]
+    if level.size < 4:
         return ""
-    block = ((seconds(fleet.times) - seconds(fleet.times[:1])) // BLOCK_S).astype(np.int64)[known]
-    begin = np.flatnonzero(np.r_[True, block[1:] != block[:-1]])
-    if begin.size < 4:
-        return ""
-    logs = np.log(values[known])
-    level = np.array([np.median(part) for part in np.split(logs, begin[1:])])
-    jump = np.diff(level)
-    cut = int(np.abs(jump).argmax()) + 1
+    cut = int(np.abs(np.diff(level)).argmax()) + 1
     before, after = level[:cut], level[cut:]
     step = float(np.median(after) - np.median(before))
-    factor = float(np.exp(abs(step)))
+    factor = float(np.exp(min(abs(step), 50.0)))
     near = [one for one in UNIT_FACTORS if 1 / UNIT_TOLERANCE < factor / one < UNIT_TOLERANCE]
     calm = max(np.ptp(before), np.ptp(after)) < abs(step) / 3.0
     if not near or not calm:
         return ""
-    when = fleet.times[known][begin[cut]]
     way = "up" if step > 0 else "down"
     return (
-        f"unit switch: the level goes {way} by a factor of {factor:.4g} at {when} and stays; "
-        "that is another unit, not another behaviour: mend the exporter and import again"
+        f"unit switch: the level goes {way} by a factor of {factor:.4g} about "
+        f"{times[begin[known][cut]]} and stays; that is another unit, not another behaviour: "
+        "mend the exporter and import again"
     )
 
 

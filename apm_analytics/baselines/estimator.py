@@ -10,6 +10,7 @@ estimator, what was learned ends in an underscore.
 import io
 import json
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from apm_analytics.atomic import write_atomic
+from apm_analytics.baselines import row_kernels
 from apm_analytics.baselines.band import Band
 from apm_analytics.baselines.scales import Floats
-from apm_analytics.baselines.series import Times
+from apm_analytics.baselines.series import Times, seconds
 from apm_analytics.errors import BadInput, NotEnoughData, NotFound
 
 # Named outcomes of a series in a batch. The last two predict NaN.
@@ -101,13 +103,37 @@ class BatchBaseline(BaseEstimator, ABC):  # type: ignore[misc]
         return cls(**json.loads(about["knobs"])).with_frame(pl.read_parquet(file))
 
 
-def checked_batch(times: Times, values: Floats) -> Floats:
-    """Give values as an array of (n_series, n_time), or say what is wrong with them."""
+@dataclass(frozen=True)
+class Rows:
+    """What the rows of a batch hold.
+
+    Parameters
+    ----------
+    values : float64 of shape (n_series, n_time).
+    count, first, last : int64 of shape (n_series,): known values, places of first and last.
+    flags : outcomes as far as the values alone decide them.
+    """
+
+    values: Floats
+    count: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    flags: Flags
+
+    def span_s(self, times: Times) -> Floats:
+        """Give the seconds from the first to the last value of each series."""
+        at = seconds(times)
+        span: Floats = at[self.last] - at[np.minimum(self.first, self.last)]
+        return span
+
+
+def checked_batch(times: Times, values: Floats, *, least_points: int = 2) -> Rows:
+    """Look at a batch of shape (n_series, n_time) once, or say what is wrong with it."""
     values = np.ascontiguousarray(values, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != len(times):
+    if values.ndim != 2 or values.shape[1] != len(times) or not len(times):
         raise BadInput(
             f"got values of shape {values.shape} for {len(times)} times, "
-            f"need (n_series, {len(times)})"
+            f"need (n_series, {len(times)}) and one time at least"
         )
     late = np.flatnonzero(np.diff(times) <= np.timedelta64(0))
     if late.size:
@@ -115,29 +141,24 @@ def checked_batch(times: Times, values: Floats) -> Floats:
             f"time {late[0] + 1} ({times[late[0] + 1]}) is not after the one before it "
             f"({times[late[0]]}); sort the times and keep one value of each"
         )
-    infinite = np.flatnonzero(np.isinf(values).any(axis=1))
+    count, first, last = (np.empty(len(values), np.int64) for _ in range(3))
+    varies = np.empty(len(values), np.bool_)
+    row_kernels.facts(values, count, first, last, varies)
+    infinite = np.flatnonzero(count < 0)
     if infinite.size:
         raise BadInput(
             f"series {infinite[0]} has an infinite value; a ratio without requests is missing (NaN)"
         )
-    if not (values == values).any():
+    if not count.any():
         raise NotEnoughData(
             f"none of {len(values)} series has a value; check the query that made them"
         )
-    return values
-
-
-def outcomes(values: Floats, *, least_points: int = 2) -> Flags:
-    """Name the outcome of every series as far as its values alone decide it."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=1)
+    last[count == 0] = first[count == 0] = 0
     flags = np.full(len(values), FITTED, dtype="<U9")
-    most = np.max(values, axis=1, where=known, initial=-np.inf)
-    least = np.min(values, axis=1, where=known, initial=np.inf)
-    flags[most == least] = CONSTANT
+    flags[~varies] = CONSTANT
     flags[count < least_points] = TOO_SHORT
     flags[count == 0] = NO_VALUES
-    return flags
+    return Rows(values, count, first, last, flags)
 
 
 def as_lists(array: Floats) -> pl.Series:

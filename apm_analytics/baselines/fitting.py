@@ -78,9 +78,10 @@ def fit(fleet: Fleet, params: BaselineParams, *, seed: int) -> FleetFit:
         fleet, min_windows=params.min_windows, min_season_days=params.min_season_days
     )
     outcomes = list(checked.outcomes)
-    seasonal = np.flatnonzero(checked.seasonal)
-    for row in seasonal.tolist():
-        reason = _no_season(fleet, row, checked.teaching[row], params.fit_grid_s)
+    days = fleet.days
+    slots = points(fleet, checked.teaching, params.fit_grid_s).values
+    for row in np.flatnonzero(checked.seasonal).tolist():
+        reason = _no_season(slots[row], float(days[row]), fleet.window_s, params.fit_grid_s)
         if reason:
             checked.seasonal[row] = False
             operation = fleet.operations[row]
@@ -113,36 +114,45 @@ def fit(fleet: Fleet, params: BaselineParams, *, seed: int) -> FleetFit:
     return _fit_seasonal(result, seasonal, checked.teaching[seasonal], params, seed)
 
 
-def points(
-    fleet: Fleet, teaching: Floats, grid_s: float, until: int | None = None
-) -> tuple[Times, Floats]:
-    """Take one point of each slot of `grid_s`: its middle and the median, where models are fitted.
+@dataclass(frozen=True)
+class Points:
+    """Slots of a fleet, one point each, where models are fitted.
+
+    `times` are the middles of the slots, `ends` the first window after each, as an index.
+    """
+
+    times: Times
+    values: Floats
+    ends: NDArray[np.int64]
+
+    def until(self, window: int) -> tuple[Times, Floats]:
+        """Give the slots that end before a window."""
+        whole = int(np.searchsorted(self.ends, window, side="right"))
+        return self.times[:whole], self.values[:, :whole]
+
+
+def points(fleet: Fleet, teaching: Floats, grid_s: float) -> Points:
+    """Take one point of each slot of `grid_s`: the median, where models are fitted.
 
     Of an error ratio it is the ratio of the whole slot: most windows of an operation with few
-    errors have none, so their median would always be 0. Slots that `until` cuts are left out.
+    errors have none, so their median would always be 0.
     """
     step = int(max(grid_s, fleet.window_s) * 1e6)
-    starts = fleet.times.astype(np.int64)
-    end = starts.size if until is None else until
-    slots = starts[:end] // step
-    if until is not None and end < starts.size:
-        slots = slots[slots < starts[end] // step]
-    if not slots.size:
-        return fleet.times[:0], np.empty((len(fleet), 0))
+    slots = fleet.times.astype(np.int64) // step
     begin = np.flatnonzero(np.r_[True, slots[1:] != slots[:-1]])
-    values = teaching[:, : slots.size]
+    ends = np.r_[begin[1:], slots.size]
     if fleet.signal == "error_ratio":
-        requests = np.where(np.isnan(values), 0.0, fleet.requests[:, : slots.size])
-        failed = np.add.reduceat(np.nan_to_num(values) * requests, begin, axis=1)
+        requests = np.where(np.isnan(teaching), 0.0, fleet.requests)
+        failed = np.add.reduceat(np.nan_to_num(teaching) * requests, begin, axis=1)
         total = np.add.reduceat(requests, begin, axis=1)
         found = np.where(total > 0, failed / np.maximum(total, 1e-300), np.nan)
     else:
-        group = np.repeat(np.arange(begin.size), np.diff(np.r_[begin, slots.size]))
+        group = np.repeat(np.arange(begin.size), ends - begin)
         found = np.full((len(fleet), begin.size), np.nan)
-        row_kernels.group_medians(np.ascontiguousarray(values), group, found)
+        row_kernels.group_medians(np.ascontiguousarray(teaching), group, found)
     middle_us = int((step - fleet.window_s * 1e6) / 2)
     times = (slots[begin] * step + middle_us).astype("datetime64[us]")
-    return times, fleet.scale.to_fit(found)
+    return Points(times, fleet.scale.to_fit(found), ends)
 
 
 def _fit_seasonal(
@@ -164,26 +174,24 @@ def _fit_seasonal(
     taught = np.where(quiet, teaching, np.nan)
     residuals = np.where(quiet, residuals, np.nan)
     spread = spread_by_hour(times, residuals, requests, scale)
-    found = backtest.run(
-        fleet, lambda until: points(fleet, taught, grid_s, until), chosen, params.backtest_days
-    )
+    seen = points(fleet, taught, grid_s)
+    found = backtest.run(fleet, seen.until, chosen, params.backtest_days)
     selection = backtest.select(fleet, taught, quiet, spread, found, params.level)
     masked = (~quiet & ~np.isnan(teaching)).sum(axis=1)
-    at, values = points(fleet, taught, grid_s)
     for place, candidate in enumerate(found.candidates):
         won = np.flatnonzero(selection.winner == place)
         if not won.size:
             continue
         result.forecast[rows[won]] = found.expected[place][won]
         low, high = _bounds(fleet.pick(won), taught[won], spread[won], found, place, won, params)
-        least, most = backtest.limits(values[won])
+        least, most = backtest.limits(seen.values[won])
         result.fitted.append(
             FittedFleet(
                 fleet.signal,
                 fleet.window_s,
                 candidate.name,
                 [fleet.operations[row] for row in won],
-                candidate.make().fit(at, values[won]),
+                candidate.make().fit(seen.times, seen.values[won]),
                 least,
                 most,
                 Calibration(spread[won], requests[won], low, high, masked[won]),
@@ -214,7 +222,7 @@ def _first_residuals(fleet: Fleet, teaching: Floats, params: BaselineParams, see
     """Give how far the history is from Prophet's curve through all of it, incidents too."""
     chosen = backtest.candidates(params, fleet.signal, seed)
     prophet = next(candidate for candidate in chosen if candidate.name == "prophet")
-    expected = _fit_one(fleet, prophet, *points(fleet, teaching, params.fit_grid_s))
+    expected = _fit_one(fleet, prophet, points(fleet, teaching, params.fit_grid_s))
     residuals: Floats = fleet.scale.forward(teaching) - expected
     return residuals
 
@@ -237,7 +245,7 @@ def _bounds(
     if few.size:
         part = fleet.pick(few)
         candidate = found.candidates[place]
-        expected = _fit_one(part, candidate, *points(part, taught[few], params.fit_grid_s))
+        expected = _fit_one(part, candidate, points(part, taught[few], params.fit_grid_s))
         standard = (fleet.scale.forward(taught[few]) - expected) / spread[few][
             :, hour_of_week(fleet.times)
         ]
@@ -245,10 +253,10 @@ def _bounds(
     return low, high
 
 
-def _fit_one(fleet: Fleet, candidate: Candidate, times: Times, values: Floats) -> Floats:
+def _fit_one(fleet: Fleet, candidate: Candidate, seen: Points) -> Floats:
     """Fit one candidate and give what it expects of the history, on the model's scale."""
-    least, most = backtest.limits(values)
-    fitted = candidate.make().fit(times, values).expected(fleet.times)
+    least, most = backtest.limits(seen.values)
+    fitted = candidate.make().fit(seen.times, seen.values).expected(fleet.times)
     return fleet.scale.from_fit(np.clip(fitted, least[:, None], most[:, None]))
 
 
@@ -315,14 +323,13 @@ def _few_failures(values: Floats, requests: Floats) -> Flags:
     return quiet
 
 
-def _no_season(fleet: Fleet, row: int, teaching: Floats, grid_s: float) -> str:
+def _no_season(slots: Floats, days: float, window_s: float, grid_s: float) -> str:
     """Name a history that is long enough for a season but shows none."""
-    _, found = points(fleet.pick(np.array([row])), teaching[None, :], grid_s)
-    known = found[0][~np.isnan(found[0])]
-    slots = max(float(fleet.days[row]) * DAY_S / max(grid_s, fleet.window_s), 1.0)
-    if known.size < MIN_FILLED_RATIO * slots:
+    known = slots[~np.isnan(slots)]
+    size = max(days * DAY_S / max(grid_s, window_s), 1.0)
+    if known.size < MIN_FILLED_RATIO * size:
         return (
-            f"sparse: {known.size / slots:.0%} of the slots of {grid_s:g} s have a value, a season "
+            f"sparse: {known.size / size:.0%} of the slots of {grid_s:g} s have a value, a season "
             f"needs {MIN_FILLED_RATIO:.0%}; raise features.window_s in params.yaml"
         )
     _, counts = np.unique(known, return_counts=True)

@@ -27,10 +27,10 @@ from apm_analytics.baselines.estimator import (
     CONSTANT,
     FITTED,
     BatchBaseline,
+    Rows,
     as_lists,
     as_matrix,
     checked_batch,
-    outcomes,
 )
 from apm_analytics.baselines.prophet_kernels import SIGMA_FLOOR, Floats
 from apm_analytics.baselines.season import Season, fourier, seasons_of
@@ -132,20 +132,16 @@ def fit_batch(
     >>> float(np.round(predict(found, days[-1:] + 1)[0, 0], 3))
     60.0
     """
-    Y = checked_batch(ds, Y)
+    rows = checked_batch(ds, Y, least_points=MIN_POINTS)
     if not (tau > 0.0 and prior > 0.0):
         raise BadParameter(f"got tau={tau} and prior={prior}, both must be above 0")
-    at = seconds(ds)
-    known = ~np.isnan(Y)
-    count = known.sum(axis=1)
-    flags = outcomes(Y, least_points=MIN_POINTS)
-    groups = _groups(at, known, count, seasonalities, by_span)
+    groups = _groups(rows, ds, seasonalities, by_span)
     union = tuple(dict.fromkeys(season for chosen in groups for season in chosen))
-    params = _blank(Y, at, known, flags, union, tau, prior)
+    params = _blank(rows, ds, union, tau, prior)
     for chosen, members in groups.items():
-        rows = members[flags[members] == FITTED]
-        if rows.size:
-            _fit_group(params, ds, Y, rows, chosen)
+        fitted = members[rows.flags[members] == FITTED]
+        if fitted.size:
+            _fit_group(params, ds, rows.values, fitted, chosen)
     return params
 
 
@@ -295,44 +291,35 @@ _LISTS = {
 
 
 def _groups(
-    at: Floats,
-    known: NDArray[np.bool_],
-    count: NDArray[np.int64],
-    seasonalities: Sequence[Season] | None,
-    by_span: bool,
+    rows: Rows, ds: Times, seasonalities: Sequence[Season] | None, by_span: bool
 ) -> dict[tuple[Season, ...], NDArray[np.int64]]:
     """Give the series of each set of seasons."""
-    some = np.flatnonzero(count)
+    some = np.flatnonzero(rows.count)
     if seasonalities is not None and not by_span:
         return {tuple(seasonalities): some}
-    first = at[known[some].argmax(axis=1)]
-    last = at[at.size - 1 - known[some][:, ::-1].argmax(axis=1)]
+    at = seconds(ds)
     step = float(np.diff(at).min()) if at.size > 1 else np.inf
-    sets = [
-        seasons_of(span, step)
-        if seasonalities is None
-        else tuple(one for one in seasonalities if span + step >= 2 * one.period_days * DAY_S)
-        for span in last - first
-    ]
-    return {
-        chosen: some[[one == chosen for one in sets]] for chosen in sorted(set(sets), key=len)[::-1]
-    }
+    spans, kind = np.unique(rows.span_s(ds)[some], return_inverse=True)
+    groups: dict[tuple[Season, ...], list[NDArray[np.int64]]] = {}
+    for number, span in enumerate(spans):
+        chosen = (
+            seasons_of(span, step)
+            if seasonalities is None
+            else tuple(one for one in seasonalities if span + step >= 2 * one.period_days * DAY_S)
+        )
+        groups.setdefault(chosen, []).append(some[kind == number])
+    most_first = sorted(groups, key=len, reverse=True)
+    return {chosen: np.sort(np.concatenate(groups[chosen])) for chosen in most_first}
 
 
 def _blank(
-    Y: Floats,
-    at: Floats,
-    known: NDArray[np.bool_],
-    flags: NDArray[np.str_],
-    seasons: tuple[Season, ...],
-    tau: float,
-    prior: float,
+    rows: Rows, ds: Times, seasons: tuple[Season, ...], tau: float, prior: float
 ) -> ProphetParams:
     """Give the parameters before any fit: constants as they are, NaN where nothing is known."""
-    n = len(Y)
-    n_season = 2 * sum(season.order for season in seasons)
-    level = np.max(Y, axis=1, where=known, initial=-np.inf)
-    level[~np.isin(flags, (CONSTANT, FITTED))] = np.nan
+    n = len(rows.count)
+    at = seconds(ds)
+    level = rows.values[np.arange(n), rows.first].copy()
+    level[~np.isin(rows.flags, (CONSTANT, FITTED))] = np.nan
     scale = np.where(np.abs(level) > 0.0, np.abs(level), 1.0)
     return ProphetParams(
         seasons=seasons,
@@ -340,17 +327,17 @@ def _blank(
         prior=prior,
         k=np.zeros(n),
         m=level / scale,
-        beta=np.zeros((n, n_season)),
+        beta=np.zeros((n, 2 * sum(season.order for season in seasons))),
         delta=np.zeros((n, N_CHANGEPOINTS)),
         changepoints=np.full((n, N_CHANGEPOINTS), 2.0),
         sigma=np.full(n, SIGMA_FLOOR),
         y_scale=scale,
         start=np.full(n, at[0]),
         t_scale=np.full(n, max(at[-1] - at[0], 1.0)),
-        observed=known.sum(axis=1),
+        observed=rows.count,
         n_changepoints=np.zeros(n, dtype=np.int64),
         iterations=np.zeros(n, dtype=np.int64),
-        flags=flags,
+        flags=rows.flags,
     )
 
 

@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 # Noise below this share of the largest value is beyond what sums of squares in double precision
 # can tell; a series without noise would drive its logarithm to minus infinity.
 SIGMA_FLOOR = 1e-6
-NOISE_TOLERANCE = 1e-9
+NOISE_TOLERANCE = 1e-7
 NOISE_STEPS = 100
 # First guess of the noise: this share of the variance.
 FIRST_NOISE = 0.3
@@ -64,40 +64,58 @@ def fit_rows(
     precision[0] = precision[1] = 1.0 / 25.0
     precision[2:] = season_precision
     observed = np.empty(n_time, np.int64)
+    columns = np.ascontiguousarray(season.T)
+    clock = (seconds - seconds[0]) / (seconds[n_time - 1] - seconds[0])
     shared = np.empty((size, size))
     own = np.empty((size, size))
     moments = np.empty(size)
     have_shared = False
+    complete_changepoints = np.empty(n_change)
+    complete_places = np.empty(0, np.int64)
     for row in range(n_series):
         y = values[row]
-        n = 0
-        largest = 0.0
-        for i in range(n_time):
-            if not np.isnan(y[i]):
-                observed[n] = i
-                n += 1
-                largest = max(largest, abs(y[i]))
-        start = seconds[observed[0]]
-        length = seconds[observed[n - 1]] - start
-        history = math.floor(n * changepoint_range)
-        n_own = max(min(n_change, history - 1), 0)
-        complete = n == n_time
-        gram = shared if complete else own
-        total = _normal_equations(
-            y,
-            seconds,
-            season,
-            season_gram,
-            observed[:n],
-            (start, length, largest),
-            history,
-            n_own,
-            not (complete and have_shared),
-            gram,
-            moments,
-            changepoints[row],
-        )
-        have_shared = have_shared or complete
+        if have_shared and not np.isnan(y.sum()):
+            # The same windows as another series: only the products with y are its own.
+            n = n_time
+            largest = np.abs(y).max()
+            start = seconds[0]
+            length = seconds[n_time - 1] - start
+            n_own = max(min(n_change, math.floor(n * changepoint_range) - 1), 0)
+            gram = shared
+            changepoints[row] = complete_changepoints
+            total = _complete_moments(y, clock, columns, complete_places, largest, moments)
+        else:
+            n = 0
+            largest = 0.0
+            for i in range(n_time):
+                if not np.isnan(y[i]):
+                    observed[n] = i
+                    n += 1
+                    largest = max(largest, abs(y[i]))
+            start = seconds[observed[0]]
+            length = seconds[observed[n - 1]] - start
+            history = math.floor(n * changepoint_range)
+            n_own = max(min(n_change, history - 1), 0)
+            gram = shared if n == n_time else own
+            total = _normal_equations(
+                y,
+                seconds,
+                season,
+                season_gram,
+                observed[:n],
+                (start, length, largest),
+                history,
+                n_own,
+                gram,
+                moments,
+                changepoints[row],
+            )
+            if n == n_time:
+                have_shared = True
+                complete_changepoints[:] = changepoints[row]
+                complete_places = _places(history, n_own)
+                # As for all complete series: no result may depend on who came first.
+                total = _complete_moments(y, clock, columns, complete_places, largest, moments)
         noise, steps = _descend(gram, moments, total, n, precision, tau, theta[row])
         facts[row, 0] = math.sqrt(noise)
         facts[row, 1] = largest
@@ -156,7 +174,6 @@ def _normal_equations(
     units: tuple[float, float, float],
     history: int,
     n_own: int,
-    want_gram: bool,
     gram: Floats,
     moments: Floats,
     changepoints: Floats,
@@ -171,8 +188,7 @@ def _normal_equations(
     n_season = season.shape[1]
     n_change = changepoints.shape[0]
     hinge = 2 + n_season
-    if want_gram:
-        gram[:, :] = 0.0
+    gram[:, :] = 0.0
     moments[:] = 0.0
     ones = 0.0
     t_sum = 0.0
@@ -186,9 +202,8 @@ def _normal_equations(
     ones_at = np.zeros(n_change)
     t_at = np.zeros(n_change)
     tt_at = np.zeros(n_change)
-    step = (history - 1) / n_own if n_own else 0.0
+    places = _places(history, n_own)
     j = n_own - 1
-    place = int(np.rint(step * (j + 1)))
     for q in range(n - 1, -1, -1):
         i = observed[q]
         t = (seconds[i] - start) / length
@@ -201,31 +216,25 @@ def _normal_equations(
         yy_sum += v * v
         for a in range(n_season):
             fy_sum[a] += season[i, a] * v
-        if want_gram:
-            for a in range(n_season):
-                f_sum[a] += season[i, a]
-                tf_sum[a] += season[i, a] * t
-        while j >= 0 and q == place:
+            f_sum[a] += season[i, a]
+            tf_sum[a] += season[i, a] * t
+        while j >= 0 and q == places[j]:
             changepoints[j] = t
             ones_at[j] = ones
             t_at[j] = t_sum
             tt_at[j] = tt_sum
             moments[hinge + j] = ty_sum - t * y_sum
-            if want_gram:
-                gram[hinge + j, 0] = tt_sum - t * t_sum
-                gram[hinge + j, 1] = t_sum - t * ones
-                for a in range(n_season):
-                    gram[hinge + j, 2 + a] = tf_sum[a] - t * f_sum[a]
+            gram[hinge + j, 0] = tt_sum - t * t_sum
+            gram[hinge + j, 1] = t_sum - t * ones
+            for a in range(n_season):
+                gram[hinge + j, 2 + a] = tf_sum[a] - t * f_sum[a]
             j -= 1
-            place = int(np.rint(step * (j + 1)))
     moments[0] = ty_sum
     moments[1] = y_sum
     for a in range(n_season):
         moments[2 + a] = fy_sum[a]
     for p in range(n_own, n_change):
         changepoints[p] = 2.0
-    if not want_gram:
-        return yy_sum
     gram[0, 0] = tt_sum
     gram[1, 0] = t_sum
     gram[1, 1] = ones
@@ -244,6 +253,52 @@ def _normal_equations(
         for q in range(p):
             gram[q, p] = gram[p, q]
     return yy_sum
+
+
+@compiled
+def _places(history: int, n_own: int) -> Ints:
+    """Give the observations at which Prophet puts the changepoints."""
+    places = np.empty(n_own, np.int64)
+    for j in range(n_own):
+        places[j] = int(np.rint((history - 1) / n_own * (j + 1)))
+    return places
+
+
+@compiled
+def _complete_moments(
+    y: Floats, clock: Floats, columns: Floats, places: Ints, largest: float, moments: Floats
+) -> float:
+    """Fill X'y of a series without a missing value and give y'y; plain sums, piece by piece."""
+    n_season, n_time = columns.shape
+    n_own = places.shape[0]
+    moments[:] = 0.0
+    for a in range(n_season):
+        s = 0.0
+        for i in range(n_time):
+            s += columns[a, i] * y[i]
+        moments[2 + a] = s / largest
+    y_sum = 0.0
+    ty_sum = 0.0
+    yy_sum = 0.0
+    end = n_time
+    for j in range(n_own - 1, -2, -1):
+        begin = places[j] if j >= 0 else 0
+        p = 0.0
+        q = 0.0
+        r = 0.0
+        for i in range(begin, end):
+            p += y[i]
+            q += clock[i] * y[i]
+            r += y[i] * y[i]
+        y_sum += p
+        ty_sum += q
+        yy_sum += r
+        if j >= 0:
+            moments[2 + n_season + j] = (ty_sum - clock[begin] * y_sum) / largest
+        end = begin
+    moments[0] = ty_sum / largest
+    moments[1] = y_sum / largest
+    return yy_sum / largest / largest
 
 
 @compiled
@@ -284,7 +339,7 @@ def _descend(
     n_ridge = precision.shape[0]
     n_change = theta.shape[0] - n_ridge
     factor = np.zeros((n_ridge, n_ridge))
-    crossed = np.empty((n_change, n_ridge))
+    crossed = np.empty((n_ridge, n_change))  # inner loops run along n_change, as vectors
     solved = np.empty(n_ridge)
     schur = np.empty((n_change, n_change))
     target = np.empty(n_change)
@@ -292,25 +347,32 @@ def _descend(
     noise = max(FIRST_NOISE * (total - moments[1] ** 2 / n) / n, SIGMA_FLOOR**2)
     for step in range(NOISE_STEPS):
         _cholesky(gram, precision, noise, factor)
-        _forward(factor, moments[:n_ridge], solved)
-        for j in range(n_change):
-            _forward(factor, gram[n_ridge + j, :n_ridge], crossed[j])
-        for j in range(n_change):
-            for q in range(j + 1):
-                s = gram[n_ridge + j, n_ridge + q]
-                for a in range(n_ridge):
-                    s -= crossed[j, a] * crossed[q, a]
-                schur[j, q] = s
-                schur[q, j] = s
-            s = moments[n_ridge + j]
-            for a in range(n_ridge):
-                s -= crossed[j, a] * solved[a]
-            target[j] = s
+        schur[:, :] = gram[n_ridge:, n_ridge:]
+        target[:] = moments[n_ridge:]
+        for a in range(n_ridge):
+            s = moments[a]
+            for q in range(a):
+                s -= factor[a, q] * solved[q]
+            inverse = 1.0 / factor[a, a]
+            solved[a] = s * inverse
+            for j in range(n_change):
+                crossed[a, j] = gram[a, n_ridge + j]
+            for q in range(a):
+                known = factor[a, q]
+                for j in range(n_change):
+                    crossed[a, j] -= known * crossed[q, j]
+            for j in range(n_change):
+                crossed[a, j] *= inverse
+                target[j] -= crossed[a, j] * solved[a]
+            for j in range(n_change):
+                here = crossed[a, j]
+                for q in range(n_change):
+                    schur[j, q] -= here * crossed[a, q]
         lasso(schur, target, noise / tau, delta)
         for a in range(n_ridge):
             s = solved[a]
             for j in range(n_change):
-                s -= crossed[j, a] * delta[j]
+                s -= crossed[a, j] * delta[j]
             theta[a] = s
         for a in range(n_ridge - 1, -1, -1):
             s = theta[a]
@@ -348,13 +410,3 @@ def _cholesky(gram: Floats, precision: Floats, noise: float, factor: Floats) -> 
                 factor[a, a] = math.sqrt(max(s, PIVOT_FLOOR * gram[a, a] + 1e-300))
             else:
                 factor[a, b] = s / factor[b, b]
-
-
-@compiled
-def _forward(factor: Floats, right: Floats, out: Floats) -> None:
-    """Solve factor @ out = right."""
-    for a in range(out.shape[0]):
-        s = right[a]
-        for q in range(a):
-            s -= factor[a, q] * out[q]
-        out[a] = s / factor[a, a]

@@ -11,6 +11,7 @@ from apm_analytics.baselines.jit import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 # Mann-Kendall's statistic beyond which a trend is taken for real; below it, none is carried on.
 TREND_Z = 2.0
@@ -26,6 +27,43 @@ def sorted_quantile(ordered: Floats, size: int, share: float) -> float:
     if low + 1 >= size:
         return float(ordered[size - 1])
     return float(ordered[low] + (place - low) * (ordered[low + 1] - ordered[low]))
+
+
+@compiled
+def facts(values: Floats, count: Ints, first: Ints, last: Ints, varies: Flags) -> None:
+    """Tell of each row: known values, first and last of them, and whether two are different.
+
+    `count` becomes -1 for a row with an infinite value.
+    """
+    n_time = values.shape[1]
+    for row in range(values.shape[0]):
+        begin = 0
+        while begin < n_time and np.isnan(values[row, begin]):
+            begin += 1
+        first[row] = begin
+        last[row] = begin
+        count[row] = 0
+        varies[row] = False
+        if begin == n_time:
+            continue
+        least = values[row, begin]
+        most = least
+        missing = 0
+        for i in range(begin, n_time):
+            v = values[row, i]
+            if v < least:
+                least = v
+            if v > most:
+                most = v
+            missing += v != v
+        end = n_time - 1
+        while np.isnan(values[row, end]):
+            end -= 1
+        last[row] = end
+        count[row] = n_time - begin - missing
+        varies[row] = most > least
+        if most == np.inf or least == -np.inf:
+            count[row] = -1
 
 
 @compiled

@@ -22,10 +22,10 @@ from apm_analytics.baselines.estimator import (
     TOO_SHORT,
     BatchBaseline,
     Flags,
+    Rows,
     as_lists,
     as_matrix,
     checked_batch,
-    outcomes,
 )
 from apm_analytics.baselines.row_kernels import Floats, Ints
 from apm_analytics.baselines.series import DAY_S, Times, seconds
@@ -160,9 +160,10 @@ class ProfileBaseline(_SlotBaseline):
         self.interval = interval
 
     def fit(self, times: Times, values: Floats) -> Self:
-        values = checked_batch(times, values)
+        rows = checked_batch(times, values)
+        values = rows.values
         slots = _Slots.of(times, self.period)
-        self.flags_ = _flags_of_periods(times, values, slots.period_s)
+        self.flags_ = _flags_of_periods(times, rows, slots.period_s)
         oldest = int(np.searchsorted(seconds(times), slots.anchor - self.days * DAY_S))
         recent = np.ascontiguousarray(values[:, oldest:])
         slot, days = slots.slot[oldest:], slots.days[oldest:]
@@ -192,9 +193,10 @@ class SeasonalNaiveBaseline(_SlotBaseline):
         self.interval = interval
 
     def fit(self, times: Times, values: Floats) -> Self:
-        values = checked_batch(times, values)
+        rows = checked_batch(times, values)
+        values = rows.values
         slots = _Slots.of(times, self.period)
-        self.flags_ = _flags_of_periods(times, values, slots.period_s)
+        self.flags_ = _flags_of_periods(times, rows, slots.period_s)
         back = slots.anchor - PERIODS_BACK * slots.period_s
         oldest = int(np.searchsorted(seconds(times), back))
         middle = np.full((len(values), slots.count), np.nan)
@@ -224,8 +226,8 @@ class RobustBaseline(_SlotBaseline):
         self.center = center
 
     def fit(self, times: Times, values: Floats) -> Self:
-        values = checked_batch(times, values)
-        self.flags_ = outcomes(values)
+        rows = checked_batch(times, values)
+        values, self.flags_ = rows.values, rows.flags
         half = np.array([0.5])
         middle = np.full((len(values), 1), np.nan)
         row_kernels.quantiles(values, half, middle)
@@ -286,14 +288,10 @@ def _ring(values: Floats, slot: Ints, count: int, reach: int, shares: tuple[floa
     return out
 
 
-def _flags_of_periods(times: Times, values: Floats, period_s: float) -> Flags:
+def _flags_of_periods(times: Times, rows: Rows, period_s: float) -> Flags:
     """Name outcomes; a series that does not cover one period is too short to have a season."""
-    flags = outcomes(values)
-    known = ~np.isnan(values)
     at = seconds(times)
     step = float(np.median(np.diff(at))) if at.size > 1 else 0.0
-    first = at[known.argmax(axis=1)]
-    last = at[at.size - 1 - known[:, ::-1].argmax(axis=1)]
-    short = last - first + step < period_s
-    flags[short & np.isin(flags, (FITTED, CONSTANT))] = TOO_SHORT
-    return flags
+    short = rows.span_s(times) + step < period_s
+    rows.flags[short & np.isin(rows.flags, (FITTED, CONSTANT))] = TOO_SHORT
+    return rows.flags

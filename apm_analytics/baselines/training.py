@@ -234,20 +234,28 @@ def bounds_of(fitted: FittedFleet, week: Times) -> pl.DataFrame:
     )
 
 
-def _train_chunk(
-    chunk: list[Fleet], params: BaselineParams, seed: int, week: Times | None
-) -> Trained:
-    """Train all signals of some operations."""
+def fit_chunk(
+    chunk: list[Fleet], params: BaselineParams, *, seed: int, week: Times | None
+) -> tuple[list[FleetFit], Trained]:
+    """Fit all signals of some operations, and give their bounds for a week; no forests."""
     fits = [fitting.fit(one, params, seed=seed) for one in chunk]
     found = Trained(fleets=[fitted for fit in fits for fitted in fit.fitted])
     found.selection = pl.concat([fit.selection for fit in fits])
-    outcomes = [outcome for fit in fits for outcome in fit.outcomes]
+    found.skipped = fleets_of.frame([outcome for fit in fits for outcome in fit.outcomes])
+    if week is not None and found.fleets:
+        found.bounds = pl.concat([bounds_of(fitted, week) for fitted in found.fleets])
+    return fits, found
+
+
+def _train_chunk(
+    chunk: list[Fleet], params: BaselineParams, seed: int, week: Times | None
+) -> Trained:
+    """Train all signals of some operations, and forests over them."""
+    fits, found = fit_chunk(chunk, params, seed=seed, week=week)
+    outcomes: list[Outcome] = []
     together = _train_forests(fits, params, seed, found, outcomes, score=week is not None)
-    found.skipped = fleets_of.frame(outcomes)
+    found.skipped = pl.concat([found.skipped, fleets_of.frame(outcomes)])
     if week is not None:
-        found.bounds = pl.concat(
-            [found.bounds, *(bounds_of(fitted, week) for fitted in found.fleets)]
-        )
         found.scores = pl.concat([found.scores, *map(_scores, fits), *together])
     return found
 
