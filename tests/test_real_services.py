@@ -1,6 +1,7 @@
 """Service levels and critical paths on recorded traces, against a recount of the raw documents."""
 
 import gzip
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,8 +12,9 @@ import duckdb
 import orjson
 import pytest
 import slo_shop
+from crisp_reference import Node, critical_self
 
-from apm_analytics.analyze import slo_specs
+from apm_analytics.analyze import critical_path, slo_specs
 from apm_analytics.analyze.slo_report import reports
 from apm_analytics.ingest import files
 from apm_analytics.lake import query
@@ -135,3 +137,22 @@ def test_a_budget_equals_the_recount_to_the_last_event(
         assert burn.total == seen
         if burn.rate is not None:
             assert burn.error_ratio == Decimal(slow) / seen
+
+
+def test_critical_paths_agree_with_a_plain_reference_on_every_trace(
+    raw: list[Raw], trains: duckdb.DuckDBPyConnection
+) -> None:
+    ties = dict(trains.sql("select span_id, hash(span_id) from spans").fetchall())
+    traces: defaultdict[str, list[Node]] = defaultdict(list)
+    for one in raw:
+        traces[one.trace].append(
+            Node(one.span, one.parent or None, one.start_ns, one.end_ns, ties[one.span])
+        )
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    path = critical_path.spans(trains)
+    for trace, span, critical_s in path.select("trace_id", "span_id", "critical_s").iter_rows():
+        found[trace][span] = round(critical_s * 1e9)
+
+    assert len(traces) == len(found) == 2_537
+    wrong = [trace for trace, nodes in traces.items() if critical_self(nodes) != found[trace]]
+    assert wrong == []

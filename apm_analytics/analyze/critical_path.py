@@ -1,0 +1,87 @@
+"""Where the time of a request goes: the critical path of each trace, and the step that is slowest.
+
+In:  a connection of `lake.query`.
+Out: frames in seconds; the critical self times of a trace sum to the duration of its root.
+
+The path is CRISP's [1]_: the child that returned last, and before each child on the path the
+sibling that returned last before it began. A span is clipped to its parent; one whose parent never
+arrived is a root of its own, one that goes in circles is left out.
+
+References
+----------
+.. [1] Zhang et al., CRISP: Critical Path Analysis of Large-Scale Microservice Architectures,
+   USENIX ATC 2022.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import duckdb
+import polars as pl
+
+from apm_analytics.lake import query
+
+STEPS: dict[str, pl.DataType] = {
+    "service_name": pl.String(),
+    "operation": pl.String(),
+    "traces": pl.UInt32(),
+    "critical_s": pl.Float64(),
+    "share": pl.Float64(),
+}
+
+
+def spans(
+    con: duckdb.DuckDBPyConnection,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    trace_ids: Sequence[str] | None = None,
+) -> pl.DataFrame:
+    """Give the spans on the critical path of every trace.
+
+    Parameters
+    ----------
+    since, until : spans that begin between, UTC; the whole lake when left out.
+    trace_ids : only these traces.
+
+    Returns
+    -------
+    trace_id, span_id, root_span_id, root_service, root_operation, service_name, operation,
+    status_code, depth (1 is the root), start_s (Unix time), critical_s.
+
+    Examples
+    --------
+    >>> spans(con, trace_ids=["5b8efff798038103d269b633813fc60c"])  # doctest: +SKIP
+    """
+    found = query.named(
+        con,
+        "critical_path",
+        since=since,
+        until=until,
+        trace_ids=None if trace_ids is None else list(trace_ids),
+    )
+    return found.with_columns(
+        start_s=pl.col("starts") / 1e9, critical_s=pl.col("critical_ns") / 1e9
+    ).drop("starts", "critical_ns")
+
+
+def slowest_steps(path: pl.DataFrame) -> pl.DataFrame:
+    """Rank the steps of some traces by the time they hold up the whole.
+
+    Parameters
+    ----------
+    path : of `spans`.
+
+    Returns
+    -------
+    `STEPS`: traces with the step on their path, its critical self time in all of them, and its
+    share of the time of all their roots; the slowest first.
+    """
+    whole = path["critical_s"].sum()
+    return (
+        path.group_by("service_name", "operation")
+        .agg(traces=pl.col("trace_id").n_unique(), critical_s=pl.col("critical_s").sum())
+        .with_columns(share=pl.col("critical_s") / whole if whole else pl.lit(0.0))
+        .sort("critical_s", "service_name", "operation", descending=[True, False, False])
+        .cast(pl.Schema(STEPS))
+    )
