@@ -4,7 +4,7 @@ In:  a lake, the SLOs, the calendar, what was stated before.
 Out: one `SloReport` an SLO; the same lake and arguments give the same report.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -66,7 +66,6 @@ class Given:
     limits: Limits
     max_gap_s: float
     calendar: Calendar
-    transactions: Mapping[str, str] | None = None  # transaction -> table of its instances
     services: Mapping[str, frozenset[str]] | None = None  # transaction -> services of its steps
     stated: Sequence[Statement] = ()
 
@@ -76,6 +75,7 @@ def reports(
     slos: Sequence[Slo],
     given: Given,
     *,
+    instances: Callable[[datetime, datetime], Mapping[str, str]] | None = None,
     month: str | None = None,
     what_if: Sequence[Decimal] = (),
     violations: int = 20,
@@ -85,6 +85,7 @@ def reports(
     Parameters
     ----------
     con : of `lake.query.connect`.
+    instances : gives the tables of transactions for a period, as `transactions.gather` does.
     month : "2026-03" in each SLO's own time zone; without it, its present window.
     what_if : targets to reckon the same measurements with.
     violations : how many of the worst bad requests to list.
@@ -109,7 +110,9 @@ def reports(
     }
     since = min((start for start, _ in periods.values()), default=at)
     since = min(since, at - LONGEST_BURN)
-    requests = slo_events.gather(con, slos, since=since, until=at, transactions=given.transactions)
+    requests = slo_events.gather(
+        con, slos, since=since, until=at, transactions=instances(since, at) if instances else {}
+    )
     minutes = slo_events.count_minutes(requests, slos, since=since, until=at, maintenance=intervals)
     return [
         _report(

@@ -5,7 +5,7 @@ import sys
 import click
 
 from apm_analytics import __version__
-from apm_analytics.cli import business, lake, receive, runs, slo, telemetry
+from apm_analytics.cli import business, lake, receive, runs, slo, telemetry, transactions
 from apm_analytics.errors import ApmError
 
 
@@ -29,6 +29,7 @@ for command in (
     runs.schedule,
     runs.runs,
     slo.slo,
+    transactions.transactions,
 ):
     apm.add_command(command)
 

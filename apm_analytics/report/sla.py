@@ -15,10 +15,19 @@ from pathlib import Path
 import polars as pl
 
 from apm_analytics import settings
-from apm_analytics.analyze import calendar, slo_ledger, slo_specs, slo_tables
+from apm_analytics.analyze import (
+    calendar,
+    slo_ledger,
+    slo_specs,
+    slo_tables,
+    transactions,
+    transactions_specs,
+)
 from apm_analytics.analyze.slo_budget import Budget, Limits
 from apm_analytics.analyze.slo_model import Slo
 from apm_analytics.analyze.slo_report import Given, SloReport, reports
+from apm_analytics.analyze.transactions_hours import Hours
+from apm_analytics.analyze.transactions_specs import Transaction
 from apm_analytics.baselines.registry import Provenance, current_provenance
 from apm_analytics.errors import BadParameter, NotFound
 from apm_analytics.lake import answers, query, snapshots
@@ -45,7 +54,7 @@ def check(specs: Path | None = None) -> list[str]:
         What does not fit, with file and line.
     """
     folder = specs or settings.load().workspace / "specs"
-    slos = slo_specs.load(folder / FOLDER)
+    slos = slo_specs.load(folder / FOLDER, transactions=_names(_transactions(folder)[0]))
     _calendar(folder)
     return [
         f"{slo.name}: {slo.method}, "
@@ -87,7 +96,11 @@ def collect(
     """
     known = settings.load()
     folder = specs or known.workspace / "specs"
-    slos = _chosen(slo_specs.load(folder / FOLDER), names)
+    business, hours = _transactions(folder)
+    slos = slo_specs.load(folder / FOLDER, transactions=_names(business))
+    slos = _chosen(slos, names)
+    asked = {source[2] for slo in slos for source in slo.sources}
+    business = [one for one in business if one.name in asked]
     targets = [_target(text) for text in what_if]
     limits = known.params.slo
     given = Given(
@@ -95,9 +108,26 @@ def collect(
         max_gap_s=limits.max_gap_s,
         calendar=_calendar(folder),
         stated=slo_ledger.read(out / LEDGER),
+        services={one.name: one.services for one in business},
     )
     with query.connect(lake) as con:
-        found = reports(con, slos, given, month=month, what_if=targets)
+        found = reports(
+            con,
+            slos,
+            given,
+            instances=lambda since, until: (
+                transactions.gather(
+                    con,
+                    business,
+                    hours,
+                    since=since,
+                    until=until,
+                    timeout_s=known.trace_timeout_s,
+                ).counted
+            ),
+            month=month,
+            what_if=targets,
+        )
     provenance = current_provenance(known.workspace, snapshots.data_hash(lake), run_id)
     return Sla(found, provenance, {})
 
@@ -242,6 +272,16 @@ def _chosen(slos: list[Slo], names: Sequence[str]) -> list[Slo]:
         if name not in known:
             raise NotFound(f"no SLO {name!r}; there are: {', '.join(known)}")
     return [slo for slo in slos if not names or slo.name in names]
+
+
+def _names(business: Sequence[Transaction]) -> frozenset[str]:
+    return frozenset(one.name for one in business)
+
+
+def _transactions(folder: Path) -> tuple[list[Transaction], dict[str, Hours]]:
+    if not (folder / transactions_specs.FILE_NAME).exists():
+        return [], {}
+    return transactions_specs.load(folder)
 
 
 def _target(text: str) -> Decimal:
