@@ -1,7 +1,10 @@
 """Only those who may send can, each within its bounds, and nobody learns a secret."""
 
 import logging
+import os
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -229,3 +232,26 @@ def test_tls_and_client_certificates(tmp_path: Path) -> None:
         "select count(*) from spans where name = 'over mTLS'"
     )
     assert found.fetchall() == [(1,)]
+
+
+def test_the_command_serves_with_a_token_it_made(tmp_path: Path) -> None:
+    apm = Path(sys.executable).parent / "apm"
+    made = subprocess.run([apm, "token", "shop"], capture_output=True, text=True, check=True)
+    file = tmp_path / "tokens.yaml"
+    file.write_text(f"tokens:\n{made.stdout}")
+    command = [apm, "receive", "--lake", tmp_path / "lake", "--host", "127.0.0.1"]
+    for option in ("--grpc-port", "--http-port", "--admin-port"):
+        command += [option, "0"]
+    environment = {**os.environ, "APM_RECEIVE_TOKENS_FILE": str(file)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr
+    line = next(line for line in process.stderr if "over HTTP" in line)
+    url = next(word for word in line.split() if "://" in word).removesuffix(",")
+    token = made.stderr.splitlines()[0].split()[-1]
+    assert httpx.post(url, content=GOOD, headers=PROTOBUF).status_code == 401
+    headers = {**PROTOBUF, "authorization": f"Bearer {token}"}
+    assert httpx.post(url, content=GOOD, headers=headers).status_code == 200
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "stopped" in said and token not in said
+    assert query.connect(tmp_path / "lake").execute("from spans").fetchall()

@@ -22,6 +22,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--tls-cert", type=_FILE, help="PEM.")
 @click.option("--tls-key", type=_FILE, help="PEM.")
 @click.option("--tls-client-ca", type=_FILE, help="Take clients with certificates of this CA only.")
+@click.option("--privacy", type=_FILE, help="[default: specs/privacy.yaml]")
 @click.option("--cors-origin", multiple=True, help="A browser origin that may send.")
 @click.option("--max-request-mb", type=click.FloatRange(0.001, 64), default=16.0, show_default=True)
 @click.option(
