@@ -88,6 +88,7 @@ class ForecastParams(_Frozen):
     horizon_days: float = Field(gt=0)
     level: float = Field(gt=0, lt=1)
     replicates: int = Field(ge=100)
+    most_operations: int = Field(ge=1)
 
 
 class ThresholdParams(_Frozen):

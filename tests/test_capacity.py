@@ -8,6 +8,7 @@ from apm_analytics import settings
 from apm_analytics.baselines import capacity
 from apm_analytics.baselines.capacity import Limit
 from apm_analytics.errors import BadParameter, NotEnoughData
+from apm_analytics.report import growth
 
 PARAMS = settings.load().params.forecast
 
@@ -19,7 +20,7 @@ def _features(days: int = 35) -> pl.DataFrame:
     hours = np.arange(n)
     rate = 20.0 + 10.0 * np.sin(2 * np.pi * hours / 24) + rng.normal(0.0, 0.5, n)
     frames = []
-    for operation, growth in (("POST /grows", 0.01), ("GET /still", 0.0)):
+    for operation, rise in (("POST /grows", 0.01), ("GET /still", 0.0)):
         frames.append(
             pl.DataFrame(
                 {
@@ -30,7 +31,7 @@ def _features(days: int = 35) -> pl.DataFrame:
                     "count": np.full(n, 100),
                     "rate_per_s": rate,
                     "error_ratio": np.zeros(n),
-                    "latency_p95_s": 0.3 + growth * hours / 24 + rng.normal(0.0, 0.01, n),
+                    "latency_p95_s": 0.3 + rise * hours / 24 + rng.normal(0.0, 0.01, n),
                 }
             )
         )
@@ -71,6 +72,45 @@ def test_the_most_particular_limit_counts() -> None:
     assert capacity.sentence(past) == "already past it"
 
 
+def test_the_head_room_of_every_operation_has_a_number_or_a_reason() -> None:
+    times, load, latency = _queue(2)
+    queue = pl.DataFrame(
+        {
+            "service_name": "shop",
+            "operation": "POST /queue",
+            "time": times,
+            "count": 100,
+            "rate_per_s": load,
+            "error_ratio": 0.0,
+            "latency_p95_s": latency,
+        }
+    )
+    features = pl.concat([queue, _features(days=5).cast({"count": pl.Int32})])
+    limits = [Limit(signal="latency_p95", limit=float(np.log(20) / 20))]
+    found = capacity.loads(features, limits, PARAMS, seed=3)
+    assert found["operation"].to_list() == ["POST /queue", "GET /still", "POST /grows"]
+    assert found["load"][0] == pytest.approx(80.0, rel=0.1)
+    assert found["load"][0] > found["peak"][0] > 50.0
+    assert all("5 days have load and latency" in one for one in found["reason"][1:])
+    shown = growth.load_table(found)["reached at a rate of"]
+    assert "times the peak" in shown[0] and "import more telemetry" in shown[1]
+
+
+def test_a_forecast_is_drawn_with_its_band_and_its_limit() -> None:
+    features = _features()
+    found = _capacity(features, [Limit(signal="latency_p95", limit=0.8)])
+    first = found.row(0, named=True)
+    spec = growth.chart(features, first, PARAMS, seed=7).to_dict()
+    rows = [row for part in spec["datasets"].values() for row in part]
+    ahead = [row for row in rows if row.get("part") == "forecast"]
+    assert len(ahead) >= 90 and all(row["lower"] <= row["value"] <= row["upper"] for row in ahead)
+    assert {"limit": 0.8} in rows
+    assert len([row for row in rows if row.get("part") == "measured"]) == 35
+    shown = growth.table(found)
+    assert shown["passes its limit"][0].startswith("on ")
+    assert shown["change a week"][0].startswith("+")
+
+
 def test_too_short_a_history_and_a_signal_of_zeros_are_named() -> None:
     short = _capacity(_features(days=5), [Limit(signal="rate", limit=1.0)])
     assert short["status"].unique().to_list() == ["not enough data"]
@@ -106,8 +146,10 @@ def test_the_load_at_which_latency_passes_its_limit_is_found() -> None:
 def test_latency_that_does_not_depend_on_load_has_no_load_limit() -> None:
     times, load, latency = _queue(1)
     flat = np.random.default_rng(1).permutation(latency)
-    found = capacity.load_limit(times, load, flat, 1.0, PARAMS, seed=1)
-    assert found.load is None
+    found = capacity.load_limit(times, load, flat, 0.1, PARAMS, seed=1)
+    assert (found.load, found.reason) == (None, "latency does not rise with load")
+    far = capacity.load_limit(times, load, latency, 5.0, PARAMS, seed=1)
+    assert far.load is None and "too far below the limit to tell" in far.reason
     with pytest.raises(NotEnoughData, match=r"hours of 2 days have load and latency"):
         capacity.load_limit(times[:500], load[:500], latency[:500], 1.0, PARAMS, seed=1)
 

@@ -203,8 +203,12 @@ def test_the_kind_of_a_change_is_told(seed: int, kind: str) -> None:
             values[at : at + 150] += rng.normal(0.0, 10.0, 150)
     found = SeriesDetector(PARAMS).score(times, values)
     episodes = [one for one in found.episodes() if one.end > at]
-    assert episodes[0].kind == kind
-    assert episodes[0].start - at <= {"trend change": 300}.get(kind, 4)
+    if kind == "trend change":
+        # At first it may look like a step: it is told where it has lasted.
+        begun = [one for one in episodes if one.start - at <= 300]
+        assert begun and begun[-1].kind == kind
+    else:
+        assert episodes[0].kind == kind and episodes[0].start - at <= 4
 
 
 def test_a_level_shift_looks_like_a_spike_first_and_like_itself_after_an_hour() -> None:

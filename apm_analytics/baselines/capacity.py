@@ -29,6 +29,9 @@ WEEK_S = 7 * 86_400.0
 # Latency against load: medians of so many bins of equal size, each of at least so many hours.
 LOAD_BINS = 20
 LEAST_IN_BIN = 10
+# A line through latencies of milliseconds says nothing about seconds: the limit lies at most so
+# many times above the latency of the busiest bin.
+MOST_BEYOND = 3.0
 
 TABLE: Schema = {
     **dict.fromkeys((*OPERATION, "signal"), pl.String),
@@ -77,16 +80,24 @@ class CapacityFile(specs.Spec):
     limits: list[Limit] = Field(default_factory=list)
 
 
+LOADS: Schema = {
+    **dict.fromkeys(OPERATION, pl.String),
+    **dict.fromkeys(("limit", "load", "lower", "upper", "peak"), pl.Float64),
+    "reason": pl.String,
+}
+
+
 @dataclass(frozen=True)
 class LoadLimit:
     """The load at which latency passes a limit, with the interval of the level asked for.
 
-    `load` is None where latency does not rise with load; `upper` may be infinite.
+    `load` is None, and `reason` says why, where the history cannot tell; `upper` may be infinite.
     """
 
     load: float | None
     lower: float
     upper: float
+    reason: str = ""
 
 
 def read_limits(file: Path) -> list[Limit]:
@@ -122,20 +133,49 @@ def capacity(
     says why there is no forecast. Soonest first.
     """
     rows = []
-    parts = features.sort("time").partition_by(OPERATION, as_dict=True) if len(features) else {}
-    for (service, operation), part in sorted(parts.items()):
+    for service, operation, part in _busiest(features, params.most_operations):
         times = part["time"].cast(pl.Datetime("us")).to_numpy()
-        for name, signal in SIGNALS.items():
-            key = (service, operation, name)
-            fitting = [one for one in limits if one.concerns(*key)]
-            if fitting:
-                limit = max(fitting, key=lambda one: one.particular)
-                values = part[signal.column].cast(pl.Float64).fill_null(np.nan).to_numpy()
-                rows.append(_row(key, times, values, limit, params, seed))
+        for name in SIGNALS:
+            limit = _limit_of(limits, service, operation, name)
+            if limit is not None:
+                key = (service, operation, name)
+                rows.append(_row(key, times, _column(part, name), limit, params, seed))
     table = pl.DataFrame(rows, schema=TABLE)
     return table.sort(
         "on", "probability", *OPERATION, nulls_last=True, descending=[False, True, False, False]
     )
+
+
+def loads(
+    features: pl.DataFrame, limits: Sequence[Limit], params: ForecastParams, *, seed: int
+) -> pl.DataFrame:
+    """Estimate for every operation with a latency limit the load at which it passes that.
+
+    Returns
+    -------
+    A frame with `LOADS`: `peak` is the rate that the busiest hours of the last week reached;
+    where `load` is null, `reason` says why. The least head room first.
+    """
+    rows = []
+    for service, operation, part in _busiest(features, params.most_operations):
+        limit = _limit_of(limits, service, operation, "latency_p95")
+        if limit is None or limit.limit is None:
+            continue
+        times = part["time"].cast(pl.Datetime("us")).to_numpy()
+        rate, latency = _column(part, "rate"), _column(part, "latency_p95")
+        row: dict[str, Any] = {**dict.fromkeys(LOADS), "limit": limit.limit}
+        row |= {"service_name": service, "operation": operation, "peak": _peak(times, rate)}
+        try:
+            found = load_limit(times, rate, latency, limit.limit, params, seed=seed)
+        except NotEnoughData as error:
+            rows.append({**row, "reason": str(error)})
+            continue
+        if found.load is None:
+            rows.append({**row, "reason": found.reason})
+        else:
+            rows.append({**row, "load": found.load, "lower": found.lower, "upper": found.upper})
+    table = pl.DataFrame(rows, schema=LOADS)
+    return table.sort(pl.col("load") / pl.col("peak"), *OPERATION, nulls_last=True)
 
 
 def load_limit(
@@ -166,6 +206,10 @@ def load_limit(
             f"{LOAD_BINS * LEAST_IN_BIN} of {params.min_days}; import more telemetry"
         )
     speed = 1.0 / latency
+    busiest = np.median(latency[np.argsort(load)[-load.size // LOAD_BINS :]])
+    if limit > MOST_BEYOND * busiest:
+        far = f"p95 is {busiest:.3g} s at the highest loads: too far below the limit to tell"
+        return LoadLimit(None, np.nan, np.nan, far)
     whole = _load_at(load, speed, 1.0 / limit)
     rng = np.random.default_rng(seed)
     places = [np.flatnonzero(number == one) for one in range(days.size)]
@@ -176,7 +220,9 @@ def load_limit(
     tail = (1.0 - params.level) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail], method="nearest")
     rises = np.isfinite(whole) and np.isfinite(drawn).mean() >= params.level
-    return LoadLimit(float(whole) if rises else None, float(low), float(high))
+    if not rises:
+        return LoadLimit(None, np.nan, np.nan, "latency does not rise with load")
+    return LoadLimit(float(whole), float(low), float(high))
 
 
 def sentence(row: dict[str, Any]) -> str:
@@ -207,9 +253,7 @@ def _row(
         growth = Growth.fit(times, values, params, seed=seed)
     except NotEnoughData as error:
         return {**row, "status": NOT_ENOUGH, "reason": str(error)}
-    known = np.isfinite(values)
-    at = seconds(times[known])
-    peak = float(np.quantile(values[known][at > at.max() - WEEK_S], PEAK_QUANTILE))
+    peak = _peak(times, values)
     value = limit.limit if limit.limit is not None else (limit.times_peak or 1.0) * peak
     if not value > 0.0:
         reason = f"{SIGNALS[limit.signal].title} is 0 in the last week; give a `limit`"
@@ -230,6 +274,36 @@ def _row(
     }
 
 
+def _busiest(features: pl.DataFrame, most: int) -> list[tuple[str, str, pl.DataFrame]]:
+    """Give the operations with the most requests, each with its features, in order of name."""
+    if features.is_empty():
+        return []
+    counts = features.group_by(OPERATION).agg(pl.col("count").sum())
+    kept = counts.sort("count", *OPERATION, descending=[True, False, False]).head(most)
+    rows = features.join(kept.select(OPERATION), on=OPERATION, how="semi").sort("time")
+    parts = rows.partition_by(OPERATION, as_dict=True)
+    return [(str(key[0]), str(key[1]), part) for key, part in sorted(parts.items())]
+
+
+def _limit_of(limits: Sequence[Limit], service: str, operation: str, signal: str) -> Limit | None:
+    fitting = [one for one in limits if one.concerns(service, operation, signal)]
+    return max(fitting, key=lambda one: one.particular) if fitting else None
+
+
+def _column(part: pl.DataFrame, signal: str) -> Floats:
+    column = part[SIGNALS[signal].column].cast(pl.Float64)
+    return np.asarray(column.fill_null(np.nan).to_numpy(), dtype=np.float64)
+
+
+def _peak(times: Times, values: Floats) -> float:
+    """Give what the busiest hours of the last week reached; NaN without values."""
+    known = np.isfinite(values)
+    if not known.any():
+        return float("nan")
+    at = seconds(times[known])
+    return float(np.quantile(values[known][at > at.max() - WEEK_S], PEAK_QUANTILE))
+
+
 def _load_at(load: Floats, speed: Floats, needed: float) -> float:
     """Give the load at which the reciprocal of latency falls to `needed`; inf where it does not."""
     kept = load.size // LOAD_BINS * LOAD_BINS
@@ -237,9 +311,10 @@ def _load_at(load: Floats, speed: Floats, needed: float) -> float:
     at, medians = np.median(load[order], axis=1), np.median(speed[order], axis=1)
     first, second = np.triu_indices(LOAD_BINS, 1)
     apart = at[second] - at[first]
-    if not (apart > 0.0).any():
+    rising = apart > 0.0
+    if not rising.any():
         return np.inf
-    slope = float(np.median(((medians[second] - medians[first]) / apart)[apart > 0.0]))
+    slope = float(np.median((medians[second] - medians[first])[rising] / apart[rising]))
     if slope >= 0.0:
         return np.inf
     return float((needed - np.median(medians - slope * at)) / slope)

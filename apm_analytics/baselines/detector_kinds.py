@@ -24,6 +24,10 @@ BLOCK = 6
 # the usual distance of a point from the median of its block.
 EXPLAINED = 0.6
 MOVED = 4.0
+# Blocks that a step must have lasted, and a bend: a short bend cannot be told from a step.
+STEP_BLOCKS, BEND_BLOCKS = 2, 4
+# In doubt it is a step: a bend must leave less than this share of what a step leaves.
+BENT = 0.8
 # More noise: the last points spread this much more than those before, on both sides.
 SPREAD = 2.0
 # Fewer points say nothing about spread.
@@ -84,9 +88,13 @@ def episodes_of(score: Floats, residuals: Floats, reach: Floats) -> list[Episode
     if not odd.size:
         return []
     found = []
-    for run in np.split(odd, np.flatnonzero(np.diff(odd) > BRIDGED) + 1):
+    runs = np.split(odd, np.flatnonzero(np.diff(odd) > BRIDGED) + 1)
+    for run, following in zip(runs, [*runs[1:], None], strict=True):
         start, end = int(run[0]), int(run[-1]) + 1
         until = max(end, start + AFTER)
+        if following is not None:
+            # What comes next is an episode of its own.
+            until = min(until, int(following[0]))
         near = residuals[max(start - BEFORE, 0) : until] / max(reach[start], np.finfo(float).tiny)
         kind = kind_of(near, int(np.isfinite(residuals[start:until]).sum()))
         found.append(Episode(start, end, float(np.nanmax(score[start:end])), kind))
@@ -100,23 +108,34 @@ def _lasting(known: Floats) -> Kind | None:
         return None
     blocked = known[known.size - blocks * BLOCK :].reshape(blocks, BLOCK)
     medians = np.median(blocked, axis=1)
-    usual = float(np.median(np.abs(blocked - medians[:, None])))
+    # What is over after three blocks is no step and no bend; the ends have no neighbours to ask.
+    reach = np.minimum(np.minimum(np.arange(blocks), np.arange(blocks)[::-1]), 3)
+    medians = np.array(
+        [np.median(medians[at - one : at + one + 1]) for at, one in enumerate(reach)]
+    )
+    usual = float(np.median(np.abs(blocked - np.median(blocked, axis=1)[:, None])))
     varied = float(((medians - medians.mean()) ** 2).sum())
     if varied <= 0.0:
         return None
     at = np.arange(blocks)
-    best: tuple[float, float, Kind] = (varied, 0.0, "spike")
-    for first in range(2, blocks - 1):
-        for kind, shape in (
-            ("level shift", (at >= first).astype(float)),
-            ("trend change", np.maximum(at - first + 1.0, 0.0)),
-        ):
-            away = shape - shape.mean()
-            slope = float(away @ medians / (away @ away))
-            left = varied - slope**2 * float(away @ away)
-            if left < best[0]:
-                best = (left, abs(slope) * float(np.ptp(shape)), kind)  # type: ignore[assignment]
-    return best[2] if best[0] <= (1.0 - EXPLAINED) * varied and best[1] >= MOVED * usual else None
+    step, bend = (varied, 0.0), (varied, 0.0)
+    for first in range(2, blocks):
+        if blocks - first >= STEP_BLOCKS:
+            step = min(step, _left(medians, (at >= first).astype(np.float64)))
+        if blocks - first >= BEND_BLOCKS:
+            bend = min(bend, _left(medians, np.maximum(at - first + 1.0, 0.0)))
+    kind: Kind = "trend change" if bend[0] < BENT * step[0] else "level shift"
+    left, moved = bend if kind == "trend change" else step
+    lasting = left <= (1.0 - EXPLAINED) * varied and moved >= MOVED * usual
+    return kind if lasting else None
+
+
+def _left(medians: Floats, shape: Floats) -> tuple[float, float]:
+    """Fit a multiple of a shape: the squares that are left, and how far it moves the medians."""
+    away = shape - shape.mean()
+    slope = float(away @ medians / (away @ away))
+    varied = float(((medians - medians.mean()) ** 2).sum())
+    return varied - slope**2 * float(away @ away), abs(slope) * float(np.ptp(shape))
 
 
 def _noisier(before: Floats, during: Floats) -> bool:

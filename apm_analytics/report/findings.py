@@ -152,6 +152,16 @@ def anomalous_now(
     )
 
 
+def said_once(found: pl.DataFrame) -> pl.DataFrame:
+    """Leave out the forest's episodes that overlap one of a signal of the same operation."""
+    single = found.filter(pl.col("signal") != TOGETHER)
+    both = found.filter(pl.col("signal") == TOGETHER).join(single, on=OPERATION, suffix="_single")
+    again = both.filter(
+        pl.col("start") < pl.col("end_single"), pl.col("end") > pl.col("start_single")
+    )
+    return found.join(again, on=[*SERIES, "start"], how="anti", maintain_order="left")
+
+
 def sentence(episode: Mapping[str, Any], now: datetime | None = None) -> str:
     """Say an episode: "p95 1.9 s, expected 0.42 s (upper 0.61 s) for 40 min".
 

@@ -41,6 +41,22 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
         "anomalous_operations_now": lambda found: found == 2,
         "anomalous_now": lambda found: found == 4,
         "episodes": lambda found: found >= 6,
+        "cards_now": lambda found: found == 4,
+        "main_signals_now": lambda found: found == ["error_ratio", "latency_p95"],
+    },
+    "31_forecast_capacity": {
+        "series": lambda found: found == 14,
+        "forecast": lambda found: found == 0,
+        "not_enough_data": lambda found: found == 14,
+        "operations_with_load_limit": lambda found: found == 0,
+    },
+    "32_today": {
+        "new_operations": lambda found: found == 1,
+        "gone_operations": lambda found: found == 1,
+        "new_versions": lambda found: found == 0,
+        "new_errors": lambda found: found == 0,
+        "shifts": lambda found: found == 0,
+        "began": lambda found: found >= 0,
     },
     # Two days are too short to judge a pair or an incident: both say so.
     "42_kpi_correlation": {
