@@ -96,8 +96,8 @@ def fuzz(count: int, seed: int, *, guarded: bool = False, progress: bool = False
     return taken
 
 
-def _fenced(size: int) -> NDArray[np.uint8]:
-    return against_a_guard_page(bytes(size))
+def _fenced(sizes: list[int]) -> list[NDArray[np.uint8]]:
+    return [against_a_guard_page(bytes(size)) for size in sizes]
 
 
 def main() -> None:

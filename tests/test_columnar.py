@@ -4,6 +4,7 @@ import random
 import signal as signals
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from otlp_requests import attribute, logs, metrics, traces
 from wire_requests import SIGNALS, Requests
 
 from apm_analytics.errors import BadInput
-from apm_analytics.ingest import otlp, otlp_protobuf
+from apm_analytics.ingest import otlp, otlp_protobuf, requests
 from apm_analytics.ingest.columnar import Scanner
 from apm_analytics.ingest.sink import Sink
 
@@ -24,8 +25,12 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _warm() -> None:
+def _by_scanner() -> Iterator[None]:
+    """Let the scanner decode small requests too."""
     otlp.warm_up()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(requests, "SCANNER_PAYS_A_CALL_BYTES", 0)
+        yield
 
 
 def _library(signal: str, payloads: list[bytes], refused: Any = None) -> otlp.DecodedRequests:

@@ -19,7 +19,8 @@ from apm_analytics.ingest import otlp_protobuf
 from apm_analytics.ingest.columns import SERVICE
 from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.wire import assembly, layout
-from apm_analytics.ingest.wire.scan import NO_ROOM, SIGNAL_NUMBERS, scan
+from apm_analytics.ingest.wire.entries import scan
+from apm_analytics.ingest.wire.scan import NO_ROOM, SIGNAL_NUMBERS
 from apm_analytics.ingest.wire.state import Allocate, State, pages
 
 Units = Mapping[tuple[str, str, str], str]

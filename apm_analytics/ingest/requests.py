@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Units = Mapping[tuple[str, str, str], str]
 # The library decodes so much in about the time that the compiled scanner takes to load.
 SCANNER_PAYS_BYTES = 16 * 1024 * 1024
+# And so much in the time that its buffers and tables take, whatever they hold.
+SCANNER_PAYS_A_CALL_BYTES = 8 * 1024
 _seen: Counter[str] = Counter()
 _WARM, _BYTES = "warm", "bytes"
 
@@ -33,9 +35,14 @@ def warm_up() -> None:
 
     A server calls it before it serves; otherwise the first requests wait.
     """
-    _seen[_WARM] = 1
+    from apm_analytics.ingest.columnar import Scanner
+
     for signal in otlp_protobuf.REQUESTS:
-        decode(signal, [b""], Limits.around_now())
+        scanner = Scanner(signal, 0, Limits.around_now(), {})
+        for payload in (b"", b"\xff"):
+            scanner.take(payload)
+        scanner.tables()
+    _seen[_WARM] = 1
 
 
 def decode(
@@ -73,7 +80,8 @@ class Requests:
         self._expected = expected
         self._scanners: dict[str, Scanner] = {}
         _seen[_BYTES] += expected
-        self._by_scanner = bool(_seen[_WARM]) or _seen[_BYTES] >= SCANNER_PAYS_BYTES
+        loaded = _seen[_WARM] or _seen[_BYTES] >= SCANNER_PAYS_BYTES
+        self._by_scanner = bool(loaded) and expected >= SCANNER_PAYS_A_CALL_BYTES
 
     def read(self, signal: str, payload: bytes) -> None:
         """Decode one request.

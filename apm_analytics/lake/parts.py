@@ -7,7 +7,7 @@ Out: temporary files, one a part, each with the `Part` that it becomes by a rena
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ STATISTICS = frozenset(
 )
 # Ids never repeat, so a dictionary of them is pure loss.
 NO_DICTIONARY = frozenset({"trace_id", "span_id", "parent_span_id", "time", "duration_ns"})
+# Above this share of different texts among the rows, their dictionary costs more than it saves.
+VARIED = 0.5
 
 Written = tuple[Path, Part]
 
@@ -64,6 +66,7 @@ class PartWriter:
         self._ids = max(min(rows, ROWS_A_GROUP), 1)
         self._sink = _HashingFile(self._temporary)
         self._writer: Any = None
+        self._varied: list[str] = []
         self.rows = 0
         self._times_ns = (0, 0)
 
@@ -90,7 +93,11 @@ class PartWriter:
     def write(self, rows: pa.Table) -> None:
         """Add at least one row, each no older than those before."""
         if self._writer is None:
-            self._writer = _parquet_writer(self._sink, rows.schema, self._ids)
+            self._varied = _varied(rows)
+            rows = _plainly(rows, self._varied)
+            self._writer = _parquet_writer(self._sink, rows.schema, self._ids, self._varied)
+        else:
+            rows = _plainly(rows, self._varied)
         self._writer.write_table(rows, row_group_size=ROWS_A_GROUP)
         first_ns, last_ns = rows["time"][0].value, rows["time"][-1].value
         self._times_ns = (self._times_ns[0] if self.rows else first_ns, last_ns)
@@ -166,7 +173,35 @@ def _part_starts(hours: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[in
     return starts
 
 
-def _parquet_writer(sink: "_HashingFile", schema: pa.Schema, ids: int) -> Any:
+def _varied(rows: pa.Table) -> list[str]:
+    """Name the encoded columns of which hardly two rows are alike: a dictionary is loss there."""
+    found = []
+    for name in rows.column_names:
+        column = rows[name]
+        if not pa.types.is_dictionary(column.type):
+            continue
+        least = len(column) * VARIED
+        # A slice of a larger table has all of its words, needed or not.
+        if sum(len(chunk.dictionary) for chunk in column.chunks) > least:
+            words = sum(pc.count_distinct(chunk.indices).as_py() for chunk in column.chunks)
+            if words > least:
+                found.append(name)
+    return found
+
+
+def _plainly(rows: pa.Table, names: list[str]) -> pa.Table:
+    """Decode columns that are encoded by a dictionary."""
+    for name in names:
+        if pa.types.is_dictionary(rows[name].type):
+            rows = rows.set_column(
+                rows.column_names.index(name), name, rows[name].cast(rows[name].type.value_type)
+            )
+    return rows
+
+
+def _parquet_writer(
+    sink: "_HashingFile", schema: pa.Schema, ids: int, varied: Collection[str]
+) -> Any:
     columns = schema.names
     return pq.ParquetWriter(
         pa.PythonFile(sink, "w"),
@@ -174,9 +209,14 @@ def _parquet_writer(sink: "_HashingFile", schema: pa.Schema, ids: int) -> Any:
         compression="zstd",
         compression_level=COMPRESSION_LEVEL,
         use_dictionary=[
-            field.name
-            for field in schema
-            if field.name not in NO_DICTIONARY and _is_text(field.type)
+            *(
+                field.name
+                for field in schema
+                if field.name not in NO_DICTIONARY
+                and field.name not in varied
+                and _is_text(field.type)
+            ),
+            *_repeated_leaves(schema),
         ],
         write_statistics=[column for column in columns if column in STATISTICS],
         column_encoding={"time": "DELTA_BINARY_PACKED"},
@@ -187,6 +227,16 @@ def _parquet_writer(sink: "_HashingFile", schema: pa.Schema, ids: int) -> Any:
         # Arrow's own copy of the schema is 10 kB a part, and would bring its dictionaries back.
         store_schema=False,
     )
+
+
+def _repeated_leaves(schema: pa.Schema) -> Iterator[str]:
+    """Name the texts within maps and events of which few are different."""
+    for field in schema:
+        if pa.types.is_map(field.type):
+            yield from (f"{field.name}.key_value.{part}" for part in ("key", "value"))
+        elif field.name == "events":
+            inner = f"{field.name}.list.element"
+            yield from (f"{inner}.name", f"{inner}.attributes.key_value.key")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -5,6 +5,7 @@ Out: one table a lake table, its columns in the order of `lake.schema`, texts di
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from apm_analytics.ingest.columns import CONTEXT_COLUMNS
 from apm_analytics.ingest.records import SPAN_KINDS, STATUS_CODES, TEMPORALITIES
 from apm_analytics.ingest.wire import layout
-from apm_analytics.ingest.wire.gather import renumber
+from apm_analytics.ingest.wire.entries import renumber
 from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KIND, SUMMARY
 from apm_analytics.ingest.wire.state import State
 from apm_analytics.lake.schema import (
@@ -39,10 +40,13 @@ _KINDS = {
     EXPONENTIAL: "exponential_histogram",
     SUMMARY: "summary",
 }
+# A column without any value is made once and stands for all such columns of its type.
+_OFTEN_NULL = (_ENCODED, TEXT_MAP, pa.int64(), pa.list_(EVENT), pa.list_(LINK), pa.list_(EXEMPLAR))
 Codes = NDArray[np.int32]
 Contexts = Sequence[tuple[Any, ...]]
 
 
+@cache
 def encoded_schema(table: str) -> pa.Schema:
     """Give the schema of a decoded table: the lake's, with texts other than ids encoded."""
     return pa.schema(
@@ -90,6 +94,7 @@ class _TableMaker:
             len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(arena)
         )
         self._numbers = np.full(len(ends) - 1, -1, np.int32)
+        self._none = {kind: pa.nulls(self._rows, kind) for kind in _OFTEN_NULL}
 
     def columns(self, contexts: Contexts, context_of: Codes) -> dict[str, pa.Array]:
         made: dict[str, pa.Array] = {
@@ -174,7 +179,7 @@ class _TableMaker:
                 np.searchsorted(kinds, head["kind"]).astype(np.int32),
             ),
             "temporality": _words(TEMPORALITIES[1:], head["temporality"] - np.int32(1)),
-            "metric_metadata": pa.nulls(self._rows, TEXT_MAP),
+            "metric_metadata": self._none[TEXT_MAP],
         }
         present = self._eight(layout.PRESENT)
         if self._name == layout.POINTS:
@@ -260,7 +265,7 @@ class _TableMaker:
         for name, values in zip(CONTEXT_COLUMNS, zip(*contexts, strict=True), strict=True):
             if all(value is None for value in values):
                 kind = TEXT_MAP if name.endswith("_attributes") else _ENCODED
-                made[name] = pa.nulls(self._rows, kind)
+                made[name] = self._none[kind]
             elif name.endswith("_attributes"):
                 made[name] = pa.array(values, TEXT_MAP).take(pa.array(context))
             else:
@@ -278,7 +283,7 @@ class _TableMaker:
             buffer, filled = self._state.promoted(self._name, number)
             name = column_name(key)
             if not filled:
-                made[name] = pa.nulls(self._rows, _ENCODED if kind == TEXT else kind)
+                made[name] = self._none[_ENCODED if kind == TEXT else kind]
             elif kind == TEXT:
                 codes = buffer[: 4 * self._rows].view(np.int32)
                 codes[filled:] = -1
@@ -310,7 +315,7 @@ class _TableMaker:
         used = np.empty(min(len(codes), len(self._numbers)), np.int32)
         count, missing = renumber(codes, self._numbers, used)
         if missing == len(codes):
-            return pa.nulls(len(codes), _ENCODED)
+            return self._none[_ENCODED]
         return _dictionary(codes, self._texts.take(pa.array(used[:count])), missing)
 
     def _plain(self, offset: int) -> pa.Array:
@@ -359,7 +364,7 @@ class _TableMaker:
         """Give lists of structs, null where there is none."""
         ends = self._four(end)
         if not ends[-1]:
-            return pa.nulls(self._rows, pa.list_(kind))
+            return self._none[pa.list_(kind)]
         offsets = self._offsets(end)
         empty = np.diff(ends, prepend=np.int32(0)) == 0
         return pa.ListArray.from_arrays(

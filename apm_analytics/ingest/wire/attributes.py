@@ -5,7 +5,7 @@ Out: the same columns and pairs as `columns.TableBuilder` and `columns.text_pair
 """
 
 from apm_analytics.ingest.columns import EXACT_INTEGER
-from apm_analytics.ingest.wire.compiled import compiled, inlined
+from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint
 from apm_analytics.ingest.wire.layout import (
     ARENA_CAPACITY,
@@ -84,19 +84,19 @@ def has_room(shared: int, block: int, size: int) -> bool:
     return enough
 
 
-@inlined
+@compiled
 def open_record(shared: int) -> None:
     """Begin the attributes of one record."""
     store64(shared + MAP, load64(shared + MAP) + 1)
 
 
-@inlined
+@compiled
 def open_item(shared: int) -> None:
     """Begin the attributes of one event, exemplar or link."""
     store64(shared + ITEM_MAP, load64(shared + ITEM_MAP) + 1)
 
 
-@inlined
+@compiled
 def _seen(shared: int, stamps: int, number: int, key: int) -> bool:
     """Tell whether the present map has this key already."""
     stamp = load64(shared + stamps) + 4 * key
@@ -251,7 +251,7 @@ def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
     return 0
 
 
-@inlined
+@compiled
 def _comes_first(shared: int, key: int, holder: int) -> bool:
     """Tell whether a value goes before the one that came under the name `holder`."""
     current = load64(shared + PLACE_CURRENT)

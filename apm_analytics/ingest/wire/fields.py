@@ -5,7 +5,7 @@ Out: the value and the address behind it; `ODD` in place of that address where t
      damaged or of a kind that is left to the protobuf library.
 """
 
-from apm_analytics.ingest.wire.compiled import compiled, inlined
+from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.memory import load8
 
 # Not for the scanner: damaged, to be rejected, or rare. The library decides about the request.
@@ -31,7 +31,7 @@ def _long_varint(at: int, end: int) -> tuple[int, int]:
     return 0, ODD
 
 
-@inlined
+@compiled
 def varint(at: int, end: int) -> tuple[int, int]:
     """Read an integer; beyond 64 bits the upper ones are lost, as in the library."""
     if at >= end:
@@ -50,7 +50,7 @@ def _long_tag(at: int, end: int) -> tuple[int, int]:
     return value, behind
 
 
-@inlined
+@compiled
 def tag(at: int, end: int) -> tuple[int, int]:
     """Read a field's number and wire type; the caller has seen that `at` is before `end`."""
     byte = load8(at)
@@ -59,7 +59,7 @@ def tag(at: int, end: int) -> tuple[int, int]:
     return _long_tag(at, end)
 
 
-@inlined
+@compiled
 def length(at: int, end: int) -> tuple[int, int]:
     """Read the length of a text or message that ends inside of this one."""
     if at >= end:

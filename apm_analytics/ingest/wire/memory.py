@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from apm_analytics.ingest.wire.compiled import compiled, inlined
+from apm_analytics.ingest.wire.compiled import compiled
 
 Load = Callable[[int], int]
 Store = Callable[[int, int], None]
@@ -114,7 +114,7 @@ def copy(target: int, source: int, size: int) -> None:
             store8(target + at, load8(source + at))
 
 
-@inlined
+@compiled
 def _spread(digits: int) -> int:
     """Turn 4 bytes into their 8 hex digits in text order."""
     # Each nibble into a byte of its own, the high nibble of a byte first.
@@ -126,7 +126,7 @@ def _spread(digits: int) -> int:
     return spread + 0x3030303030303030 + letters * 39
 
 
-@inlined
+@compiled
 def hex_text(target: int, source: int, size: int) -> None:
     """Write `size` bytes (a multiple of 4) as lower-case hex digits."""
     at = 0

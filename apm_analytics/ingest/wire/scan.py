@@ -6,11 +6,9 @@ Out: 0 when all of it was taken; `ODD` where the library must decide about the r
      which the caller takes back.
 """
 
-from collections.abc import Callable
-
 from apm_analytics.ingest.records import MAX_ATTRIBUTE_BYTES, TEMPORALITIES
 from apm_analytics.ingest.wire.attributes import has_room
-from apm_analytics.ingest.wire.compiled import compiled, entry, sources_hash
+from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.exponential import exponential_point
 from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint
 from apm_analytics.ingest.wire.histograms import histogram_point
@@ -263,32 +261,25 @@ def _point(shared: int, kind: int, row: int, at: int, end: int) -> int:
     return number_point(shared, block, row, at, end)
 
 
-def _entry_point() -> Callable[[int, int, int, int], int]:
-    version = int(sources_hash()[:15], 16)
-
-    @entry
-    def scan(shared: int, signal: int, at: int, end: int) -> int:
-        number = 0 if version else 1
-        while at < end:
-            field, at = tag(at, end)
+@compiled
+def scan_request(shared: int, signal: int, at: int, end: int) -> int:
+    """Scan one request of a signal of `SIGNAL_NUMBERS`."""
+    number = 0
+    while at < end:
+        field, at = tag(at, end)
+        if at < 0:
+            return ODD
+        if field == 1 << 3 | 2:
+            size, at = length(at, end)
             if at < 0:
                 return ODD
-            if field == 1 << 3 | 2:
-                size, at = length(at, end)
-                if at < 0:
-                    return ODD
-                state = _entry(shared, signal, number, at, at + size)
-                if state < 0:
-                    return state
-                number += 1
-                at += size
-            else:
-                at = skip(field, at, end)
-                if at < 0:
-                    return ODD
-        return 0
-
-    return scan
-
-
-scan = _entry_point()
+            state = _entry(shared, signal, number, at, at + size)
+            if state < 0:
+                return state
+            number += 1
+            at += size
+        else:
+            at = skip(field, at, end)
+            if at < 0:
+                return ODD
+    return 0

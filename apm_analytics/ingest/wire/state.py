@@ -5,6 +5,7 @@ Out: the address of the state for the scanner, and arrays over the filled column
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.wire import layout
+from apm_analytics.ingest.wire.entries import forget, intern, rehash
 from apm_analytics.ingest.wire.layout import (
     CAPACITY,
     COLUMNS,
@@ -25,28 +27,32 @@ from apm_analytics.ingest.wire.layout import (
     WORD,
     table_offset,
 )
-from apm_analytics.ingest.wire.texts import LONGEST_INTEGER, forget, intern, rehash
+from apm_analytics.ingest.wire.texts import LONGEST_INTEGER
 
-Allocate = Callable[[int], NDArray[np.uint8]]
+Allocate = Callable[[list[int]], list[NDArray[np.uint8]]]
 BLOCKS = (HEAD, *TABLE_NAMES)
 TABLES_OF = {
     "traces": ("spans",),
     "metrics": layout.METRIC_TABLES,
     "logs": ("logs",),
 }
-# Where a batch begins; everything doubles from there. Pages that are never written cost nothing.
-_LEAST_ROWS = 64
-_LEAST_TEXTS = 1_024
-_LEAST_ARENA = 32 * 1_024
-# Below it buffers hold what a batch of so many bytes usually needs, without growing.
-_BYTES_A_ROW = 128
-_BYTES_A_TEXT = 512
+# Where a batch begins; everything doubles from there. Pages that are never written cost nothing, so
+# buffers are begun as large as a batch of so many bytes usually needs.
+_LEAST_ROWS, _BYTES_A_ROW = 1_024, 128
+_LEAST_PAIRS, _BYTES_A_PAIR = 4_096, 48
+_LEAST_TEXTS, _BYTES_A_TEXT = 2_048, 128
+_LEAST_ARENA, _ARENA_SHARE = 32 * 1_024, 2
 _UNUSED = 2**62
+_ALIGNMENT = 64
 
 
-def pages(size: int) -> NDArray[np.uint8]:
-    """Allocate `size` bytes."""
-    return np.empty(size, np.uint8)
+def pages(sizes: list[int]) -> list[NDArray[np.uint8]]:
+    """Allocate a buffer of each size, in bytes."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + -(-size // _ALIGNMENT) * _ALIGNMENT)
+    whole = np.empty(starts[-1], np.uint8)
+    return [whole[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
 
 class State:
@@ -55,7 +61,7 @@ class State:
     Parameters
     ----------
     expected : bytes of all payloads together.
-    allocate : gives a buffer of so many bytes; tests put a guard page behind it.
+    allocate : gives a buffer of each size in bytes; tests put a guard page behind each.
     """
 
     def __init__(
@@ -71,9 +77,7 @@ class State:
         self.words = np.zeros(layout.STATE_BYTES // WORD, np.int64)
         self.address = address_of(self.words)
         self.tables = TABLES_OF[signal]
-        self._first = {name: 0 for name in BLOCKS}
-        self._first[HEAD] = _LEAST_ROWS
-        self._first[self.tables[0]] = _LEAST_ROWS + expected // _BYTES_A_ROW
+        self._expected = expected
         self._counts = self._count_words()
         self._set(layout.EARLIEST, limits.earliest_ns)
         self._set(layout.LATEST, limits.latest_ns)
@@ -81,9 +85,12 @@ class State:
             (layout.PLACE_COLUMN, layout.PLACE_CURRENT, layout.SCRATCH), self._places, strict=True
         ):
             self._set(offset, address_of(array))
-        for name in BLOCKS:
-            self._grow_block(name, 0)
-        self._grow_texts(_LEAST_TEXTS + expected // _BYTES_A_TEXT, _LEAST_ARENA + expected // 2)
+        # Other tables get their buffers when a record for them comes.
+        self._grow_block(HEAD, 1)
+        self._grow_block(self.tables[0], 1)
+        self._grow_texts(
+            _LEAST_TEXTS + expected // _BYTES_A_TEXT, _LEAST_ARENA + expected // _ARENA_SHARE
+        )
         for text in layout.FIRST_TEXTS:
             bytes_ = np.frombuffer(text.encode(), np.uint8)
             intern(self.address, address_of(bytes_), bytes_.size)
@@ -156,29 +163,30 @@ class State:
         """Let every frame of a block take `size` rows more."""
         block = table_offset(BLOCKS.index(name))
         for frame in FRAMES:
-            columns = [c for c in COLUMNS if c.frame == frame and name in c.tables]
+            items = _items(name, frame)
             count, capacity = self._get(block + frame), self._get(block + frame + CAPACITY)
-            if not columns:
+            if not items:
                 self._set(block + frame + CAPACITY, _UNUSED)
-                continue
-            if capacity and count + size <= capacity:
-                continue
-            rows = max(2 * capacity, self._first[name], count + size)
-            for column in columns:
-                self._enlarge(block + column.offset, column.size * count, column.size * rows)
-            if frame == layout.RECORD and name != HEAD:
-                for number, item in enumerate(PROMOTED_SIZES):
-                    place = block + FIRST_PROMOTED + PROMOTED_WORDS * number
-                    self._enlarge(place, item * count, item * rows)
-            self._set(block + frame + CAPACITY, rows)
+            elif count + size > capacity:
+                rows = max(2 * capacity, count + size, self._first_rows(name, frame))
+                self._enlarge([(block + offset, item) for offset, item in items], count, rows)
+                self._set(block + frame + CAPACITY, rows)
 
-    def _enlarge(self, place: int, used: int, size: int) -> None:
-        """Replace a buffer by a larger one that begins with what was used of it."""
-        buffer = self._allocate(size)
-        if used:
-            buffer[:used] = self._buffers[place][:used]
-        self._buffers[place] = buffer
-        self._set(place, address_of(buffer))
+    def _first_rows(self, name: str, frame: int) -> int:
+        if name != self.tables[0]:
+            return _LEAST_ROWS
+        if frame == layout.RECORD:
+            return _LEAST_ROWS + self._expected // _BYTES_A_ROW
+        return _LEAST_PAIRS + self._expected // _BYTES_A_PAIR
+
+    def _enlarge(self, places: list[tuple[int, int]], count: int, rows: int) -> None:
+        """Replace buffers of (place, item size) by larger ones that begin with what was used."""
+        buffers = self._allocate([item * rows for _, item in places])
+        for (place, item), buffer in zip(places, buffers, strict=True):
+            if count:
+                buffer[: item * count] = self._buffers[place][: item * count]
+            self._buffers[place] = buffer
+            self._set(place, address_of(buffer))
 
     def _grow_texts(self, texts: int, size: int) -> None:
         """Let the texts take so many more, of so many bytes together."""
@@ -187,25 +195,39 @@ class State:
         count, capacity = self._get(layout.TEXTS), self._get(layout.TEXTS_CAPACITY)
         used = int(self._buffers[layout.ENDS].view(np.int32)[count]) if capacity else 0
         if count + texts > capacity:
-            capacity = max(2 * capacity, count + texts)
-            for place in (layout.TEXT_STAMPS, layout.NUMBER_STAMPS, layout.ITEM_STAMPS):
-                self._enlarge(place, 4 * count, 4 * capacity)
-            first = not count
-            self._enlarge(layout.ENDS, 4 * (count + 1) if count else 0, 4 * (capacity + 1))
-            if first:
+            rows = max(2 * capacity, count + texts)
+            self._enlarge(
+                [(layout.TEXT_STAMPS, 4), (layout.NUMBER_STAMPS, 4), (layout.ITEM_STAMPS, 4)],
+                count,
+                rows,
+            )
+            self._enlarge([(layout.ENDS, 4)], count + 1 if capacity else 0, rows + 1)
+            if not capacity:
                 self._buffers[layout.ENDS].view(np.int32)[0] = 0
-            self._set(layout.TEXTS_CAPACITY, capacity)
+            self._set(layout.TEXTS_CAPACITY, rows)
         if used + size > self._get(layout.ARENA_CAPACITY):
-            capacity = max(2 * self._get(layout.ARENA_CAPACITY), used + size)
-            self._enlarge(layout.ARENA, used, capacity)
-            self._set(layout.ARENA_CAPACITY, capacity)
+            room = max(2 * self._get(layout.ARENA_CAPACITY), used + size)
+            self._enlarge([(layout.ARENA, 1)], used, room)
+            self._set(layout.ARENA_CAPACITY, room)
         slots = self._get(layout.SLOT_MASK) + 1
         if 2 * (count + texts) > slots:
-            slots = 1 << (4 * (count + texts)).bit_length()
-            self._buffers[layout.SLOTS] = np.zeros(8 * slots, np.uint8)
-            self._set(layout.SLOTS, address_of(self._buffers[layout.SLOTS]))
+            slots = 1 << (2 * (count + texts)).bit_length()
+            self._enlarge([(layout.SLOTS, 8)], 0, slots)
+            self._buffers[layout.SLOTS][:] = 0
             self._set(layout.SLOT_MASK, slots - 1)
             rehash(self.address)
+
+
+@cache
+def _items(name: str, frame: int) -> list[tuple[int, int]]:
+    """Give the offset and item size of every column that a block has in a frame."""
+    items = [(one.offset, one.size) for one in COLUMNS if one.frame == frame and name in one.tables]
+    if frame == layout.RECORD and name != HEAD:
+        items += [
+            (FIRST_PROMOTED + PROMOTED_WORDS * number, item)
+            for number, item in enumerate(PROMOTED_SIZES)
+        ]
+    return items
 
 
 def address_of(array: NDArray[Any]) -> int:

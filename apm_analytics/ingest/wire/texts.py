@@ -4,7 +4,7 @@ In:  texts as addresses and sizes.
 Out: codes from 0 on; the texts lie behind each other in the arena, as Arrow wants them.
 """
 
-from apm_analytics.ingest.wire.compiled import compiled, inlined
+from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD
 from apm_analytics.ingest.wire.layout import (
     ARENA,
@@ -35,7 +35,7 @@ _NO_ASCII = -9187201950435737472  # the upper bit of each of 8 bytes
 LONGEST_INTEGER = 20
 
 
-@inlined
+@compiled
 def _mix(hashed: int, piece: int) -> int:
     hashed = (hashed ^ piece) * _ODD_FACTOR
     return hashed ^ ((hashed >> 29) & 0x7FFFFFFFF)
