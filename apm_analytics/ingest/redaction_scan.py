@@ -10,7 +10,7 @@ every message ends within the one around it, every field within its message.
 
 from collections.abc import Callable
 
-from apm_analytics.ingest.wire.compiled import compiled, entry, inlined, sources_hash
+from apm_analytics.ingest.wire.compiled import compiled, entry, sources_hash
 from apm_analytics.ingest.wire.memory import load8, load64, store64
 
 # What a field of a message is.
@@ -40,7 +40,7 @@ _BLANKS = 0x2020202020202020  # set in a letter, it makes it lower-case
 _ONES = 0x0101010101010101
 
 
-@inlined
+@compiled
 def _slot(three: int) -> int:
     """Hash three bytes in lower case."""
     return (three * 0x9E3779B1 >> 19) & (TRIGRAMS - 1)
@@ -52,7 +52,7 @@ def slot(three: int) -> int:
     return _slot(three)
 
 
-@inlined
+@compiled
 def _key_hash(at: int, size: int) -> int:
     hashed = size * 0x9E3779B97F4A7C1
     while size >= 8:
@@ -131,7 +131,7 @@ def _suspicious(at: int, size: int, tables: int) -> bool:
     return False
 
 
-@inlined
+@compiled
 def _in_number(byte: int) -> bool:
     return (0x30 <= byte <= 0x39) or byte == 0x20 or byte == 0x2D
 
@@ -150,7 +150,7 @@ def _digits_around(place: int, at: int, end: int) -> int:
     return digits
 
 
-@inlined
+@compiled
 def _varint(at: int, end: int) -> tuple[int, int]:
     """Read a length or tag; the new position is -1 where it does not end."""
     value = 0
