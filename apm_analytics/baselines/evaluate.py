@@ -20,7 +20,8 @@ from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
 from apm_analytics.baselines import fitting, training
 from apm_analytics.baselines.fleet import Fleet, fleets
 from apm_analytics.baselines.series import DAY_S, Flags
-from apm_analytics.baselines.training import FOREST, Trained
+from apm_analytics.baselines.together import FOREST
+from apm_analytics.baselines.training import Trained
 from apm_analytics.errors import NotEnoughData
 from apm_analytics.settings import BaselineParams
 

@@ -121,6 +121,13 @@ def fleets(
     return outcomes, _fleets(good, window_s, chunk)
 
 
+def windows(at: Times, window_s: float) -> Times:
+    """Give the windows from the first to the last of some, without holes."""
+    step = np.timedelta64(int(window_s * 1e6), "us")
+    at = at.astype("datetime64[us]")
+    return np.arange(at.min(), at.max() + step, step)
+
+
 def frame(outcomes: list[Outcome]) -> pl.DataFrame:
     """Give outcomes as a table, one row a series."""
     rows = [
@@ -203,8 +210,8 @@ def _fleets(features: pl.DataFrame, window_s: float, chunk: int) -> Iterator[lis
         return
     step = np.timedelta64(int(window_s * 1e6), "us")
     at = features["time"].to_numpy()
-    first = at.min()
-    times = np.arange(first, at.max() + step, step)
+    times = windows(at, window_s)
+    first = times[0]
     silent = _recording_gaps(at, features["count"].to_numpy(), times, window_s)
     names = features.select(OPERATION).unique(maintain_order=True)
     for begin in range(0, len(names), chunk):

@@ -5,7 +5,8 @@ Out: values on the model's scale, and back; the noise that sampling alone explai
 
 Latency is modelled as its logarithm, rate as the logarithm of requests a window plus a half,
 error ratio as the arc sine of its square root (the variance-stabilising transforms of a
-log-normal, a Poisson and a binomial variable).
+log-normal, a Poisson and a binomial variable). Saturation, which only forests see, as the logarithm
+of a share.
 """
 
 from abc import ABC, abstractmethod
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from apm_analytics.analyze.saturation import SATURATION
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +27,10 @@ LATENCY_MARGIN_S = 0.005
 ERROR_MARGIN = 0.005
 # Log latency never repeats better than this between windows of one service.
 LATENCY_NOISE = 0.01
+# Nobody acts on two points of a resource; below a hundredth it is idle.
+SATURATION_MARGIN = 0.02
+SATURATION_NOISE = 0.01
+IDLE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -137,13 +144,34 @@ class ErrorRatioScale(Scale):
         return np.maximum(np.sqrt(ratio * (1.0 - ratio) / np.maximum(requests, 1.0)), ERROR_MARGIN)
 
 
+@dataclass(frozen=True)
+class SaturationScale(Scale):
+    """Shares of a resource, as the logarithm of a hundredth more: what is idle has little noise."""
+
+    def forward(self, values: Floats) -> Floats:
+        return np.log(np.maximum(values, 0.0) + IDLE_SHARE)
+
+    def backward(self, scaled: Floats) -> Floats:
+        return np.maximum(np.exp(scaled) - IDLE_SHARE, 0.0)
+
+    def noise(self, requests: Floats) -> Floats:
+        return np.full_like(requests, SATURATION_NOISE)
+
+    def margin(self, expected: Floats, requests: Floats) -> Floats:
+        return np.full_like(expected, SATURATION_MARGIN)
+
+    def deviation(self, center: Floats, requests: Floats) -> Floats:
+        return SATURATION_MARGIN + 0.0 * center + 0.0 * requests
+
+
 _SCALES: dict[str, type[Scale]] = {
     "latency_p95": LatencyScale,
     "rate": RateScale,
     "error_ratio": ErrorRatioScale,
+    SATURATION: SaturationScale,
 }
 
 
 def scale_of(signal: str, window_s: float) -> Scale:
-    """Give the scale of one of `analyze.signals.SIGNALS`."""
+    """Give the scale of one of `analyze.signals.SIGNALS`, or of saturation."""
     return _SCALES[signal](window_s)

@@ -17,12 +17,13 @@ import click
 import polars as pl
 
 from apm_analytics import settings as settings_of
-from apm_analytics.analyze import signals
+from apm_analytics.analyze import saturation, signals
 from apm_analytics.analyze.signals import OPERATION
 from apm_analytics.atomic import write_atomic
 from apm_analytics.baselines import cards, forest, registry, store, training
 from apm_analytics.baselines import evaluate as evaluation
 from apm_analytics.baselines.fleet import SKIPPED
+from apm_analytics.baselines.together import FOREST
 from apm_analytics.errors import ApmError, NotEnoughData, NotFound
 from apm_analytics.lake import query, snapshots
 from apm_analytics.settings import Settings
@@ -30,6 +31,7 @@ from apm_analytics.settings import Settings
 Stage = Callable[[Path, Path, Path, Settings, str | None, bool], str]
 SNAPSHOT = "snapshot.json"
 FEATURES = "features.parquet"
+SATURATION = "saturation.parquet"
 PLOTS = "plots"
 SECONDS_PER_DAY = 86_400.0
 
@@ -68,18 +70,24 @@ def snapshot(
 def features(
     lake: Path, derived: Path, models: Path, settings: Settings, run_id: str | None, progress: bool
 ) -> str:
-    """Write derived/features.parquet: rate, errors and duration of the last days."""
+    """Write derived/features.parquet (rate, errors, duration) and saturation.parquet."""
     params = settings.params
     last = datetime.fromisoformat(_read_json(derived / SNAPSHOT)["last_time"])
+    since = last - timedelta(days=params.snapshot.history_days)
     with query.connect(lake) as con:
         found = signals.features(
             con,
             window_s=params.features.window_s,
             min_requests=params.features.min_requests,
-            since=last - timedelta(days=params.snapshot.history_days),
+            since=since,
         )
+        saturated = saturation.saturation(con, window_s=params.features.window_s, since=since)
     store.write_frame(found, derived / FEATURES)
-    return f"features: {len(found)} windows of {found.select(OPERATION).n_unique()} operations"
+    store.write_frame(saturated, derived / SATURATION)
+    return (
+        f"features: {len(found)} windows of {found.select(OPERATION).n_unique()} operations, "
+        f"saturation of {saturated['service_name'].n_unique()} services"
+    )
 
 
 def train(
@@ -93,6 +101,7 @@ def train(
         settings.params.baselines,
         window_s=settings.params.features.window_s,
         seed=settings.params.seed,
+        saturation=pl.read_parquet(derived / SATURATION),
         progress=progress,
     )
     registry.keep(trained.fleets, models, provenance, keep_runs=settings.params.baselines.keep_runs)
@@ -132,7 +141,7 @@ def evaluate(
         flagged=flagged,
     )
     write_atomic(models / "baselines" / "card.md", cards.baselines_card(described).encode())
-    write_atomic(models / training.FOREST / "card.md", cards.forest_card(described).encode())
+    write_atomic(models / FOREST / "card.md", cards.forest_card(described).encode())
     _write_json(models / "metrics.json", _metrics(content, found, selection, skipped, flagged))
     _write_plots(derived / PLOTS, found, selection)
     return f"evaluate: {found.note}"

@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
@@ -26,39 +25,26 @@ from apm_analytics.baselines import fleet as fleets_of
 from apm_analytics.baselines.backtest import SELECTION_SCHEMA
 from apm_analytics.baselines.fitted import FittedFleet, SeriesBaseline
 from apm_analytics.baselines.fitting import FleetFit
-from apm_analytics.baselines.fleet import OUTCOME_SCHEMA, SKIPPED, Fleet, Outcome
+from apm_analytics.baselines.fleet import OUTCOME_SCHEMA, Fleet
 from apm_analytics.baselines.forest import ForestDetector
 from apm_analytics.baselines.scales import Floats
 from apm_analytics.baselines.series import Flags, Times, hour_of_week, week_after
+from apm_analytics.baselines.together import (
+    CONTRIBUTIONS_SCHEMA,
+    SCORES_SCHEMA,
+    expected_then,
+    long,
+    saturation_scores,
+    train_forests,
+)
 from apm_analytics.errors import NotEnoughData
 from apm_analytics.settings import BaselineParams
-
-TOGETHER = "together"
-FOREST = "forest"
-# A window is part of an incident when this share of the half hour around it is out of bounds,
-# or when it is this far out itself. Forests do not learn from such windows.
-INCIDENT_RATIO = 0.4
-INCIDENT_REACH = 3
-INCIDENT_SCORE = 2.0
 
 BOUNDS_SCHEMA: Schema = {
     **dict.fromkeys((*OPERATION, "signal", "unit"), pl.String),
     "hour_of_week": pl.Int16,
     **dict.fromkeys(("expected", "lower", "upper"), pl.Float64),
     "model": pl.String,
-}
-SCORES_SCHEMA: Schema = {
-    **dict.fromkeys(OPERATION, pl.String),
-    "time": pl.Datetime("us"),
-    "signal": pl.String,
-    **dict.fromkeys(("value", "expected", "lower", "upper", "score"), pl.Float64),
-    "model": pl.String,
-}
-CONTRIBUTIONS_SCHEMA: Schema = {
-    **dict.fromkeys(OPERATION, pl.String),
-    "time": pl.Datetime("us"),
-    "score": pl.Float64,
-    **dict.fromkeys(SIGNALS, pl.Float64),
 }
 FRAMES = {
     "bounds": BOUNDS_SCHEMA,
@@ -111,6 +97,7 @@ def train(
     window_s: float,
     seed: int,
     masked: Flags | None = None,
+    saturation: pl.DataFrame | None = None,
     only_models: bool = False,
     workers: int | None = None,
     progress: bool = False,
@@ -125,6 +112,8 @@ def train(
     seed : of whatever is drawn; equal seeds give equal results.
     masked : bool of shape (len(features),): windows that must not teach, such as those of known
         incidents, deployments and maintenance. They are scored all the same.
+    saturation : as `analyze.saturation.saturation` gives it; the forests of services that it
+        holds look at it too.
     only_models : fit baselines and forests, but give no bounds and score no history.
     workers : threads; by default one a core.
     progress : show a progress bar over chunks of operations.
@@ -141,11 +130,15 @@ def train(
         )
     outcomes, chunks = fleets_of.fleets(features, window_s, masked=masked)
     week = None if only_models else week_after(features["time"].to_numpy().max(), window_s)
+    saturated: dict[str, Floats] = {}
+    if saturation is not None:
+        times = fleets_of.windows(features["time"].to_numpy(), window_s)
+        saturated = saturation_scores(saturation, times, window_s, params, seed=seed)
     trained = Trained()
     frames: dict[str, list[pl.DataFrame]] = {name: [] for name in FRAMES}
 
     def one(chunk: list[Fleet]) -> Trained:
-        return _train_chunk(chunk, params, seed, week)
+        return _train_chunk(chunk, saturated, params, seed, week)
 
     done = side_by_side(one, chunks, workers or os.cpu_count() or 1)
     for part in tqdm(done, desc="train", unit="chunk", disable=not progress):
@@ -179,36 +172,6 @@ def side_by_side(
             yield under_way.popleft().result()
 
 
-def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
-    """Give what a forest sees: the distance of each signal from its expected value, 1 the bound.
-
-    Returns
-    -------
-    Names of the signals, and of each float64 of shape (n_operations, n_time); NaN without a
-    value or a baseline. So a rare failure among few requests, however many standard deviations
-    it is, weighs no more than other chances of its signal.
-    """
-    names, found = [], []
-    for fit in fits:
-        scores = np.full(fit.fleet.values.shape, np.nan)
-        for fitted, rows in zip(fit.fitted, fit.rows, strict=True):
-            values, times = fit.fleet.values[rows], fit.fleet.times
-            scaled = _expected(fit, fitted, rows)
-            score = fitted.calibration.score(scaled, times, values, fitted.scale)
-            scores[rows] = np.sign(values - fitted.scale.backward(scaled)) * score
-        names.append(fit.fleet.signal)
-        found.append(scores)
-    return names, found
-
-
-def incidents(worst: Floats) -> Flags:
-    """Tell windows that are part of an incident, from the largest score of each, (n_time,)."""
-    around = np.ones(2 * INCIDENT_REACH + 1)
-    beyond = np.pad((worst > 1.0).astype(np.float64), INCIDENT_REACH)
-    share = np.convolve(beyond, around, mode="valid") / around.size
-    return (share >= INCIDENT_RATIO) | (worst > INCIDENT_SCORE)
-
-
 def bounds_of(fitted: FittedFleet, week: Times) -> pl.DataFrame:
     """Give the median of expected value and bounds over each hour of the coming week."""
     band = fitted.predict(week)
@@ -222,7 +185,7 @@ def bounds_of(fitted: FittedFleet, week: Times) -> pl.DataFrame:
         row_kernels.group_medians(np.ascontiguousarray(getattr(band, name)), group, found)
         medians[name] = found[:, order].ravel()
     per_series = order.size
-    return _long(
+    return long(
         BOUNDS_SCHEMA,
         fitted.operations,
         per_series,
@@ -248,25 +211,21 @@ def fit_chunk(
 
 
 def _train_chunk(
-    chunk: list[Fleet], params: BaselineParams, seed: int, week: Times | None
+    chunk: list[Fleet],
+    saturated: dict[str, Floats],
+    params: BaselineParams,
+    seed: int,
+    week: Times | None,
 ) -> Trained:
     """Train all signals of some operations, and forests over them."""
     fits, found = fit_chunk(chunk, params, seed=seed, week=week)
-    outcomes: list[Outcome] = []
-    together = _train_forests(fits, params, seed, found, outcomes, score=week is not None)
-    found.skipped = pl.concat([found.skipped, fleets_of.frame(outcomes)])
+    forests = train_forests(fits, saturated, params, seed=seed, score=week is not None)
+    found.forests = forests.forests
+    found.skipped = pl.concat([found.skipped, fleets_of.frame(forests.outcomes)])
+    found.contributions = pl.concat([found.contributions, *forests.contributions])
     if week is not None:
-        found.scores = pl.concat([found.scores, *map(_scores, fits), *together])
+        found.scores = pl.concat([found.scores, *map(_scores, fits), *forests.scores])
     return found
-
-
-def _expected(fit: FleetFit, fitted: FittedFleet, rows: NDArray[np.int64]) -> Floats:
-    """Give what was expected of the history: of the last days, before they came."""
-    scaled = fitted.scaled(fit.fleet.times)
-    unseen = fit.forecast[rows]
-    last = scaled[:, scaled.shape[1] - unseen.shape[1] :]
-    last[:] = np.where(np.isnan(unseen), last, unseen)
-    return scaled
 
 
 def _scores(fit: FleetFit) -> pl.DataFrame:
@@ -275,11 +234,11 @@ def _scores(fit: FleetFit) -> pl.DataFrame:
     parts = [pl.DataFrame(schema=SCORES_SCHEMA)]
     for fitted, rows in zip(fit.fitted, fit.rows, strict=True):
         values, times = fleet.values[rows], fleet.times
-        scaled = _expected(fit, fitted, rows)
+        scaled = expected_then(fit, fitted, rows)
         band = fitted.calibration.band(scaled, times, fitted.scale)
         score = fitted.calibration.score(scaled, times, values, fitted.scale)
         parts.append(
-            _long(
+            long(
                 SCORES_SCHEMA,
                 fitted.operations,
                 times.size,
@@ -294,85 +253,3 @@ def _scores(fit: FleetFit) -> pl.DataFrame:
             ).filter(~np.isnan(fleet.requests[rows]).ravel())
         )
     return pl.concat(parts)
-
-
-def _train_forests(
-    fits: list[FleetFit],
-    params: BaselineParams,
-    seed: int,
-    found: Trained,
-    outcomes: list[Outcome],
-    *,
-    score: bool,
-) -> list[pl.DataFrame]:
-    """Fit the forest of every operation into `found`, and give their scores."""
-    names, scores = signed_scores(fits)
-    quiet = np.logical_and.reduce([fit.fleet.may_teach for fit in fits])
-    fleet = fits[0].fleet
-    parts, contributions = [], [found.contributions]
-    for row, (service, operation) in enumerate(fleet.operations):
-        known = [place for place in range(len(names)) if np.isfinite(scores[place][row]).any()]
-        signals = tuple(names[place] for place in known)
-        deviations = np.full((fleet.times.size, len(known)), np.nan)
-        for column, place in enumerate(known):
-            deviations[:, column] = scores[place][row]
-        worst = np.abs(np.nan_to_num(deviations)).max(axis=1, initial=0.0)
-        try:
-            forest = ForestDetector.fit(
-                deviations,
-                signals,
-                quiet[row] & ~incidents(worst),
-                trees=params.forest_trees,
-                contamination=params.forest_contamination,
-                seed=seed,
-            )
-        except NotEnoughData as error:
-            outcomes.append(Outcome(service, operation, TOGETHER, SKIPPED, str(error)))
-            continue
-        found.forests[service, operation] = forest
-        if not score:
-            continue
-        lives = ~np.isnan(fleet.requests[row])
-        together = forest.predict(deviations)
-        odd = lives & (together > 1.0)
-        shares = forest.contributions(deviations[odd])
-        contributions.append(
-            _long(
-                CONTRIBUTIONS_SCHEMA,
-                [(service, operation)],
-                int(odd.sum()),
-                time=fleet.times[odd],
-                score=together[odd],
-                **{name: shares[:, signals.index(name)] for name in signals},
-            )
-        )
-        parts.append(
-            _long(
-                SCORES_SCHEMA,
-                [(service, operation)],
-                int(lives.sum()),
-                time=fleet.times[lives],
-                signal=TOGETHER,
-                score=together[lives],
-                model=FOREST,
-            )
-        )
-    found.contributions = pl.concat(contributions)
-    return parts
-
-
-def _long(
-    schema: Schema, operations: list[tuple[str, str]], rows_each: int, **columns: object
-) -> pl.DataFrame:
-    """Make a frame of `rows_each` rows an operation; what is not given is null."""
-    arrays = {name: one for name, one in columns.items() if isinstance(one, np.ndarray)}
-    frame = pl.DataFrame(arrays, nan_to_null=True)
-    names = pl.DataFrame(operations, schema=list(OPERATION), orient="row")
-    row = np.repeat(np.arange(len(operations)), rows_each)
-    frame = pl.concat([names[row], frame], how="horizontal")
-    return frame.select(
-        (pl.col(name) if name in frame.columns else pl.lit(columns.get(name)))
-        .cast(kind)
-        .alias(name)
-        for name, kind in schema.items()
-    )
