@@ -152,3 +152,38 @@ def losses(cost: Costs | None) -> Chart:
     return finish(
         alt.layer(zero, ranges, dots).properties(width=WIDTH, height=max(22 * len(names), 60))
     )
+
+
+def budgets(frame: pl.DataFrame) -> Chart:
+    """Draw how much of each error budget is spent; beyond the line it is overspent.
+
+    Parameters
+    ----------
+    frame : of `analyze.slo_tables.budgets`.
+    """
+    known = frame.filter(pl.col("budget_consumed").is_not_null()).select(
+        pl.concat_str("slo", "objective", separator=" \u00b7 ").alias("label"),
+        spent="budget_consumed",
+        attainment="attainment",
+        target="target",
+    )
+    if known.is_empty():
+        return nothing("no objective can be measured in this lake")
+    names = known["label"].to_list()
+    bars = (
+        alt.Chart(lean(known))
+        .mark_bar(height=11, cornerRadius=2)
+        .encode(
+            y=alt.Y("label:N", sort=names, title=None, axis=alt.Axis(labelLimit=320)),
+            x=alt.X("spent:Q", title="error budget spent", axis=alt.Axis(format=".0%")),
+            color=alt.condition("datum.spent > 1", alt.value(RED), alt.value(PALETTE[2])),
+            tooltip=[
+                "label:N",
+                alt.Tooltip("spent:Q", format=".1%"),
+                alt.Tooltip("attainment:Q", format=".3%"),
+                alt.Tooltip("target:Q", format=".3%"),
+            ],
+        )
+    )
+    whole = alt.Chart(pl.DataFrame({"whole": [1]})).mark_rule(color=GREY).encode(x="whole:Q")
+    return finish(alt.layer(bars, whole).properties(width=WIDTH, height=max(24 * len(names), 60)))
