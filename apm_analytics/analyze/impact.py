@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from apm_analytics.analyze import week_profile
 from apm_analytics.errors import BadInput, BadParameter, NotEnoughData
 
 Floats = NDArray[np.float64]
@@ -33,8 +34,6 @@ EMPTY = 0.05  # share of what is usual that stands for "next to nothing"
 RIDGE = 1e-3  # share of the levels' own variance; keeps weights finite where a level is constant
 HOUR_S, DAY_S = 3_600, 86_400
 SHOWN_S, AFTER_S = 1_800, 6 * 3_600  # of the picture: a point, and how long after the incident
-EPOCH_HOUR_OF_WEEK = 96  # 1970-01-01 was a Thursday; hour 0 is Sunday 00:00 UTC
-HOURS_PER_WEEK = 168
 PROFILE, CONTROL, CONTROL_PROFILE = "hour of week", "control", "control by hour of week"
 
 
@@ -127,14 +126,18 @@ def of_incident(
     during = slice(first, last)
     gap_ratio = float(1 - np.isfinite(values[during]).mean())
     _require_history(times, step_s, first, last, usable, gap_ratio)
-    candidates = {PROFILE: _History(values, _profile(values, times, step_s, usable & past), usable)}
+    candidates = {
+        PROFILE: _History(
+            values, week_profile.expected(values, times, step_s, usable & past), usable
+        )
+    }
     if control is not None:
         other = _floats(control)
         both = usable & np.isfinite(other) & (other > 0)
         if both[during].mean() >= 1 - MAX_GAP_RATIO and (both & past).mean() > 0:
             ratio = np.where(both, values / np.where(other > 0, other, 1.0), np.nan)
             usual = np.nansum(values[both & past]) / np.nansum(other[both & past])
-            by_hour = _profile(ratio, times, step_s, both & past) * other
+            by_hour = week_profile.expected(ratio, times, step_s, both & past) * other
             candidates[CONTROL] = _History(values, usual * other, both)
             candidates[CONTROL_PROFILE] = _History(values, by_hour, both)
     judged = {
@@ -308,47 +311,6 @@ def _sums(values: Floats, starts: Ints, length: int) -> Floats:
     total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values))])
     sums: Floats = total[starts + length] - total[starts]
     return sums
-
-
-def _profile(values: Floats, times: Ints, step_s: int, teaching: Flags) -> Floats:
-    """Give the hour-of-week profile at every window: of the past without its own week.
-
-    Means of log hourly means, made to fit the sum of the past; linear between hours.
-    """
-    hours = times // HOUR_S
-    slots = hours - hours[0]
-    count = int(slots[-1]) + 1
-    kept = np.where(teaching, np.nan_to_num(values), 0.0)
-    seen = np.bincount(slots, teaching, count)
-    totals = np.bincount(slots, kept, count)
-    known = seen > 0
-    mean = np.where(known, totals / np.maximum(seen, 1), 0.0)
-    typical = mean[known].mean()
-    offset = 0.02 * typical + np.finfo(float).tiny  # an empty hour is small, not minus infinity
-    logs = np.where(known, np.log(mean + offset), 0.0)
-    hour_of_week = (hours[0] + np.arange(count) + EPOCH_HOUR_OF_WEEK) % HOURS_PER_WEEK
-    week = np.arange(count) // HOURS_PER_WEEK
-    sums = np.bincount(hour_of_week, logs * known, HOURS_PER_WEEK)
-    numbers = np.bincount(hour_of_week, known, HOURS_PER_WEEK)
-    # An hour of the week that no other week knows takes the hour of the day, over all days.
-    by_day = np.tile(
-        sums.reshape(7, 24).sum(axis=0) / np.maximum(numbers.reshape(7, 24).sum(axis=0), 1), 7
-    )
-    result = np.empty(count)
-    for one in range(int(week[-1]) + 1):
-        own = (week == one) & known
-        less = sums - np.bincount(hour_of_week[own], logs[own], HOURS_PER_WEEK)
-        fewer = numbers - np.bincount(hour_of_week[own], minlength=HOURS_PER_WEEK)
-        profile = np.where(fewer > 0, less / np.maximum(fewer, 1), by_day)
-        mine = week == one
-        result[mine] = np.exp(profile[hour_of_week[mine]]) - offset
-    result = np.maximum(result, 0.0)
-    # The mean of logs lies below the mean; one factor for all hours mends it.
-    result *= (mean * known).sum() / max((result * known).sum(), np.finfo(float).tiny)
-    centres = (np.arange(count) + 0.5) * HOUR_S
-    inside = times + step_s / 2 - hours[0] * HOUR_S
-    interpolated: Floats = np.interp(inside, centres, result)
-    return interpolated
 
 
 def _floats(values: pl.Series) -> Floats:
