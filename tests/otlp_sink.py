@@ -8,6 +8,7 @@ import gzip
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +36,7 @@ class Sink:
         self.url = f"http://127.0.0.1:{port}"
         self.mode = "ok"
         self.requests: list[tuple[str, bytes]] = []
+        self.met: Counter[tuple[str, str]] = Counter()  # requests by mode and path
         self.ended = threading.Event()
         self.arrived = threading.Condition()
 
@@ -112,6 +114,9 @@ def otlp_sink() -> Iterator[Sink]:
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
             answer, status = b"", 200
+            with sink.arrived:
+                sink.met[sink.mode, self.path] += 1
+                sink.arrived.notify_all()
             if sink.mode == "slow":
                 sink.ended.wait(1.0)
             elif sink.mode == "hanging":

@@ -1,62 +1,10 @@
 """A real uvicorn service, watched: what leaves it, what its users see, what its logs say."""
 
-import json
-import os
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx
-from local_servers import free_port
 from otlp_sink import Sink, attributes, otlp_sink
-
-SHOP = Path(__file__).with_name("watched_shop.py")
-QUICK = {
-    "OTEL_BSP_SCHEDULE_DELAY": "100",
-    "OTEL_BLRP_SCHEDULE_DELAY": "100",
-    "OTEL_METRIC_EXPORT_INTERVAL": "500",
-    "OTEL_SERVICE_NAME": "shop",
-    "APM_PRIVACY_SALT": "pepper",
-    "APM_SHUTDOWN_SECONDS": "2",
-}
-
-
-@contextmanager
-def shop(sink: Sink | None, *, watched: bool = True, **settings: str) -> Iterator[httpx.Client]:
-    """Run the service; give a client of it. Its output is in `client.params["output"]`."""
-    port = free_port()
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("APM_", "OTEL_"))}
-    environ |= QUICK | settings
-    if sink is not None:
-        environ.setdefault("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
-    command = [sys.executable, str(SHOP), str(port), *(["watched"] if watched else [])]
-    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-        deadline = time.monotonic() + 40
-        while True:
-            try:
-                client.get("/refuses")
-                break
-            except httpx.ConnectError:
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        try:
-            yield client
-        finally:
-            process.terminate()
-            _, output = process.communicate(timeout=20)
-            client.headers["x-output"] = json.dumps(output)
-
-
-def output_of(client: httpx.Client) -> str:
-    text: str = json.loads(client.headers["x-output"])
-    return text
+from run_shop import echo, output_of, shop
 
 
 def named(sink: Sink, name: str) -> list[Any]:
@@ -139,7 +87,7 @@ def test_a_transaction_travels_to_our_own_hosts_only() -> None:
     """Two shops: the first calls the second by a name of ours and by one that is not."""
     with otlp_sink() as sink, shop(sink) as second:
         port = second.base_url.port
-        with _echo() as (third, heard):
+        with echo() as (third, heard):
             calls = f"http://localhost:{port}/products/8 {third}"
             own = {"SHOP_CALLS": calls, "APM_OWN_HOSTS": "localhost"}
             with shop(sink, **own) as first:
@@ -159,7 +107,7 @@ def test_a_transaction_travels_to_our_own_hosts_only() -> None:
 
 
 def test_a_redirect_to_a_third_party_takes_nothing_along() -> None:
-    with otlp_sink() as sink, _echo() as (third, heard), _echo(redirect=third) as (ours, first):
+    with otlp_sink() as sink, echo() as (third, heard), echo(redirect=third) as (ours, first):
         own = {"SHOP_CALLS": ours.replace("127.0.0.1", "localhost"), "APM_OWN_HOSTS": "localhost"}
         with shop(sink, **own) as client:
             client.post("/checkout")
@@ -208,34 +156,3 @@ def test_a_profile_of_a_busy_handler_names_its_method() -> None:
         assert all(re.fullmatch(r"\S.* \d+", line) for line in lines)
         spent = sum(int(line.rpartition(" ")[2]) for line in lines if "_adds_up" in line)
         assert spent > 5_000  # microseconds
-
-
-@contextmanager
-def _echo(redirect: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Run a server that remembers the headers of GET requests, and may send them elsewhere."""
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-    from threading import Thread
-
-    heard: list[dict[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            heard.append(dict(self.headers.items()))
-            self.send_response(302 if redirect else 200)
-            if redirect:
-                self.send_header("Location", redirect)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/", heard
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

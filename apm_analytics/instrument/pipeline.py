@@ -41,6 +41,7 @@ from apm_analytics.instrument.redaction import Redaction
 from apm_analytics.instrument.sampling import ConsistentSampler, Live, Policy
 from apm_analytics.privacy import load_rules
 
+LEFT_OUT_LOGGERS = ("opentelemetry.", "urllib3.", "httpx", "httpcore.")
 PROTOCOLS = ("http/protobuf", "grpc")
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Pipeline:
     """
 
     def __init__(self, settings: InstrumentSettings, resource: Resource) -> None:
-        redaction = Redaction(load_rules(settings.privacy_rules))
+        redaction = Redaction(load_rules(settings.privacy_rules), settings.graph_hosts)
         resource = redaction.resource(resource)
         self.settings = settings
         self.losses = Losses()
@@ -153,14 +154,18 @@ class Pipeline:
 
 
 class _ToOutbox(LogRecordProcessor):
-    """Hands log records on; the exporters' own lines, which would feed themselves, are left out."""
+    """Hands log records on.
+
+    Left out are lines of the exporters, which would feed themselves, and of HTTP clients, which
+    say again what their spans say.
+    """
 
     def __init__(self, outbox: Outbox[ReadableLogRecord]) -> None:
         self._outbox = outbox
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         scope = log_record.instrumentation_scope
-        if scope is not None and scope.name.startswith(("opentelemetry.", "urllib3.")):
+        if scope is not None and scope.name.startswith(LEFT_OUT_LOGGERS):
             return
         self._outbox.put(
             ReadableLogRecord(

@@ -4,9 +4,11 @@ In:  spans, log records and metric points of the SDK.
 Out: the same without secrets and personal data; what nothing was found in stays the same object.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
@@ -14,17 +16,27 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, Status
 
+from apm_analytics.instrument.calls import resource
 from apm_analytics.privacy import PrivacyRules
 
 # Log records carry these as attributes of Python's log record, whose names have no dots.
 LOG_NAMES = {"correlation_id": "correlation.id", "request_id": "request.id"}
 
 
-class Redaction:
-    """The rules, applied to the SDK's objects."""
+def _templated(match: re.Match[str]) -> str:
+    path = match[2].partition("?")[0].rstrip("'),.;")
+    version, template = resource(unquote(path))
+    return match[1] + (f"/{version}" if version else "") + template
 
-    def __init__(self, rules: PrivacyRules) -> None:
+
+class Redaction:
+    """The rules, applied to the SDK's objects; URLs of Graph hosts are templated in every text."""
+
+    def __init__(self, rules: PrivacyRules, graph_hosts: tuple[str, ...] = ()) -> None:
         self._rules = rules
+        self._graph_hosts = tuple(host.lower() for host in graph_hosts)
+        hosts = "|".join(re.escape(host) for host in self._graph_hosts)
+        self._graph_url = re.compile(rf"(?i:(https?://(?:{hosts})(?::\d+)?))(/[^\s\"<>]*)")
 
     def resource(self, resource: Resource) -> Resource:
         """Give the resource without secrets, as in command lines."""
@@ -32,7 +44,7 @@ class Redaction:
 
     def span(self, span: ReadableSpan) -> ReadableSpan:
         """Give the span with redacted name, status, attributes, events and links."""
-        text = self._rules.text
+        text = self._text
         status = span.status
         if status.description:
             status = Status(status.status_code, text(status.description))
@@ -90,7 +102,7 @@ class Redaction:
             if type(value) is str:
                 text = attribute(key, value)
                 if text is not None:
-                    left[key] = text
+                    left[key] = self._without_tenant(text) if "://" in text else text
             else:
                 other = self._attribute(key, value)
                 if other is not None:
@@ -113,14 +125,24 @@ class Redaction:
             text = self._rules.text(str(value))
             return value if text == str(value) else text
         if isinstance(value, str):
-            return self._rules.text(value)
+            return self._text(value)
         if isinstance(value, bytes):
-            return self._rules.text(value.decode(errors="replace"))
+            return self._text(value.decode(errors="replace"))
         if isinstance(value, Mapping):
             return self.attributes({str(key): item for key, item in value.items()})
         if isinstance(value, Sequence):
             return [self._value(item) for item in value]
-        return self._rules.text(str(value))
+        return self._text(str(value))
+
+    def _text(self, value: str) -> str:
+        text = self._rules.text(value)
+        return self._without_tenant(text) if "://" in text else text
+
+    def _without_tenant(self, text: str) -> str:
+        lowered = text.lower()
+        if any(host in lowered for host in self._graph_hosts):
+            return self._graph_url.sub(_templated, text)
+        return text
 
     def _metric(self, metric: Any) -> Any:
         points = [
