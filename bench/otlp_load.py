@@ -109,7 +109,7 @@ def _traces(count: int) -> Any:
         _attributes(span, values)
         if number == 0:
             missing = SPAN_BYTES - span.ByteSize()
-        span.attributes[9].value.string_value += "+" + "0" * (missing - 1)
+        span.attributes[9].value.string_value += "+" + "x" * (missing - 1)
     return request
 
 

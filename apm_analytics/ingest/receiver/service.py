@@ -20,7 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from apm_analytics.errors import ApmError, BadParameter
-from apm_analytics.ingest import otlp, requests
+from apm_analytics.ingest import otlp
 from apm_analytics.ingest.receiver import grpc_door, http_door
 from apm_analytics.ingest.receiver.access import Access
 from apm_analytics.ingest.receiver.connections import bounded_protocol, open_connections
@@ -111,7 +111,7 @@ class Receiver:
         config = self.config
         files = _raise_file_limit()
         max_http = int(files * (1 - GRPC_SHARE))
-        await asyncio.to_thread(requests.warm_up)
+        await asyncio.to_thread(self.pipeline.warm_up)
         self.pipeline.start()
         intake = Intake(
             self.pipeline,
