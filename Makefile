@@ -7,7 +7,7 @@ LAKE ?= data/lake
 OUT ?= data
 
 .PHONY: help nightly test lab servers setup check lock schedule clean \
-	bench-import bench-query bench-ingest bench-baselines bench-nab bench-business \
+	bench-import bench-query bench-ingest bench-baselines bench-gate bench-nab bench-business \
 	bench-overhead bench-peers fuzz e2e
 
 help: ## show this list
@@ -74,6 +74,9 @@ bench-business: .venv/ready ## associations and losses against known truth; fail
 
 bench-overhead: bench-peers ## an instrumented service beside bare and plain OpenTelemetry
 	@$(BIN)/python bench/bench_overhead.py
+
+bench-gate: .venv/ready ## would the alerts have paged well? Simulated shops with known incidents
+	@$(BIN)/python bench/bench_gate.py
 
 bench-peers: .venv/ready
 	@$(BIN)/uv pip install --quiet --require-hashes -r bench.lock --python $(BIN)/python

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from apm_analytics.alerts import publication
+from apm_analytics.alerts import gating, publication
 from apm_analytics.baselines import registry, stages
 from apm_analytics.baselines.registry import Provenance
 from apm_analytics.baselines.repro import repro
@@ -24,7 +24,13 @@ from apm_analytics.lake import query, snapshots
 from apm_analytics.report import html, ledger, notebooks, quality
 from apm_analytics.settings import Settings
 
-STAGES = (stages.snapshot, stages.features, stages.train, stages.evaluate)
+STAGES = (
+    stages.snapshot,
+    stages.features,
+    stages.train,
+    stages.evaluate,
+    gating.gate_stage,
+)
 # What decides a run's result besides data and params: the code and the notebooks.
 CODE = (
     "apm_analytics/**/*.py",

@@ -94,6 +94,11 @@ class ForecastParams(_Frozen):
 class ThresholdParams(_Frozen):
     max_age_s: float = Field(gt=0)
     for_s: float = Field(ge=0)
+    sustained_s: float = Field(ge=60)
+    keep_firing_s: float = Field(ge=0)
+    min_requests: int = Field(ge=1)
+    min_failures: int = Field(ge=1)
+    quiet_passes_per_month: float = Field(gt=0, le=100)
     anomaly_recent_s: float = Field(gt=0)
 
 
@@ -112,6 +117,12 @@ class BusinessParams(_Frozen):
     impact_level: float = Field(gt=0.5, lt=1)
 
 
+class GateParams(_Frozen):
+    replay_weeks: int = Field(ge=1)
+    max_pages_per_week: float = Field(gt=0)
+    keep_days: float = Field(ge=0)
+
+
 class Params(_Frozen):
     """Everything in params.yaml."""
 
@@ -126,6 +137,7 @@ class Params(_Frozen):
     thresholds: ThresholdParams
     slo: SloParams
     business: BusinessParams
+    gate: GateParams
 
 
 class Settings(_Frozen):

@@ -14,6 +14,9 @@ import numpy as np
 import polars as pl
 from rows import MONDAY_NS, NS_PER_S, table
 
+from apm_analytics import settings
+from apm_analytics.alerts import gating, signal_specs
+from apm_analytics.analyze.calendar import Calendar
 from apm_analytics.lake import snapshots
 
 DAYS = 2
@@ -141,6 +144,18 @@ def _derive(spans: pl.DataFrame, run: SmallRun) -> None:
     scores, bounds = _scores(features)
     scores.write_parquet(run.derived / "scores.parquet")
     bounds.write_parquet(run.derived / "bounds.parquet")
+    gated = gating.run(
+        features,
+        bounds,
+        scores,
+        lambda before: _scores(before)[1],
+        signal_specs.load(Path(__file__).resolve().parent.parent / "specs"),
+        Calendar(),
+        settings.load().params,
+    )
+    gated.levels.write_parquet(run.derived / "levels.parquet")
+    gated.table.write_parquet(run.derived / "gate.parquet")
+    gated.firings.write_parquet(run.derived / "firings.parquet")
     forest = scores.filter(pl.col("signal") == "together", pl.col("score") > 1)
     forest.select(
         "service_name",

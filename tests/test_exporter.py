@@ -82,7 +82,8 @@ def test_provenance_reads_back_per_series_with_the_training_time() -> None:
 def test_each_metric_has_one_help_and_one_type_line_and_promtool_agrees(
     server_binary: Callable[[str], Path],
 ) -> None:
-    text = exporter.text(thresholds.thresholds(make_bounds(), make_provenance()))
+    judged = thresholds.thresholds(make_bounds(), make_provenance())
+    text = exporter.text(judged.with_columns(pages_per_week=pl.lit(0.25)))
     lines = text.splitlines()
     for name in exporter.HELP:
         assert sum(line.startswith(f"# HELP {name} ") for line in lines) == 1
@@ -90,6 +91,23 @@ def test_each_metric_has_one_help_and_one_type_line_and_promtool_agrees(
     subprocess.run(
         [server_binary("promtool"), "check", "metrics"], input=text, text=True, check=True
     )
+
+
+def test_a_threshold_that_the_gate_refused_is_left_out_but_its_expected_value_is_not() -> None:
+    frame = thresholds.thresholds(make_bounds(), make_provenance())
+    refused = pl.col("signal") == "latency_p95"
+    found = samples(exporter.text(frame.with_columns(published=~refused, pages_per_week=1.5)))
+    assert {labels["signal"] for labels, _ in found["apm_baseline_upper"]} == {
+        "rate",
+        "error_ratio",
+    }
+    assert "latency_p95" in {labels["signal"] for labels, _ in found["apm_baseline_expected"]}
+    pages = found["apm_threshold_pages_per_week"]
+    assert {(labels["signal"], labels["bound"], value) for labels, value in pages} == {
+        ("rate", "lower", 1.5),
+        ("rate", "upper", 1.5),
+        ("error_ratio", "upper", 1.5),
+    }
 
 
 def test_the_text_does_not_depend_on_the_order_of_rows() -> None:

@@ -91,11 +91,11 @@ def test_any_name_of_an_operation_survives_into_the_generated_tests(
 @pytest.mark.parametrize(
     ("correct", "wrong", "test"),
     [
-        ("apm:latency_p95:seconds > on", "apm:latency_p95:seconds < on", "ApmLatencyAboveBaseline"),
-        ("apm:rate:per_second > on", "apm:rate:per_second < on", "ApmRateAboveBaseline"),
-        ("apm:error_ratio:ratio > on", "apm:error_ratio:ratio < on", "on a published bound"),
-        ("* 300 >= 3", "* 300 >= 0", "ApmLatencyAboveBaseline"),
-        ("* 300 >= 3", "* 300 >= 0", "ApmRateBelowBaseline"),
+        ("latency_p95:sustained > on", "latency_p95:sustained < on", "ApmLatencyAboveBaseline"),
+        ("apm:rate:sustained > on", "apm:rate:sustained < on", "ApmRateAboveBaseline"),
+        ("error_ratio:sustained > on", "error_ratio:sustained < on", "on a published bound"),
+        ("* 1200 >= 10", "* 1200 >= 0", "ApmErrorRatioAboveBaseline"),
+        ("* 1200 >= 10", "* 1200 >= 0", "ApmRateBelowBaseline"),
         ("hour()", "hour() + 1", "hour of the week"),
         ("hour()", "hour() + 1", "on a published bound"),
         ("day_of_week()", "(day_of_week() + 7)", "the week ends"),
@@ -106,6 +106,7 @@ def test_any_name_of_an_operation_survives_into_the_generated_tests(
         ("apm:error_ratio:ratio > 0.05", "apm:error_ratio:ratio > 0.01", "for no baseline"),
         ("< 0.0033", "< 0.033", "for no baseline"),
         ("for: 5m", "for: 50m", "ApmRateAboveBaseline"),
+        ("keep_firing_for: 15m", "keep_firing_for: 16m", "hour of the week"),
         ("> 129600", "> 129000", "waits for the age"),
         ("> 129600", "> 130000", "waits for the age"),
         (

@@ -18,7 +18,7 @@ def test_a_short_history_is_said_to_have_no_season(run: small_run.SmallRun) -> N
     frames = [trained.frame(run.derived, name) for name in ("features", "bounds", "skipped")]
     said = trained.summary(*frames, settings.load().params).data
     assert said.startswith("The history covers 2 days. Series with a baseline: 21 robust.")
-    assert "less than 14 days, so no season could be learned" in said
+    assert "less than 7 days, so no season could be learned" in said
     assert said.endswith("1 series could not be learned from and have none.")
 
 

@@ -1,7 +1,8 @@
 """Write thresholds in Prometheus' text format, for node-exporter's textfile collector.
 
 In:  thresholds of one run, one row per (service, operation, signal, bound, hour of the week).
-Out: the text of apm_thresholds.prom: 168 gauges a bound, and where they come from.
+Out: the text of apm_thresholds.prom: 168 gauges a bound, and where they come from. A threshold
+     that the gate does not publish is left out, so the static alert stands in for it.
 """
 
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ SERIES = ("service_name", "operation", "signal")
 HELP = {
     "apm_baseline_expected": "Expected value of the signal in this hour of the week "
     "(0 = Sunday 00:00 UTC), in its base unit.",
-    "apm_baseline_lower": "Learned lower bound of the signal in this hour of the week "
+    "apm_baseline_lower": "Below it the sustained signal alerts in this hour of the week "
     "(0 = Sunday 00:00 UTC), in its base unit.",
-    "apm_baseline_upper": "Learned upper bound of the signal in this hour of the week "
+    "apm_baseline_upper": "Above it the sustained signal alerts in this hour of the week "
     "(0 = Sunday 00:00 UTC), in its base unit.",
+    "apm_threshold_pages_per_week": "How often the alert would have fired over the weeks before, "
+    "replayed with thresholds that these weeks did not teach.",
     "apm_baseline_info": "Where the baseline of this signal comes from; always 1.",
     "apm_baseline_trained_timestamp_seconds": "When the baselines were trained, Unix time.",
 }
@@ -37,8 +40,9 @@ def text(thresholds: pl.DataFrame) -> str:
     expected = thresholds.unique(hours).select(*hours, value="expected")
     lines += _metric("apm_baseline_expected", _hourly(expected))
     for bound in ("lower", "upper"):
-        rows = thresholds.filter(pl.col("bound") == bound).select(*hours, "value")
+        rows = thresholds.filter(pl.col("bound") == bound, "published").select(*hours, "value")
         lines += _metric(f"apm_baseline_{bound}", _hourly(rows))
+    lines += _metric("apm_threshold_pages_per_week", _pages(thresholds.filter("published")))
     lines += _metric("apm_baseline_info", _infos(thresholds))
     trained = thresholds.select(pl.col("trained_at").dt.epoch("ms").max() / 1000).item()
     lines += _metric("apm_baseline_trained_timestamp_seconds", iter([({}, float(trained))]))
@@ -72,6 +76,13 @@ def _hourly(rows: pl.DataFrame) -> Iterator[tuple[dict[str, str], float]]:
             },
             value,
         )
+
+
+def _pages(thresholds: pl.DataFrame) -> Iterator[tuple[dict[str, str], float]]:
+    columns = [*SERIES, "bound"]
+    rows = thresholds.filter(pl.col("pages_per_week").is_not_null())
+    for *key, pages in rows.select(*columns, "pages_per_week").unique().sort(columns).iter_rows():
+        yield dict(zip(["service", *columns[1:]], key, strict=True)), pages
 
 
 def _infos(thresholds: pl.DataFrame) -> Iterator[tuple[dict[str, str], float]]:

@@ -95,6 +95,17 @@ class Operation:
             for hour, value in values.items()
         ]
 
+    def replayed(self, signal: str, bound: str, pages: float) -> Series:
+        """How often its alert would have fired, a week."""
+        return series(
+            "apm_threshold_pages_per_week",
+            steady(pages, self.minutes),
+            service=self.service,
+            operation=self.name,
+            signal=signal,
+            bound=bound,
+        )
+
     def info(self, signal: str) -> Series:
         """Where its baseline comes from."""
         return series(

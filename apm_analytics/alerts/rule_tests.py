@@ -33,6 +33,7 @@ FILE_NAME = "apm_thresholds_test.yml"
 WEEK_FILE_NAME = "apm_week_test.yml"
 # Names that break careless quoting.
 SERVICE = 'test "shop"'
+REPLAYED = "0.25"
 PASSED, KEPT, FEW = "GET /passed/{id}\\näh", "GET /kept", "GET /few"
 
 
@@ -46,8 +47,23 @@ class _Plan:
 
     @property
     def guard(self) -> float:
-        """The rate (1/s) below which alerts keep quiet."""
-        return self.params.features.min_requests / self.params.features.window_s
+        """The rate (1/s) below which some alert keeps quiet."""
+        thresholds = self.params.thresholds
+        return max(
+            self.params.features.min_requests / self.params.features.window_s,
+            thresholds.min_requests / thresholds.sustained_s,
+            # Of a busy operation every tenth request may fail.
+            thresholds.min_failures / thresholds.sustained_s,
+        )
+
+    @property
+    def few(self) -> float:
+        """A rate (1/s) at which every alert keeps quiet."""
+        thresholds = self.params.thresholds
+        return 0.5 * min(
+            self.params.features.min_requests / self.params.features.window_s,
+            thresholds.min_requests / thresholds.sustained_s,
+        )
 
     @property
     def busy(self) -> float:
@@ -58,6 +74,12 @@ class _Plan:
     def settled(self) -> int:
         """Minutes after which an alert surely fires, if it should."""
         return math.ceil(self.params.thresholds.for_s / 60) + 10
+
+    @property
+    def resolved(self) -> int:
+        """Minutes after which an alert surely stopped, since its value is kept again."""
+        thresholds = self.params.thresholds
+        return math.ceil((thresholds.sustained_s + thresholds.keep_firing_s) / 60) + 2
 
     @property
     def watched(self) -> list[tuple[SignalSpec, str]]:
@@ -82,6 +104,7 @@ class _Plan:
             model=MODEL,
             run_id=RUN_ID,
             notebook=f"{self.notebooks}/{RUN_ID}/notebooks/{rules.NOTEBOOK}",
+            replayed=REPLAYED,
         )
 
 
@@ -132,17 +155,18 @@ def week_document(signals: Mapping[str, SignalSpec]) -> dict[str, Any]:
 def _learned(plan: _Plan, spec: SignalSpec, bound: str) -> Test:
     """Passed: fires. Kept, or too little traffic: does not."""
     threshold = plan.busy if spec.name == "rate" else 0.5
-    few = threshold if spec.name != "rate" else 0.2 * plan.guard
+    few = threshold if spec.name != "rate" else 0.4 * plan.few
     expected = 0.75 if bound == "upper" else 1.5
     passed, kept = (2.0, 0.5) if bound == "upper" else (0.5, 2.0)
     inputs = [promtool.trained(plan.settled + 5)]
     for name, value, own, rate in (
         (PASSED, passed * threshold, threshold, plan.busy),
         (KEPT, kept * threshold, threshold, plan.busy),
-        (FEW, passed * few, few, 0.5 * plan.guard),
+        (FEW, passed * few, few, plan.few),
     ):
         operation = plan.operation(name)
         inputs += [operation.live(spec, value), operation.info(spec.name)]
+        inputs += [operation.replayed(spec.name, bound, float(REPLAYED))]
         inputs += plan.with_traffic(operation, spec, rate)
         inputs += operation.hourly(bound, spec.name, own)
         inputs += operation.hourly("expected", spec.name, expected * own)
@@ -155,23 +179,25 @@ def _learned(plan: _Plan, spec: SignalSpec, bound: str) -> Test:
 def _boundary(plan: _Plan) -> Test:
     """The same live value passes the bound of the first hours, and not that of the next."""
     switch = math.ceil(plan.settled / 60) * 60
+    keeps = math.ceil(plan.params.thresholds.keep_firing_s / 60)
     hours = promtool.hours(switch)
-    inputs = [promtool.trained(switch + 5)]
+    inputs = [promtool.trained(switch + keeps + 5)]
     checks = []
     for spec, bound in plan.watched:
         alert = rules.alert_name(spec, bound, "Baseline")
-        operation = plan.operation(alert, switch + 5)
+        operation = plan.operation(alert, switch + keeps + 5)
         scale = plan.busy if spec.name == "rate" else 0.1
         tight, loose = (1.0, 3.0) if bound == "upper" else (3.0, 1.0)
-        values = {hour: scale * (loose if hour == hours[-1] else tight) for hour in hours}
+        later = promtool.hours(switch + keeps + 5)
+        values = {hour: scale * (tight if hour in hours[:-1] else loose) for hour in later}
         inputs += [operation.live(spec, 2 * scale)]
         inputs += plan.with_traffic(operation, spec, plan.busy)
         inputs += operation.hourly(bound, spec.name, values)
         inputs += operation.hourly("expected", spec.name, values)
         firing = _firing(spec, alert, SERVICE, alert)
         checks += [
-            promtool.expects(firing, switch - 1, 1.0),
-            promtool.expects(firing, switch, None),
+            promtool.expects(firing, switch + keeps - 1, 1.0),
+            promtool.expects(firing, switch + keeps, None),
         ]
     return {
         "name": "learned alerts follow the hour of the week",
@@ -270,10 +296,13 @@ def _gone(plan: _Plan) -> Test:
         operation.live(spec, f"{2 * plan.busy!r}x2 stale"),
         operation.info("rate"),
         promtool.trained(plan.settled + 5),
+        operation.replayed("rate", "lower", float(REPLAYED)),
         *operation.hourly("lower", "rate", plan.busy),
         *operation.hourly("expected", "rate", plan.busy),
     ]
-    facts = plan.facts(PASSED, 0.0, plan.busy, plan.busy)
+    seen = math.ceil(plan.params.thresholds.sustained_s / 60)
+    held = [2 * plan.busy if minute <= 2 else 0.0 for minute in range(plan.settled + 1)][-seen:]
+    facts = plan.facts(PASSED, sum(held) / len(held), plan.busy, plan.busy)
     fired = _fired(spec, PASSED, rules.learned_annotations(spec, "lower", facts))
     return promtool.test(
         f"{alert} fires when the series is gone", inputs, [(alert, plan.settled, fired)]
@@ -282,7 +311,7 @@ def _gone(plan: _Plan) -> Test:
 
 def _published(plan: _Plan, spec: SignalSpec, bound: str, thresholds: pl.DataFrame) -> list[Test]:
     """The published series whose bound varies most over the tested hours, with its own bounds."""
-    minutes = max(plan.settled + 5, 60)
+    minutes = max(plan.settled + plan.resolved + 5, 60)
     rows = thresholds.filter(
         pl.col("signal") == spec.name,
         pl.col("bound") == bound,
@@ -309,6 +338,10 @@ def _published(plan: _Plan, spec: SignalSpec, bound: str, thresholds: pl.DataFra
     passed, kept = (2 * most, 0.5 * least) if bound == "upper" else (0.5 * least, 2 * most)
     if spec.name == "rate" and bound == "upper":
         passed = max(passed, plan.busy)
+    traffic = plan.busy
+    if spec.name == "error_ratio":
+        least = plan.params.thresholds.min_failures / plan.params.thresholds.sustained_s
+        traffic = max(traffic, 2 * least / passed)
     operation = promtool.Operation(service, name, minutes)
     alert = rules.alert_name(spec, bound, "Baseline")
     firing = _firing(spec, alert, service, name)
@@ -320,13 +353,13 @@ def _published(plan: _Plan, spec: SignalSpec, bound: str, thresholds: pl.DataFra
             "input_series": [
                 promtool.trained(minutes),
                 operation.live(spec, f"{passed!r}x{plan.settled} {promtool.steady(kept, minutes)}"),
-                *plan.with_traffic(operation, spec, plan.busy),
+                *plan.with_traffic(operation, spec, traffic),
                 *operation.hourly(bound, spec.name, values),
                 *operation.hourly("expected", "rate", plan.busy),
             ],
             "promql_expr_test": [
                 promtool.expects(firing, plan.settled, 1.0),
-                promtool.expects(firing, plan.settled + 1, None),
+                promtool.expects(firing, plan.settled + plan.resolved, None),
                 promtool.expects(recorded, 59, values[START_HOUR]),
                 promtool.expects(recorded, 60, values[START_HOUR + 1]),
             ],

@@ -1,8 +1,10 @@
 """Write the Prometheus rules that hold live values against learned thresholds.
 
 In:  the signals of specs/signals.yaml and the params (windows, `for`, ages).
-Out: one rules file: live values, this hour's thresholds, the alerts on both, and the static
-     fall-back for operations without a fresh baseline.
+Out: one rules file: live and sustained values, this hour's thresholds, the alerts on both, and
+     the static fall-back for what has no published or no fresh threshold.
+
+`alerts.watching` and `alerts.replay` compute the same over history; a test holds them together.
 
 The rules are the same every night; only the header and the thresholds they read (the .prom file)
 change, so Prometheus needs a reload only when specs or params changed.
@@ -15,7 +17,10 @@ from typing import Any
 
 import yaml
 
+from apm_analytics.alerts import watching
+from apm_analytics.alerts.replay import TRAFFIC_BEFORE_S
 from apm_analytics.alerts.signal_specs import SignalSpec
+from apm_analytics.alerts.watching import TOGETHER
 from apm_analytics.settings import Params
 
 FILE_NAME = "apm_thresholds.yml"
@@ -24,10 +29,7 @@ STALE_SEVERITY = "ticket"
 FRESH = "apm:baseline_fresh:bool"
 # The executed notebook that shows a baseline with its data.
 NOTEBOOK = "20_baselines.ipynb"
-# A service that died takes its series with it: for this long its rate counts as 0. Longer, and
-# an operation that was renamed would be missed for days.
-SEEN_WITHIN_S = 6 * 3600.0
-TRAFFIC_BEFORE_S = 3600.0  # the static "it has stopped" wants traffic in this time
+PRESENT = "apm:rate:present"  # the rate, 0 where its series is gone since a short time
 ON = "on (service, operation)"
 
 
@@ -43,6 +45,7 @@ class Facts:
     model: str
     run_id: str
     notebook: str
+    replayed: str  # pages a week in the gate's replay
 
 
 def document(signals: Mapping[str, SignalSpec], params: Params, notebooks: str) -> dict[str, Any]:
@@ -62,6 +65,7 @@ def document(signals: Mapping[str, SignalSpec], params: Params, notebooks: str) 
     found: list[dict[str, Any]] = [
         {"record": spec.record, "expr": _live(spec, params)} for spec in signals.values()
     ]
+    found += _sustained(signals, params)
     found += _joined(params)
     for spec in signals.values():
         for bound in spec.bounds:
@@ -101,9 +105,10 @@ def learned_annotations(spec: SignalSpec, bound: str, facts: Facts) -> dict[str,
     unit = _unit(spec.unit)
     return {
         "summary": f"{spec.title} of {facts.operation} in {facts.service} is {side} its baseline",
-        "description": f"{spec.title} is {facts.value}{unit}; for this hour of the week its "
-        f"{bound} bound is {facts.threshold}{unit} and {facts.expected}{unit} is expected "
-        f"(model {facts.model}, run {facts.run_id}).",
+        "description": f"Sustained {spec.title} is {facts.value}{unit}; for this hour of the week "
+        f"its {bound} threshold is {facts.threshold}{unit} and {facts.expected}{unit} is expected "
+        f"(model {facts.model}, run {facts.run_id}; over the weeks before, it would have fired "
+        f"{facts.replayed} times a week).",
         "run_id": facts.run_id,
         "notebook": facts.notebook,
     }
@@ -117,7 +122,8 @@ def static_annotations(spec: SignalSpec, bound: str, facts: Facts) -> dict[str, 
         "summary": f"{spec.title} of {facts.operation} in {facts.service} is {side} its "
         "static threshold",
         "description": f"{spec.title} is {facts.value}{unit}, the static threshold "
-        f"{facts.threshold}{unit}; there is no fresh baseline of this operation "
+        f"{facts.threshold}{unit}; this operation has no fresh learned threshold that would do "
+        f"better "
         f"(last run: {facts.run_id}).",
         "run_id": facts.run_id,
         "notebook": facts.notebook,
@@ -151,6 +157,44 @@ def _live(spec: SignalSpec, params: Params) -> str:
         "  )\n"
         ")"
     )
+
+
+def _sustained(signals: Mapping[str, SignalSpec], params: Params) -> list[dict[str, Any]]:
+    """Record what the learned alerts look at; see `alerts.watching`."""
+    latency, rate, errors = (
+        signals[name].record for name in ("latency_p95", "rate", "error_ratio")
+    )
+    seconds = _looking_back(params.thresholds.sustained_s)
+    seen = duration(watching.seen_within_s(params))
+    return [
+        {"record": PRESENT, "expr": f"{rate} or 0 * last_over_time({rate}[{seen}])"},
+        {
+            "record": PRESENT,
+            "expr": f'sum by (service) ({PRESENT}{{operation!="{TOGETHER}"}})',
+            "labels": {"operation": TOGETHER},
+        },
+        {
+            "record": "apm:latency_p95:log",
+            "expr": f"ln({latency} > 0)\nand {ON} {rate} * {params.features.window_s} "
+            f">= {params.features.min_requests}",
+        },
+        {"record": "apm:errors:per_second", "expr": f"{errors} * {ON} {rate} >= 0"},
+        {
+            "record": sustained("latency_p95"),
+            "expr": f"exp(avg_over_time(apm:latency_p95:log[{seconds}]))",
+        },
+        {"record": sustained("rate"), "expr": f"avg_over_time({PRESENT}[{seconds}])"},
+        {
+            "record": sustained("error_ratio"),
+            "expr": f"sum_over_time(apm:errors:per_second[{seconds}])\n/ {ON} "
+            f"sum_over_time({PRESENT}[{seconds}])",
+        },
+    ]
+
+
+def sustained(signal: str) -> str:
+    """Name the record of a signal over the last `thresholds.sustained_s`."""
+    return f"apm:{signal}:sustained"
 
 
 def _joined(params: Params) -> list[dict[str, Any]]:
@@ -188,13 +232,18 @@ def _learned(
     notebooks: str,
 ) -> dict[str, Any]:
     threshold = f'apm:baseline_{bound}:current{{signal="{spec.name}"}}'
-    if bound == "upper":
-        passed = f"{spec.record} > {ON} {threshold}"
-        traffic = signals["rate"].record
-    else:
-        passed = f"{_or_gone(spec, params)}\n< {ON} {threshold}"
+    value = sustained(spec.name)
+    sign, traffic = ">", sustained("rate")
+    if bound == "lower":
         # Too few requests now is the very alert: here the traffic that should be there counts.
-        traffic = 'apm:baseline_expected:current{signal="rate"}'
+        sign, traffic = "<", 'apm:baseline_expected:current{signal="rate"}'
+    passed = f"{value} {sign} {ON} {threshold}\n{_enough_sustained(traffic, params)}"
+    if spec.name == "error_ratio":
+        # Rates are estimates: half a failure less counts as enough.
+        passed += (
+            f"\nand {ON} {value} * {ON} {sustained('rate')} * "
+            f"{params.thresholds.sustained_s:.12g} > {params.thresholds.min_failures - 0.5:g}"
+        )
     facts = Facts(
         service="{{ $labels.service }}",
         operation="{{ $labels.operation }}",
@@ -204,11 +253,13 @@ def _learned(
         model=_asked("apm_baseline_info", spec, 'label "model"'),
         run_id=_asked("apm_baseline_info", spec, 'label "run_id"'),
         notebook=_notebook_link(spec, notebooks),
+        replayed=_asked("apm_threshold_pages_per_week", spec, 'value | printf "%.2g"', bound),
     )
     return {
         "alert": alert_name(spec, bound, "Baseline"),
-        "expr": f"{passed}\n{_enough(traffic, params)}\nand on () {FRESH} == 1",
+        "expr": f"{passed}\nand on () {FRESH} == 1",
         "for": duration(params.thresholds.for_s),
+        "keep_firing_for": duration(params.thresholds.keep_firing_s),
         "labels": {"severity": spec.severity, "signal": spec.name},
         "annotations": learned_annotations(spec, bound, facts),
     }
@@ -226,8 +277,9 @@ def _static(
     if bound == "upper":
         passed = f"{spec.record} > {threshold!r}"
     else:
-        passed = f"{_or_gone(spec, params)}\n< {threshold!r}"
-        traffic = f"avg_over_time({traffic}[{_looking_back(TRAFFIC_BEFORE_S, params)}])"
+        passed = f'{PRESENT}{{operation!="{TOGETHER}"}} < {threshold!r}'
+        before_s = max(TRAFFIC_BEFORE_S, 2 * params.thresholds.for_s)
+        traffic = f"avg_over_time({traffic}[{_looking_back(before_s)}])"
     facts = Facts(
         service="{{ $labels.service }}",
         operation="{{ $labels.operation }}",
@@ -237,6 +289,7 @@ def _static(
         model="",
         run_id=_asked("apm_baseline_info", spec, 'label "run_id"'),
         notebook=_notebook_link(spec, notebooks),
+        replayed="",
     )
     return {
         "alert": alert_name(spec, bound, "Static"),
@@ -266,14 +319,9 @@ def _stale(params: Params) -> dict[str, Any]:
     }
 
 
-def _or_gone(spec: SignalSpec, params: Params) -> str:
-    before = _looking_back(SEEN_WITHIN_S, params)
-    return f"({spec.record} or 0 * last_over_time({spec.record}[{before}]))"
-
-
-def _looking_back(seconds: float, params: Params) -> str:
-    """Write a range that does not end before `for` does, or the alert could never fire."""
-    return duration(max(seconds, 2 * params.thresholds.for_s))
+def _looking_back(seconds: float) -> str:
+    """Write a range; it holds both its ends, so a second less for the number of evaluations."""
+    return duration(seconds - 1)
 
 
 def _enough(traffic: str, params: Params) -> str:
@@ -281,9 +329,14 @@ def _enough(traffic: str, params: Params) -> str:
     return f"and {ON} {traffic} * {params.features.window_s} >= {params.features.min_requests}"
 
 
-def _asked(metric: str, spec: SignalSpec, pipeline: str) -> str:
+def _enough_sustained(traffic: str, params: Params) -> str:
+    least = params.thresholds.min_requests
+    return f"and {ON} {traffic} * {params.thresholds.sustained_s:.12g} >= {least}"
+
+
+def _asked(metric: str, spec: SignalSpec, pipeline: str, bound: str | None = None) -> str:
     """Ask Prometheus, when the alert fires, for what this series has there."""
-    return _with_series(metric, spec, f"{{{{ . | first | {pipeline} }}}}")
+    return _with_series(metric, spec, f"{{{{ . | first | {pipeline} }}}}", bound)
 
 
 def _notebook_link(spec: SignalSpec, notebooks: str) -> str:
@@ -291,8 +344,9 @@ def _notebook_link(spec: SignalSpec, notebooks: str) -> str:
     return _with_series("apm_baseline_info", spec, f"{notebooks}/{run_id}/notebooks/{NOTEBOOK}")
 
 
-def _with_series(metric: str, spec: SignalSpec, found: str) -> str:
-    series = f'{metric}{{service=%q,operation=%q,signal=\\"{spec.name}\\"}}'
+def _with_series(metric: str, spec: SignalSpec, found: str, bound: str | None = None) -> str:
+    of_bound = f',bound=\\"{bound}\\"' if bound else ""
+    series = f'{metric}{{service=%q,operation=%q,signal=\\"{spec.name}\\"{of_bound}}}'
     return (
         f'{{{{ with printf "{series}" $labels.service $labels.operation | query }}}}'
         f"{found}{{{{ else }}}}unknown{{{{ end }}}}"

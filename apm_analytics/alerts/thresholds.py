@@ -1,6 +1,7 @@
 """Turn baseline bounds into alert thresholds, and publish them for Prometheus.
 
-In:  bounds, one row per (service_name, operation, signal, hour_of_week), and their provenance.
+In:  bounds of sustained values (`alerts.levels`), one row per (service_name, operation, signal,
+     hour_of_week), their provenance, and what the gate decided.
 Out: thresholds, one row per (service_name, operation, signal, bound, hour_of_week), in the
      signal's own unit; thresholds.parquet and prometheus/ (.prom, rules, tests) in a release.
 """
@@ -10,13 +11,15 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
 from apm_analytics import settings
 from apm_analytics.alerts import exporter, promtool, publication, rule_tests, rules, signal_specs
+from apm_analytics.alerts.gate import NOT_JUDGED
+from apm_analytics.alerts.history import KEPT, LEARNED
 from apm_analytics.alerts.signal_specs import BOUNDS, SignalSpec
 from apm_analytics.baselines.registry import Provenance
 from apm_analytics.errors import ApmError, BadInput, NotEnoughData, NotFound
@@ -40,7 +43,15 @@ COLUMNS: dict[str, type[pl.DataType] | pl.DataType] = {
     "git_commit": pl.String,
     "data_hash": pl.String,
     "trained_at": pl.Datetime("us"),  # UTC
+    # What the gate decided, from replays over weeks that did not teach the threshold.
+    "published": pl.Boolean,  # it pages; where not, the static threshold stands in
+    "judgement": pl.String,
+    "reason": pl.String,
+    "pages_per_week": pl.Float64,
+    "precision": pl.Float64,
+    "recall": pl.Float64,
 }
+DECIDED = ("published", "judgement", "reason", "pages_per_week", "precision", "recall")
 # Clocks of two machines may differ by this much before "trained in the future" is a fault.
 CLOCK_SKEW_S = 300.0
 SHOWN = 3  # series that an error message names
@@ -48,15 +59,23 @@ SHOWN = 3  # series that an error message names
 log = logging.getLogger(__name__)
 
 
-def thresholds(bounds: pl.DataFrame, provenance: Provenance) -> pl.DataFrame:
+def thresholds(
+    bounds: pl.DataFrame,
+    provenance: Provenance,
+    *,
+    table: pl.DataFrame | None = None,
+    kept: pl.DataFrame | None = None,
+) -> pl.DataFrame:
     """Make one threshold of every bound that is watched.
 
     p95 latency and error ratio get an upper threshold, rate a lower and an upper one.
 
     Parameters
     ----------
-    bounds : derived/bounds.parquet, 168 rows a series.
+    bounds : derived/levels.parquet, 168 rows a series.
     provenance : the training that the bounds come from; every row carries it.
+    table : the gate's, derived/gate.parquet. Without it everything is published, unjudged.
+    kept : the thresholds published before; where the gate keeps yesterday's, its rows stay.
 
     Returns
     -------
@@ -97,8 +116,10 @@ def thresholds(bounds: pl.DataFrame, provenance: Provenance) -> pl.DataFrame:
             ("trained_at", trained_at),
         )
     ]
-    frame = pl.concat(parts).with_columns(columns)
+    frame = _decided(pl.concat(parts).with_columns(columns), table)
     frame = frame.select(pl.col(name).cast(kind) for name, kind in COLUMNS.items())
+    if table is not None and kept is not None:
+        frame = _with_kept(frame, table, kept)
     _check(frame)
     return frame.sort(*BOUND, "hour_of_week")
 
@@ -138,13 +159,16 @@ def publish(
     params = params or settings.load().params
     frame = thresholds.sort(*BOUND, "hour_of_week") if len(thresholds) else thresholds
     _check(frame)
-    _check_provenance(frame, params.thresholds.max_age_s, now or datetime.now(UTC))
+    _check_provenance(
+        frame, params.thresholds.max_age_s, params.gate.keep_days, now or datetime.now(UTC)
+    )
     signals = signal_specs.load(specs)
     _check_units(frame, signals)
 
     parquet = io.BytesIO()
     frame.write_parquet(parquet, compression="zstd")
-    origin = {key: str(frame[key][0]) for key in ("run_id", "git_commit", "data_hash")}
+    newest = frame.filter(pl.col("trained_at") == pl.col("trained_at").max())
+    origin = {key: str(newest[key][0]) for key in ("run_id", "git_commit", "data_hash")}
     notebooks = _notebooks(release)
     staging = release / publication.STAGING
     shutil.rmtree(staging, ignore_errors=True)
@@ -156,7 +180,7 @@ def publish(
                 rules.document(signals, params, notebooks), origin
             ).encode(),
             f"prometheus/tests/{rule_tests.FILE_NAME}": rules.as_yaml(
-                rule_tests.document(signals, params, notebooks, frame), origin
+                rule_tests.document(signals, params, notebooks, frame.filter("published")), origin
             ).encode(),
             f"prometheus/tests/{rule_tests.WEEK_FILE_NAME}": rules.as_yaml(
                 rule_tests.week_document(signals), origin
@@ -210,6 +234,54 @@ def changes(before: pl.DataFrame | None, after: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def current(thresholds: pl.DataFrame) -> pl.DataFrame:
+    """Give those of a published set that page, as bounds that may compete again."""
+    held = thresholds.filter("published") if "published" in thresholds.columns else thresholds
+    of_bound = {
+        bound: held.filter(pl.col("bound") == bound).select(*SERIES, "hour_of_week", "value")
+        for bound in ("lower", "upper")
+    }
+    series = held.unique((*SERIES, "hour_of_week")).select(
+        *SERIES, "unit", "hour_of_week", "expected", "model"
+    )
+    for bound, values in of_bound.items():
+        series = series.join(
+            values.rename({"value": bound}), on=(*SERIES, "hour_of_week"), how="left"
+        )
+    return series.select(*BOUND_COLUMNS)
+
+
+def _decided(frame: pl.DataFrame, table: pl.DataFrame | None) -> pl.DataFrame:
+    """Put the gate's decision beside every threshold."""
+    if table is None:
+        nothing = [pl.lit(None).cast(COLUMNS[name]).alias(name) for name in DECIDED]
+        return frame.with_columns(nothing).with_columns(
+            published=pl.lit(True), judgement=pl.lit(NOT_JUDGED)
+        )
+    chosen = table.filter("in_force").select(
+        *BOUND, "judgement", "reason", published=pl.col("candidate") == LEARNED
+    )
+    own = table.filter(candidate=LEARNED).select(*BOUND, "pages_per_week", "precision", "recall")
+    decided = chosen.join(own, on=BOUND, how="left")
+    return frame.join(decided, on=BOUND, how="left").with_columns(
+        pl.col("published").fill_null(False),
+        pl.col("judgement").fill_null(NOT_JUDGED),
+        pl.col("reason").fill_null("too little history to replay it over"),
+    )
+
+
+def _with_kept(frame: pl.DataFrame, table: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    """Let yesterday's rows stand where the gate says so."""
+    keeps = table.filter(pl.col("in_force"), candidate=KEPT).select(
+        *BOUND, "judgement", "reason", "pages_per_week", "precision", "recall"
+    )
+    rows = kept.drop(set(DECIDED) & set(kept.columns)).join(keeps, on=BOUND, how="inner")
+    rows = rows.with_columns(published=pl.lit(True)).select(
+        pl.col(name).cast(kind) for name, kind in COLUMNS.items()
+    )
+    return pl.concat([frame.join(keeps, on=BOUND, how="anti"), rows])
+
+
 def _median() -> pl.Expr:
     return pl.col("value").cast(pl.Float64).median()
 
@@ -251,15 +323,24 @@ def _check(frame: pl.DataFrame) -> None:
     )
 
 
-def _check_provenance(frame: pl.DataFrame, max_age_s: float, now: datetime) -> None:
+def _check_provenance(
+    frame: pl.DataFrame, max_age_s: float, keep_days: float, now: datetime
+) -> None:
+    newest = frame["trained_at"].max()
+    of_now = frame.filter(pl.col("trained_at").eq_missing(newest))
+    older = frame.filter(pl.col("trained_at").ne_missing(newest))
     for column in ("run_id", "git_commit", "data_hash", "trained_at"):
-        found = frame[column].unique().to_list()
+        found = of_now[column].unique().to_list()
         if len(found) != 1 or found[0] is None:
             raise BadInput(
                 f"thresholds hold the {column}s {sorted(map(str, found))[:SHOWN]}, need one: "
                 "publish the bounds of one training"
             )
-    trained_at: datetime = frame["trained_at"][0].replace(tzinfo=UTC)
+    too_old = older.filter(
+        (pl.lit(newest) - pl.col("trained_at") > timedelta(days=keep_days)).fill_null(True)
+    )
+    _refuse(too_old, BOUND, f"an age over {keep_days:g} days (gate.keep_days)", ("trained_at",))
+    trained_at: datetime = of_now["trained_at"][0].replace(tzinfo=UTC)
     age_s = (now - trained_at).total_seconds()
     if age_s > max_age_s:
         raise ApmError(

@@ -5,7 +5,7 @@ import sys
 import click
 
 from apm_analytics import __version__
-from apm_analytics.cli import business, lake, receive, runs, slo, telemetry, transactions
+from apm_analytics.cli import alerts, business, lake, receive, runs, slo, telemetry, transactions
 from apm_analytics.errors import ApmError
 
 
@@ -25,6 +25,7 @@ for command in (
     lake.lake,
     business.kpis,
     business.impact,
+    alerts.backtest,
     runs.nightly,
     runs.schedule,
     runs.runs,

@@ -37,6 +37,11 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
         "models": lambda found: found == ["robust"],
         "inside_ratio": lambda found: 0.98 < found < 1,
     },
+    "22_backtest_alerts": {
+        "alerts": lambda found: found == 30,
+        "learned": lambda found: 0 < found < 30,
+        "fired": lambda found: found >= 3,
+    },
     "30_anomalies": {
         "anomalous_operations_now": lambda found: found == 2,
         "anomalous_now": lambda found: found == 4,
@@ -69,9 +74,10 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
         "estimated": lambda found: found == 0,
     },
     "50_publish_thresholds": {
-        "series": lambda found: found == 28,
-        "thresholds": lambda found: found == 28 * 168,
-        "new": lambda found: found == 28,
+        "series": lambda found: found == 30,
+        "thresholds": lambda found: found == 30 * 168,
+        "published": lambda found: 0 < found < 30,
+        "new": lambda found: found == 30,
         "gone": lambda found: found == 0,
     },
 }

@@ -1,0 +1,72 @@
+"""Commands about alerts: `apm backtest`."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from apm_analytics.cli.options import LAKE, PROGRESS
+
+TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"])
+
+
+@click.command()
+@LAKE
+@click.option("--alert", required=True, metavar="NAME", help="Ours, or one of --rules.")
+@click.option("--since", required=True, type=TIME, help="Replay from here on; UTC.")
+@click.option("--until", type=TIME, help="Up to here; UTC.  [default: the end of the data]")
+@click.option("--service", help="Of this service only.")
+@click.option("--operation", help="Of this operation only.")
+@click.option("--threshold", type=float, help="Instead of the alert's own, in its unit.")
+@click.option("--for", "wait", metavar="5m", help="Instead of the alert's own.")
+@click.option(
+    "--rules",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A Prometheus rules file; may be given several times.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+)
+@PROGRESS
+def backtest(
+    lake: Path,
+    alert: str,
+    since: datetime,
+    until: datetime | None,
+    service: str | None,
+    operation: str | None,
+    threshold: float | None,
+    wait: str | None,
+    files: tuple[Path, ...],
+    form: str,
+    progress: bool,
+) -> None:
+    """Say how often an alert would have fired, when, and what incidents it met."""
+    from apm_analytics import settings
+    from apm_analytics.alerts import backtest as job
+    from apm_analytics.alerts import replayable
+    from apm_analytics.lake import answers
+
+    found = job.run(
+        lake,
+        alert,
+        settings.load(),
+        since=since,
+        until=until,
+        service=service,
+        operation=operation,
+        threshold=threshold,
+        for_s=None if wait is None else replayable.seconds(wait),
+        files=files,
+        progress=progress,
+    )
+    if form == "table":
+        click.echo("\n".join(found.lines()))
+    sys.stdout.buffer.write(answers.render(found.fired, form))
