@@ -122,6 +122,7 @@ def test_signals_inside_their_bounds_are_a_combination_and_shares_name_the_main_
             "latency_p95": [0.2],
             "rate": [0.7],
             "error_ratio": [0.1],
+            "saturation": [None],
         }
     )
     card = why.explain(
@@ -136,6 +137,18 @@ def test_signals_inside_their_bounds_are_a_combination_and_shares_name_the_main_
     )
     assert (card.component, card.mainly, card.shares["rate"]) == ("combination", "rate", 0.7)
     assert "rate makes 70%" in why_card.table([card])["why"][0]
+
+
+def test_an_episode_of_saturation_alone_has_no_card_and_stops_nothing() -> None:
+    scores, bounds = _frames({"latency_p95": [(NOON, NOON + 10, 5.0)]})
+    episodes = findings.episodes(scores, WINDOW_S)
+    alone = scores.filter(pl.col("signal") == "rate").with_columns(
+        operation=pl.lit("GET /quiet"), signal=pl.lit("together"), score=pl.lit(2.0)
+    )
+    both = findings.episodes(pl.concat([scores, alone]), WINDOW_S)
+    assert len(both) == len(episodes) + 1
+    cards = why_card.explained(both, scores, bounds, None, count=10)
+    assert {card.operation for card in cards} == {OPERATION[1]}
 
 
 def test_how_often_it_happened_before_and_what_looked_alike() -> None:

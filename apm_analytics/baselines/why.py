@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from apm_analytics.analyze.signals import SIGNALS
+from apm_analytics.analyze.signals import OPERATION, SIGNALS
 from apm_analytics.baselines.detector_kinds import AFTER, BEFORE, Kind, kind_of
 from apm_analytics.baselines.scales import Floats
 from apm_analytics.errors import NotFound
@@ -50,9 +50,10 @@ class Why:
     Parameters
     ----------
     service_name, operation, signal, start, end : what was asked about; times UTC.
-    mainly : the signal that explains it best.
+    mainly : the signal that explains it best, of those with a baseline of their own.
     deviations : signal -> its largest deviation in that time, signed, in bounds; 1 is the bound.
-    shares : signal -> its share of the forest's score; empty without one.
+    shares : signal -> its share of the forest's score, saturation of the service included; empty
+        without one.
     kind : spike, dip, level shift, trend change or more noise.
     component : what of the expectation is broken. "time of week": the value is usual at other
         hours; "level": at none; "trend": it has been moving; "noise": it spreads more;
@@ -113,16 +114,21 @@ def explain(
     rows = scores.filter(own, pl.col("signal") != TOGETHER, pl.col("score").is_not_null())
     times, names, deviations = _matrix(rows)
     during = (times >= np.datetime64(start, "us")) & (times < np.datetime64(end, "us"))
-    if not during.any():
+    known = [
+        name for place, name in enumerate(names) if np.isfinite(deviations[during, place]).any()
+    ]
+    if not known:
         raise NotFound(
             f"{service} {operation} has no scored window between {start} and {end} UTC; see "
             "derived/scores.parquet"
         )
     shares = _shares(contributions, own, start, end)
-    worst_of = {name: _extreme(deviations[during, place]) for place, name in enumerate(names)}
+    worst_of = {name: _extreme(deviations[during, names.index(name)]) for name in known}
     mainly = signal
     if signal not in worst_of:
-        ranked = shares or {name: abs(one) for name, one in worst_of.items()}
+        ranked = {name: shares.get(name, 0.0) for name in known}
+        if not any(ranked.values()):
+            ranked = {name: abs(one) for name, one in worst_of.items()}
         mainly = max(ranked, key=lambda name: ranked[name])
     place = names.index(mainly)
     at = int(np.flatnonzero(during)[np.nanargmax(np.abs(deviations[during, place]))])
@@ -178,7 +184,10 @@ def _shares(
     if rows.is_empty():
         return {}
     worst: dict[str, Any] = rows.sort("score").row(-1, named=True)
-    return {name: float(worst[name]) for name in SIGNALS if worst.get(name) is not None}
+    about = {*OPERATION, "time", "score"}
+    return {
+        name: float(one) for name, one in worst.items() if name not in about and one is not None
+    }
 
 
 def _extreme(deviations: Floats) -> float:

@@ -5,12 +5,14 @@ Out: sentences; a table of them.
 """
 
 import calendar
+import contextlib
 from collections.abc import Iterator
 
 import polars as pl
 
 from apm_analytics.baselines import why
 from apm_analytics.baselines.why import Why
+from apm_analytics.errors import NotFound
 from apm_analytics.report import words
 
 COLUMNS = ("service", "operation", "from (UTC)", "lasted", "what", "why", "before")
@@ -26,20 +28,27 @@ def explained(
     *,
     count: int,
 ) -> list[Why]:
-    """Explain the first `count` episodes of `report.findings.episodes`."""
-    return [
-        why.explain(
-            scores,
-            bounds,
-            contributions,
-            service=row["service_name"],
-            operation=row["operation"],
-            signal=row["signal"],
-            start=row["start"],
-            end=row["end"],
-        )
-        for row in episodes.head(count).iter_rows(named=True)
-    ]
+    """Explain the first `count` episodes of `report.findings.episodes`.
+
+    One of an operation without any baseline of its own (only its service's saturation was odd)
+    has no card.
+    """
+    cards = []
+    for row in episodes.head(count).iter_rows(named=True):
+        with contextlib.suppress(NotFound):
+            cards.append(
+                why.explain(
+                    scores,
+                    bounds,
+                    contributions,
+                    service=row["service_name"],
+                    operation=row["operation"],
+                    signal=row["signal"],
+                    start=row["start"],
+                    end=row["end"],
+                )
+            )
+    return cards
 
 
 def table(cards: list[Why]) -> pl.DataFrame:
@@ -93,8 +102,9 @@ def _reasons(card: Why) -> Iterator[str]:
     if others:
         yield f"Also outside: {', '.join(others)}."
     if card.shares:
-        share = card.shares.get(card.mainly, 0.0)
-        yield f"{words.signal(card.mainly)} makes {share:.0%} of how unusual it is as a whole."
+        most = max(card.shares, key=lambda name: card.shares[name])
+        share = card.shares[most]
+        yield f"{words.signal(most)} makes {share:.0%} of how unusual it is as a whole."
 
 
 def _history(card: Why) -> Iterator[str]:
