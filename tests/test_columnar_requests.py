@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
-from otlp_requests import START_NS, logs, metrics, traces
+from otlp_requests import START_NS, as_json, logs, metrics, traces
 
-from apm_analytics.ingest.otlp import decode_protobuf, decode_requests
+from apm_analytics.ingest.otlp import decode_json, decode_protobuf, decode_requests
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,12 @@ def test_a_time_beyond_2262_in_an_exemplar_puts_only_its_point_aside() -> None:
     decoded = decode_requests("metrics", [request.SerializeToString()])
     assert "exemplars.timeUnixNano" in decoded.rejected[0].path
     assert "histogram_points" not in decoded.tables
+
+
+@pytest.mark.parametrize("field", ["flags", "droppedAttributesCount"])
+def test_a_json_integer_beyond_64_bits_puts_only_its_record_aside(field: str) -> None:
+    document = as_json(logs())
+    document["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0][field] = str(2**70)
+    decoded = decode_json(orjson.dumps(document))
+    assert [rejected.path.rpartition(".")[2] for rejected in decoded.rejected] == [field]
+    assert decoded.tables["logs"].num_rows == 1

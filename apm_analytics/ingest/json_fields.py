@@ -59,7 +59,20 @@ def pairs(listed: Any) -> Iterator[tuple[str, Value]]:
 
 def attributes(record: Json, unknown: Json, sink: Sink) -> list[tuple[str, Value]]:
     """Give a record's attributes with its unknown fields, which are counted."""
-    found = records.checked(pairs(record.get("attributes")))
+    found: list[tuple[str, Value]] = []
+    small = True
+    for one in record.get("attributes") or ():
+        value = one.get("value") or {}
+        # Most values are texts and nothing else.
+        held = value.get("stringValue")
+        if type(held) is str and len(value) == 1:
+            small = small and len(held) <= records.MAX_ATTRIBUTE_BYTES
+        else:
+            held = any_value(value)
+            small = small and type(held) in records.SMALL
+        found.append((one.get("key") or "", held))
+    if not small:
+        records.check_attributes(found)
     for name, value in unknown.items():
         found.append((UNKNOWN + name, as_text(value)))
         sink.warnings[f"unknown field {name} kept as attribute {UNKNOWN}{name}"] += 1
@@ -96,11 +109,15 @@ def text(record: Json, name: str) -> str:
 def integer(record: Json, name: str, other: str = "") -> int:
     """Give an integer field, written as a number or as text; 0 when it is missing."""
     value = record.get(name)
-    if value is None and other:
+    if value is None:
         value = record.get(other)
+        if value is None:
+            return 0
+    if type(value) is int:
+        return value
     if type(value) is str and value.isdigit():
         return int(value)
-    if value is None or value == "":
+    if value == "":
         return 0
     try:
         number = int(value)
@@ -108,6 +125,14 @@ def integer(record: Json, name: str, other: str = "") -> int:
         raise Reject(name, f"found {str(value)[:60]!r}, need an integer") from error
     if isinstance(value, float) and value != number:
         raise Reject(name, f"found {value}, need an integer")
+    return number
+
+
+def short_integer(record: Json, name: str, other: str = "") -> int:
+    """Give an integer field that fits 64 bits with a sign, which a column holds."""
+    number = integer(record, name, other)
+    if not -records.INT64_END <= number < records.INT64_END:
+        raise Reject(name, f"{str(number)[:60]} does not fit 64 bits")
     return number
 
 
@@ -129,6 +154,8 @@ def enum(field: str, value: Any) -> int:
     """Give the number of an enum that came as a number or by its name."""
     if value is None:
         return 0
+    if type(value) is int:
+        return value
     if isinstance(value, str) and not value.lstrip("-").isdigit():
         try:
             return ENUM_NUMBERS[field][value]

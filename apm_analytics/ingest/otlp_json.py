@@ -140,7 +140,10 @@ def _context(entry: Json, resource: Json, group: Json, scope: Json) -> tuple[Any
     pairs = list(fields.pairs(resource.get("attributes")))
     if resource.get("droppedAttributesCount"):
         pairs.append(
-            ("otel.dropped_attributes_count", fields.integer(resource, "droppedAttributesCount"))
+            (
+                "otel.dropped_attributes_count",
+                fields.short_integer(resource, "droppedAttributesCount"),
+            )
         )
     return context(
         pairs,
@@ -166,13 +169,13 @@ def _read_span(span: Json, path: str, sink: Sink, limits: Limits) -> None:
         status_code=fields.enum("status.code", status.get("code")),
         status_message=fields.text(status, "message"),
         trace_state=fields.text(span, "traceState"),
-        flags=fields.integer(span, "flags"),
+        flags=fields.short_integer(span, "flags"),
         start_ns=fields.integer(span, "startTimeUnixNano"),
         end_ns=fields.integer(span, "endTimeUnixNano"),
         dropped=(
-            fields.integer(span, "droppedAttributesCount"),
-            fields.integer(span, "droppedEventsCount"),
-            fields.integer(span, "droppedLinksCount"),
+            fields.short_integer(span, "droppedAttributesCount"),
+            fields.short_integer(span, "droppedEventsCount"),
+            fields.short_integer(span, "droppedLinksCount"),
         ),
         events=[_event(event) for event in span.get("events") or ()],
         links=[_link(link) for link in span.get("links") or ()],
@@ -187,7 +190,7 @@ def _event(event: Json) -> Json:
         ),
         "name": fields.text(event, "name"),
         "attributes": text_pairs(fields.pairs(event.get("attributes"))),
-        "dropped_attributes_count": fields.integer(
+        "dropped_attributes_count": fields.short_integer(
             event, "droppedAttributesCount", "dropped_attributes_count"
         ),
     }
@@ -201,8 +204,8 @@ def _link(link: Json) -> Json:
         "span_id": records.identifier("links.spanId", link.get("spanId") or link.get("span_id"), 8),
         "trace_state": fields.text(link, "traceState") or None,
         "attributes": text_pairs(fields.pairs(link.get("attributes"))),
-        "flags": fields.integer(link, "flags"),
-        "dropped_attributes_count": fields.integer(
+        "flags": fields.short_integer(link, "flags"),
+        "dropped_attributes_count": fields.short_integer(
             link, "droppedAttributesCount", "dropped_attributes_count"
         ),
     }
@@ -222,7 +225,7 @@ def _read_log(log: Json, path: str, sink: Sink, limits: Limits) -> None:
         event_name=fields.text(log, "eventName"),
         trace_id=log.get("traceId"),
         span_id=log.get("spanId"),
-        flags=fields.integer(log, "flags"),
-        dropped=fields.integer(log, "droppedAttributesCount"),
+        flags=fields.short_integer(log, "flags"),
+        dropped=fields.short_integer(log, "droppedAttributesCount"),
     )
     sink.table("logs").add(row, attributes)

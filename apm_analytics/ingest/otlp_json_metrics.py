@@ -76,7 +76,7 @@ def _point(
 ) -> tuple[str, tuple[Any, ...], list[tuple[str, Value]]]:
     point, more = fields.normal(point, _POINT)
     attributes = fields.attributes(point, {**unknown, **more} if unknown or more else more, sink)
-    flags = fields.integer(point, "flags")
+    flags = fields.short_integer(point, "flags")
     head = records.point(
         limits,
         time_ns=fields.integer(point, "timeUnixNano"),
@@ -115,12 +115,12 @@ def _point(
         *head,
         *counted,
         *low_high,
-        fields.integer(point, "scale"),
+        fields.short_integer(point, "scale"),
         records.count_of(fields.integer(point, "zeroCount")),
         fields.double(point, "zeroThreshold") or 0.0,
-        fields.integer(positive, "offset"),
+        fields.short_integer(positive, "offset"),
         fields.buckets(positive.get("bucketCounts") or positive.get("bucket_counts")),
-        fields.integer(negative, "offset"),
+        fields.short_integer(negative, "offset"),
         fields.buckets(negative.get("bucketCounts") or negative.get("bucket_counts")),
         exemplars,
     )

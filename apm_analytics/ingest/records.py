@@ -13,13 +13,14 @@ from typing import Any
 
 from opentelemetry.proto.logs.v1.logs_pb2 import SeverityNumber
 
-from apm_analytics.ingest.columns import Pairs, Value
+from apm_analytics.ingest.columns import Value
 
 INT64_END = 2**63
 # One value this large is a payload that went astray, and would dominate its whole part.
 MAX_ATTRIBUTE_BYTES = 1024 * 1024
 MAX_AHEAD = timedelta(days=1)
-_SMALL = (int, float, bool, type(None))
+# Values of these types can never be too large.
+SMALL = (int, float, bool, type(None))
 DEFAULT_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 NO_RECORDED_VALUE = 1  # bit of a data point's flags
 
@@ -284,22 +285,6 @@ def log(
         flags,
         dropped,
     )
-
-
-def checked(pairs: Pairs) -> list[tuple[str, Value]]:
-    """Give attributes as a list whose sizes were checked."""
-    listed = list(pairs)
-    for _, value in listed:
-        # Numbers cannot be too large; most texts are seen to be short at one glance.
-        if type(value) is str:
-            if len(value) > MAX_ATTRIBUTE_BYTES:
-                break
-        elif type(value) not in _SMALL:
-            break
-    else:
-        return listed
-    check_attributes(listed)
-    return listed
 
 
 def _word(field: str, words: Sequence[Any], number_: int) -> Any:
