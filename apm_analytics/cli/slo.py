@@ -40,7 +40,7 @@ def validate(specs: Path | None) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "csv", "json"]),
+    type=click.Choice(["table", "csv", "json", "html"]),
     default="table",
     show_default=True,
 )

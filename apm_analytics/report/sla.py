@@ -20,6 +20,7 @@ from apm_analytics.analyze import (
     slo_ledger,
     slo_specs,
     slo_tables,
+    traces,
     transactions,
     transactions_specs,
 )
@@ -28,12 +29,16 @@ from apm_analytics.analyze.slo_model import Slo
 from apm_analytics.analyze.slo_report import Given, SloReport, reports
 from apm_analytics.analyze.transactions_hours import Hours
 from apm_analytics.analyze.transactions_specs import Transaction
+from apm_analytics.atomic import write_atomic
 from apm_analytics.baselines.registry import Provenance, current_provenance
 from apm_analytics.errors import BadParameter, NotFound
 from apm_analytics.lake import answers, query, snapshots
+from apm_analytics.report import sla_page
 
 FOLDER = "slos"
 LEDGER = "slo"  # in `out`
+NAME = "sla"  # of the files in a release
+DRAWN = 2  # traces an SLO
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Sla:
     reports: list[SloReport]
     provenance: Provenance
     waterfalls: dict[str, pl.DataFrame]  # trace id -> rows of `analyze.traces.waterfall`
+    min_events: int
 
 
 def check(specs: Path | None = None) -> list[str]:
@@ -128,8 +134,9 @@ def collect(
             month=month,
             what_if=targets,
         )
+        drawn = {trace: traces.waterfall(con, trace) for trace in _worst(found)}
     provenance = current_provenance(known.workspace, snapshots.data_hash(lake), run_id)
-    return Sla(found, provenance, {})
+    return Sla(found, provenance, drawn, limits.min_events)
 
 
 def state(sla: Sla, out: Path) -> None:
@@ -143,9 +150,42 @@ def state(sla: Sla, out: Path) -> None:
     )
 
 
+def publish(
+    lake: Path, derived: Path, release: Path, *, specs: Path, month: str = "", run_id: str
+) -> Sla:
+    """Measure, write `sla.html` and `sla.csv` into a release, and keep what they say.
+
+    The ledger lies beside `derived`, in `slo/`, where `apm slo report` looks for it.
+
+    Raises
+    ------
+    NotFound, BadParameter, NotEnoughData
+        As `collect`.
+    """
+    out = derived.parent
+    found = collect(lake, out, specs=specs, month=month or None, run_id=run_id)
+    write_atomic(release / f"{NAME}.html", render(found, "html"))
+    write_atomic(release / f"{NAME}.csv", render(found, "csv"))
+    state(found, out)
+    return found
+
+
 def render(sla: Sla, form: str) -> bytes:
     """Give a report as `table`, `csv`, `json` or `html`."""
+    if form == "html":
+        return sla_page.page(
+            sla.reports,
+            sla.provenance,
+            {report.slo.name: _notes(report) for report in sla.reports},
+            sla.waterfalls,
+            min_events=sla.min_events,
+        )
     return {"table": as_table, "csv": as_csv, "json": as_json}[form](sla)
+
+
+def insufficient(sla: Sla) -> int:
+    """Count the objectives of which nothing can be said."""
+    return sum(bool(one.reason) for report in sla.reports for one in report.budgets)
 
 
 def as_table(sla: Sla) -> bytes:
@@ -205,32 +245,45 @@ def as_json(sla: Sla) -> bytes:
 
 def notes(sla: Sla) -> list[str]:
     """Say in sentences what a reader must know beside the figures."""
-    said: list[str] = []
-    for report in sla.reports:
-        name = report.slo.name
-        said += [f"{name}: {one.objective}: insufficient: {one.reason}"
-                 for one in report.budgets if one.reason]  # fmt: skip
-        data = report.completeness
-        if not data.whole:
-            said.append(f"{name}: the data cover {data.covered:.1%} of the period so far")
-        if data.sampled:
-            share = data.sampled / data.spans
-            said.append(f"{name}: {share:.1%} of the spans are sampled and count by their weight")
-        if report.until < report.end:
-            said.append(f"{name}: the period ends {report.end:%Y-%m-%d %H:%M} UTC and is open")
-        for entry in report.maintenance:
-            said.append(
-                f"{name}: {entry.name} ({entry.start:%Y-%m-%d %H:%M} to "
-                f"{entry.end:%Y-%m-%d %H:%M} UTC) does not count"
-            )
-        for one in report.restatements:
-            said.append(
-                f"{name}: {one.objective}: restated. On {one.stated_at:%Y-%m-%d %H:%M} UTC run "
-                f"{one.run_id} counted {slo_tables.exact(one.bad_before)} bad of "
-                f"{slo_tables.exact(one.total_before)}; with data that came later it is "
-                f"{slo_tables.exact(one.bad_now)} of {slo_tables.exact(one.total_now)}"
-            )
+    return [
+        f"{report.slo.name}: {sentence}" for report in sla.reports for sentence in _notes(report)
+    ]
+
+
+def _notes(report: SloReport) -> list[str]:
+    said = [f"{one.objective}: insufficient: {one.reason}" for one in report.budgets if one.reason]
+    data = report.completeness
+    if not data.whole:
+        said.append(f"the data cover {data.covered:.1%} of the period so far")
+    if data.sampled:
+        share = data.sampled / data.spans
+        said.append(f"{share:.1%} of the spans are sampled and count by their weight")
+    if report.until < report.end:
+        said.append(f"the period ends {report.end:%Y-%m-%d %H:%M} UTC and is open")
+    for entry in report.maintenance:
+        said.append(
+            f"{entry.name} ({entry.start:%Y-%m-%d %H:%M} to {entry.end:%Y-%m-%d %H:%M} UTC) "
+            "is maintenance and does not count"
+        )
+    for one in report.restatements:
+        said.append(
+            f"{one.objective}: restated. On {one.stated_at:%Y-%m-%d %H:%M} UTC run "
+            f"{one.run_id} counted {slo_tables.exact(one.bad_before)} bad of "
+            f"{slo_tables.exact(one.total_before)}; with data that came later it is "
+            f"{slo_tables.exact(one.bad_now)} of {slo_tables.exact(one.total_now)}"
+        )
     return said
+
+
+def _worst(found: Sequence[SloReport]) -> list[str]:
+    """Give the traces to draw: the first few violations of each SLO."""
+    ids = [
+        trace
+        for report in found
+        for trace in report.violations["trace_id"].to_list()[:DRAWN]
+        if trace is not None
+    ]
+    return list(dict.fromkeys(ids))
 
 
 def _row(report: SloReport, one: Budget, provenance: Provenance) -> dict[str, object]:

@@ -13,12 +13,13 @@ import duckdb
 import polars as pl
 
 from apm_analytics import settings
-from apm_analytics.analyze import services, transactions, transactions_specs
+from apm_analytics.analyze import services, traces, transactions, transactions_specs
 from apm_analytics.analyze.transactions import Instances
 from apm_analytics.analyze.transactions_live import Watcher
 from apm_analytics.lake import query
 from apm_analytics.lake.hot import HotView
-from apm_analytics.report import words
+from apm_analytics.report import plots, words
+from apm_analytics.report.drawing import Chart
 
 
 def instances(
@@ -83,3 +84,66 @@ def told(row: Mapping[str, Any]) -> str:
         f"{words.seconds(row['so_far_s'])} (SLA {words.seconds(row['threshold_s'])}), "
         f"trace {row['trace_id']}"
     )
+
+
+def conclusion(found: Instances) -> str:
+    """Say how the transactions fare in a sentence, also where there are none."""
+    rows = transactions.summary(found)
+    measured = rows.filter(pl.col("instances") > 0)
+    if measured.is_empty():
+        return (
+            "**Insufficient:** this lake holds none of the transactions of "
+            "`specs/transactions.yaml`; describe there what it does hold."
+        )
+    missed = measured.filter(verdict="missed")["title"].to_list()
+    kept = measured.filter(verdict="met").height
+    said = f"**{kept} of {rows.height} transactions keep their SLA.**"
+    if missed:
+        said += f" Missed: {', '.join(missed)}."
+    if rows.height > measured.height:
+        none = rows.filter(pl.col("instances") == 0)["title"].to_list()
+        said += f" Insufficient, not in this lake: {', '.join(none)}."
+    return said
+
+
+def steps(found: Instances) -> pl.DataFrame:
+    """Give the three slowest steps of every transaction in a trace, by critical path."""
+    frames = [
+        transactions.slowest_steps(found, one.name)
+        .head(3)
+        .select(pl.lit(one.title).alias("transaction"), pl.all())
+        for one in found.transactions
+        if one.across == "trace"
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def funnels(found: Instances) -> pl.DataFrame:
+    """Say how far the instances of every sequence came."""
+    frames = [
+        transactions.funnel(found, one.name).select(
+            pl.lit(one.title).alias("transaction"), pl.all()
+        )
+        for one in found.transactions
+        if len(one.steps) > 1
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def violations(found: Instances, *, count: int = 10) -> pl.DataFrame:
+    """List the worst violations of every transaction, each with its trace."""
+    return pl.concat(
+        transactions.violations(found, one.name, count=count).select(
+            pl.lit(one.title).alias("transaction"), pl.all()
+        )
+        for one in found.transactions
+    )
+
+
+def worst_waterfall(found: Instances) -> Chart:
+    """Draw the trace of the longest violation, or say that there is none."""
+    worst = violations(found, count=1).filter(pl.col("trace_id").is_not_null())
+    if worst.is_empty():
+        return plots.nothing("no violation with a trace")
+    longest = worst.sort("duration_s", descending=True)["trace_id"][0]
+    return plots.waterfall(traces.waterfall(found.con, longest))
