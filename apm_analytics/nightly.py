@@ -37,7 +37,7 @@ CODE = (
     "apm_analytics/**/*.sql",
     "notebooks/*.ipynb",
     "pipelines/*",
-    "specs/*",
+    "specs/**/*",
 )
 LOCK = ".nightly.lock"
 
@@ -64,6 +64,7 @@ class NightlyResult:
         for label, name in (
             ("report", "report.html"),
             ("thresholds", "thresholds.parquet"),
+            ("SLA report", "sla.html"),
             ("textfile", "prometheus/apm_thresholds.prom"),
             ("rules", "prometheus/rules"),
         ):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from click.testing import CliRunner
 from apm_analytics.analyze import slo_ledger
 from apm_analytics.cli import apm
 from apm_analytics.errors import BadParameter, NotFound
-from apm_analytics.report import sla
+from apm_analytics.report import sla, sla_page
 
 FOUND = slo_shop.requests(seed=3, count=2_000, hours=40 * 24)
 MONTH = "{duration: 1M, calendar: {startTime: 2026-01-01 00:00:00, timeZone: Europe/Berlin}}"
@@ -105,3 +107,36 @@ def test_validate_names_the_line(specs: Path) -> None:
 
 def test_the_specs_of_the_workspace_are_valid(workspace: Path) -> None:
     assert len(sla.check(workspace / "specs")) >= 5
+
+
+def test_the_page_is_whole_offline_and_says_what_it_rests_on(lake: Path, specs: Path) -> None:
+    (specs / "calendar.yaml").write_text(
+        "entries:\n  - {kind: maintenance, name: <b>upgrade</b>, services: [shop],"
+        " start: 2026-03-07T22:00:00Z, end: 2026-03-08T01:00:00Z}\n"
+    )
+    found = collect(lake, specs, specs, what_if=["0.999"], run_id="run-1")
+    page = sla.render(found, "html").decode()
+
+    assert "<script" not in page and "default-src &#39;none&#39;" in page
+    assert not re.search(r"(?:src|href)=[\"'](?!#)", page)
+    for said in ("Method", "Completeness of the data", "Exclusions", "Violations", "Signatures"):
+        assert f"<h2>{said}</h2>" in page or f"<h3>{said}</h3>" in page
+    assert "&lt;b&gt;upgrade&lt;/b&gt;: 2026-03-07 23:00 +0100" in page
+    assert "2026-03-01 00:00 +0100 to 2026-04-01 00:00 +0200 (Europe/Berlin)" in page
+    assert found.provenance.data_hash in page and "run-1" in page
+    # The first violations lead to their traces on the same page.
+    first = found.reports[0].violations["trace_id"][0]
+    assert f'href="#trace-{first}"' in page and f'id="trace-{first}"' in page
+
+
+def test_an_attainment_is_never_rounded_up_to_a_target() -> None:
+    assert sla_page.percent(Decimal("0.98999999")) == "98.9999 %"
+
+
+def test_a_release_gets_page_csv_and_a_statement(lake: Path, specs: Path, tmp_path: Path) -> None:
+    derived, release = tmp_path / "out" / "derived", tmp_path / "release"
+    sla.publish(lake, derived, release, specs=specs, month="2026-03", run_id="run-1")
+
+    assert {file.name for file in release.iterdir()} == {"sla.html", "sla.csv"}
+    (stated,) = slo_ledger.read(tmp_path / "out" / "slo")
+    assert stated.run_id == "run-1"

@@ -138,7 +138,7 @@ def _slo(reader: _Reader, name: str, document: Document) -> Slo | None:
         composite=not own and len(objectives) > 1,
         description=spec.get("description", ""),
         conditions=conditions,
-        where=f"{document.file}:{document.line(['metadata', 'name'])}",
+        where=f"{document.file.name}:{document.line(['metadata', 'name'])}",
     )
 
 

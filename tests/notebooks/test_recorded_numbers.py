@@ -63,6 +63,19 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
         "shifts": lambda found: found == 0,
         "began": lambda found: found >= 0,
     },
+    # Of the shop's transactions and objectives only the checkout is there.
+    "40_transactions": {
+        "transactions": lambda found: found == 3,
+        "instances": lambda found: found == 2_304,
+        "slowest_step": lambda found: found == ["POST bank.example"],
+        "violations_listed": lambda found: found == 10,
+    },
+    "41_sla_report": {
+        "objectives": lambda found: found == 9,
+        "insufficient": lambda found: found == 5,
+        "missed": lambda found: found == ["checkout-latency"],
+        "restated": lambda found: found == 0,
+    },
     # Two days are too short to judge a pair or an incident: both say so.
     "42_kpi_correlation": {
         "figures": lambda found: found == 3,
