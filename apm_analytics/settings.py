@@ -33,6 +33,7 @@ class SnapshotParams(_Frozen):
 class FeatureParams(_Frozen):
     window_s: int = Field(gt=0)
     min_requests: int = Field(ge=1)
+    retired_after_days: float = Field(gt=0)
 
 
 class QualityParams(_Frozen):

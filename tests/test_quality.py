@@ -191,6 +191,15 @@ DEFECTS: list[tuple[Callable[[Telemetry], None], str, str, str]] = [
         "error",
     ),
     (lambda s: update(some(s.spans, 0.05), kind="SERVER"), "spans", "unknown_word_ratio", "error"),
+    (
+        lambda s: [
+            update(s.spans, trace_state="ot=th:8"),
+            update(some(s.spans, 0.05), trace_state="ot=th:half"),
+        ],
+        "spans",
+        "threshold_ratio",
+        "error",
+    ),
     (change_unit, "metrics", "mixed_unit_ratio", "error"),
     (
         lambda s: update(s.metric_points[:20], value=float("nan")),

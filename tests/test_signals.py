@@ -97,3 +97,15 @@ def test_a_lake_without_spans_gives_no_rows_and_a_window_of_nothing_is_refused(
     assert _features(tmp_path).is_empty()
     with pytest.raises(BadParameter, match=r"params\.yaml"):
         _features(tmp_path, window_s=0)
+
+
+def test_an_operation_that_stops_has_zero_rate_to_the_end_of_the_recording(tmp_path: Path) -> None:
+    for name, days in (("GET /", 20), ("GET /stopped", 16), ("GET /retired", 8)):
+        times = [day * 86_400 + second for day in range(days) for second in (310, 40_000)]
+        snapshots.append(tmp_path, {"spans": spans(times, name=name)})
+    found = _features(tmp_path)
+    last = found.group_by("operation").agg(pl.col("time").max(), pl.col("rate_per_s").last())
+    ends = {row[0]: row[1:] for row in last.rows()}
+    assert ends["GET /stopped"] == (ends["GET /"][0], 0.0)
+    assert ends["GET /retired"][0] == MONDAY + timedelta(days=7, seconds=39_900)
+    assert ends["GET /retired"][1] > 0

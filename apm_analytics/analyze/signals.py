@@ -40,6 +40,10 @@ SIGNALS: dict[str, Signal] = {
     )
 }
 
+# An operation without a request for so long before the end of the recording was retired, by a
+# deployment say: its features end with its last request. A weekly job is not retired.
+RETIRED_AFTER_DAYS = 7.5
+
 Schema = dict[str, type[pl.DataType] | pl.DataType]
 
 SCHEMA: Schema = {
@@ -47,7 +51,9 @@ SCHEMA: Schema = {
     "operation": pl.String,
     "time": pl.Datetime("us"),
     "count": pl.Int64,
+    "seen_count": pl.Int64,
     "rate_per_s": pl.Float64,
+    "rate_se_per_s": pl.Float64,
     "error_count": pl.Int64,
     "error_ratio": pl.Float64,
     "latency_p50_s": pl.Float64,
@@ -63,6 +69,7 @@ def features(
     min_requests: int,
     since: datetime | None = None,
     until: datetime | None = None,
+    retired_after_days: float = RETIRED_AFTER_DAYS,
 ) -> pl.DataFrame:
     """Measure every operation of the lake in windows of equal length.
 
@@ -71,13 +78,20 @@ def features(
     con : what `lake.query.connect` gave.
     window_s : length of a window, in seconds.
     min_requests : a window with fewer has no latency and no error ratio.
+    retired_after_days : an operation without requests for longer, up to the end, ends with them.
     since, until : leave out windows that do not lie wholly between; UTC.
 
     Returns
     -------
-    A frame with `SCHEMA`, sorted by service, operation and time. Between the first and the last
-    window of an operation none is missing: without requests its count and rate are 0, its
-    latency and error ratio null. Windows that the recording's start or end cuts are left out.
+    A frame with `SCHEMA`, sorted by service, operation and time. From the first window of an
+    operation to the end of the recording none is missing: without requests its count and rate
+    are 0, its latency and error ratio null. Only a retired operation ends with its last request.
+    Windows that the recording's start or end cuts are left out.
+
+    Sampled traffic counts as what it stands for: `count`, `rate_per_s`, `error_count` and the
+    quantiles are those of all traffic; `seen_count` is the number of spans that arrived and that
+    `min_requests` is about; `rate_se_per_s` is the standard error of the rate, 0 without sampling.
+    A window of which sampling kept nothing has rate 0 and standard error 0.
 
     Raises
     ------
@@ -103,6 +117,7 @@ def features(
         min_requests=min_requests,
         since=since,
         until=until,
+        retired_after_s=retired_after_days * 86_400,
     )
     return found.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
 

@@ -221,7 +221,8 @@ def _fleets(features: pl.DataFrame, window_s: float, chunk: int) -> Iterator[lis
         columns = (part["time"].to_numpy() - first) // step
         shape = (len(some), times.size)
         requests = np.full(shape, np.nan)
-        requests[rows, columns] = part["count"].to_numpy()
+        # How much noise there is depends on what arrived, not on what it stands for.
+        requests[rows, columns] = part["seen_count"].to_numpy()
         requests[:, silent] = np.nan
         may_teach = np.ones(shape, np.bool_)
         may_teach[rows, columns] = ~part["masked"].to_numpy()

@@ -79,6 +79,7 @@ def features(
             con,
             window_s=params.features.window_s,
             min_requests=params.features.min_requests,
+            retired_after_days=params.features.retired_after_days,
             since=since,
         )
         saturated = saturation.saturation(con, window_s=params.features.window_s, since=since)

@@ -190,7 +190,7 @@ def remove_replaced(lake: Path, *, before_s: float) -> int:
     for part in gone:
         (lake / part.path).unlink(missing_ok=True)
     with open_manifest(lake, create=True) as con:
-        manifest.forget_replaced(con, gone, journal=_segments(lake))
+        manifest.forget_replaced(con, gone, journal=segments(lake))
     return len(gone)
 
 
@@ -267,7 +267,7 @@ def _compact_group(
             progress(rows)
 
 
-def _segments(lake: Path) -> set[str]:
+def segments(lake: Path) -> set[str]:
     """Name the documents of the journal that are still there and may be replayed."""
     return {f"journal:{file.stem}" for file in (lake / "journal").rglob("*") if file.is_file()}
 

@@ -102,6 +102,13 @@ def rules(params: QualityParams) -> list[Rule]:
             "another program wrote these parts: import the OTLP files themselves",
             *invalid,
         ),
+        Rule(
+            "spans",
+            "threshold_ratio",
+            "spans whose sampling threshold (ot=th in the trace state) cannot be read",
+            "each counts as one request: mend the sampler, which must write 1 to 14 hex digits",
+            *invalid,
+        ),
         *_relations_of_spans(params),
         *_times_of_spans(params),
         *(

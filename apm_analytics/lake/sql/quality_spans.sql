@@ -15,6 +15,11 @@ select
   count(*) filter (
     kind not in ('unspecified', 'internal', 'server', 'client', 'producer', 'consumer')
     or status_code not in ('unset', 'ok', 'error')
-  ) / nullif(count(*), 0) as unknown_word_ratio
+  ) / nullif(count(*), 0) as unknown_word_ratio,
+  -- such a span counts as one, whatever it stood for
+  count(*) filter (
+    regexp_matches(trace_state, '(?:^|,)[ \t]*ot=(?:[^,;]*;)*th:')
+    and not regexp_matches(trace_state, '(?:^|,)[ \t]*ot=(?:[^,;]*;)*th:[0-9a-f]{1,14}[ \t]*(?:[;,]|$)')
+  ) / nullif(count(*), 0) as threshold_ratio
 from spans
 where $since::timestamp is null or time >= $since::timestamp::timestamp_ns
