@@ -5,10 +5,12 @@ Out: OpenTelemetry's providers and propagators set, contrib's instrumentations o
      switched on, the application's requests watched.
 """
 
+import asyncio
 import atexit
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from opentelemetry import _logs, metrics, propagate, trace
@@ -32,6 +34,7 @@ from apm_analytics.instrument.correlation import (
     identify_log_records,
     request_id,
 )
+from apm_analytics.instrument.engines import Engines
 from apm_analytics.instrument.meters import LEFT_OUT_HTTP, POOLS, FewerMeters, Pools
 from apm_analytics.instrument.pipeline import Pipeline
 from apm_analytics.instrument.remote import RemoteSettings
@@ -150,6 +153,27 @@ def watch_application(app: Any, pipeline: Pipeline) -> None:
         exclude_spans=["receive", "send"],
     )
     profiling.profile_in_threads()
+    _send_at_shutdown(app, pipeline)
+
+
+def _send_at_shutdown(app: Any, pipeline: Pipeline) -> None:
+    """Send what is left when the application shuts down.
+
+    A server that was told to stop ends by the signal itself afterwards, and nothing that waits
+    for the interpreter's exit runs.
+    """
+    router = getattr(app, "router", None)
+    inside = getattr(router, "lifespan_context", None)
+    if router is None or inside is None:
+        return
+
+    @asynccontextmanager
+    async def lifespan(application: Any) -> AsyncIterator[Any]:
+        async with inside(application) as state:
+            yield state
+        await asyncio.to_thread(pipeline.flush, pipeline.settings.shutdown_s)
+
+    router.lifespan_context = lifespan
 
 
 def answer_errors(app: Any) -> None:
@@ -217,6 +241,8 @@ def _sqlalchemy(pipeline: Pipeline) -> None:
     )
     unwrap(Engine, "connect")  # a span for every connection that the pool hands out
     sqlalchemy.event.listen(Engine, "do_connect", _connect_unwatched)
+    tracer = pipeline.traces.get_tracer("opentelemetry.instrumentation.sqlalchemy")
+    sqlalchemy.event.listen(Engine, "engine_connect", Engines(tracer).saw)
     sqlalchemy.event.listen(
         Engine, "engine_connect", Pools(pipeline.meters.get_meter(__name__)).saw
     )
