@@ -5,8 +5,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 LAKE ?= data/lake
 OUT ?= data
+PARAMS ?=
 
-.PHONY: help nightly test lab servers setup check lock schedule clean \
+.PHONY: help nightly demo test lab servers setup check lock schedule clean \
 	bench-import bench-query bench-ingest bench-baselines bench-gate bench-nab bench-business \
 	bench-overhead bench-peers fuzz e2e
 
@@ -26,6 +27,7 @@ setup: .venv/ready ## make .venv from requirements.lock
 	@$(BIN)/uv pip install --quiet --no-build-isolation --no-deps --editable . --python $(BIN)/python
 	@touch $@
 
+nightly: export APM_PARAMS := $(abspath $(PARAMS))
 nightly: .venv/ready ## run the main job; with no lake yet, simulate a shop first
 	@$(BIN)/apm simulate --lake $(LAKE) --if-missing
 	@$(BIN)/apm nightly --lake $(LAKE) --out $(OUT)
@@ -34,11 +36,14 @@ test: .venv/ready ## run all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready ## format, types, import order, notebooks without outputs
-	@$(BIN)/ruff format --check apm_analytics pipelines tests bench
-	@$(BIN)/ruff check apm_analytics pipelines tests bench
+	@$(BIN)/ruff format --check apm_analytics pipelines demo tests bench
+	@$(BIN)/ruff check apm_analytics pipelines demo tests bench
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+demo: .venv/ready ## run a real shop for 3 minutes, with faults; leaves data/demo/lake
+	@$(BIN)/python -m demo.run --lake data/demo/lake
 
 lab: .venv/ready ## open the notebooks in JupyterLab on loopback
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=notebooks \

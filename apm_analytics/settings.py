@@ -149,20 +149,23 @@ class Settings(_Frozen):
     trace_timeout_s: float = DEFAULT_TRACE_TIMEOUT_S
 
 
-def load_params(path: Path) -> Params:
+def load_params(path: Path, other: Path | None = None) -> Params:
     """Read and check params.yaml.
+
+    Parameters
+    ----------
+    other : a file with what differs from it, in the same form.
 
     Raises
     ------
     BadParameter
-        The file is missing, is no YAML, or holds an unknown, missing or ill-typed key.
+        A file is missing, is no YAML, or holds an unknown, missing or ill-typed key.
     """
-    try:
-        raw: Any = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise BadParameter(
-            f"cannot read {path}: {error}; see params.yaml of the project"
-        ) from error
+    raw = _read(path)
+    if other is not None:
+        changes = _read(other)
+        if isinstance(raw, dict) and isinstance(changes, dict):
+            raw = _merged(raw, changes)
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -170,16 +173,41 @@ def load_params(path: Path) -> Params:
             f"{'.'.join(str(step) for step in item['loc']) or 'the file'}: {item['msg']}"
             for item in error.errors()
         )
-        raise BadParameter(f"{path} does not fit: {found}") from error
+        raise BadParameter(f"{other or path} does not fit: {found}") from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BadParameter(
+            f"cannot read {path}: {error}; see params.yaml of the project"
+        ) from error
+
+
+def _merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(raw)
+    for key, value in changes.items():
+        inner = result.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            value = _merged(inner, value)
+        result[key] = value
+    return result
 
 
 def load() -> Settings:
-    """Read the settings of this process: APM_WORKSPACE, else the folder that holds the package."""
+    """Read the settings of this process: APM_WORKSPACE, else the folder that holds the package.
+
+    APM_PARAMS names a file with what differs from the workspace's params.yaml.
+    """
     default = Path(__file__).resolve().parent.parent
     workspace = Path(os.environ.get("APM_WORKSPACE", default)).resolve()
     return Settings(
         workspace=workspace,
-        params=load_params(workspace / "params.yaml"),
+        params=load_params(
+            workspace / "params.yaml",
+            Path(os.environ["APM_PARAMS"]) if os.environ.get("APM_PARAMS") else None,
+        ),
         trace_timeout_s=_seconds("APM_TRACE_TIMEOUT", DEFAULT_TRACE_TIMEOUT_S),
     )
 
