@@ -1,0 +1,129 @@
+"""Which fault is on when, and the log of what was true.
+
+In:  how long the demo runs, which faults were asked for.
+Out: a plan of faults, and truth.json in the form that `analyze.calendar.from_truth` reads.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from apm_analytics.atomic import write_atomic
+
+# fault -> what it is, and the operations it shows in.
+FAULTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "slow_query": ("the search sorts in the slow way", (("catalogue", "GET /search"),)),
+    "missing_index": (
+        "the index of orders by user is gone",
+        (("checkout", "GET /orders"), ("gateway", "GET /orders")),
+    ),
+    "n_plus_one": ("a query an item of the cart", (("cart", "GET /carts/{session}"),)),
+    "cache_loss": (
+        "the cache of products forgets all the time",
+        (("catalogue", "GET /products"), ("catalogue", "GET /products/{product}")),
+    ),
+    "lock": ("another transaction holds the stock", (("checkout", "POST /orders"),)),
+    "leak": ("carts that were shown are never let go", ()),
+    "cpu_burn": ("payment reckons for long", (("payment", "POST /charges"),)),
+    "network_delay": (
+        "the way to the cart takes longer",
+        (("gateway", "GET /cart"), ("gateway", "POST /cart/items")),
+    ),
+    "error_burst": (
+        "the bank refuses half of the charges",
+        (("payment", "POST /charges"), ("gateway", "POST /checkout")),
+    ),
+    "bad_deployment": (
+        "a release of checkout is slow and fails",
+        (("checkout", "POST /orders"), ("gateway", "POST /checkout")),
+    ),
+    "retry_storm": (
+        "payment fails and checkout asks again and again",
+        (("payment", "POST /charges"), ("checkout", "POST /orders")),
+    ),
+    "throttling": ("the third party throttles", (("gateway", "GET /calendar"),)),
+}
+# What moves no operation by much still has a service.
+SERVICES_OF = {"leak": ("cart",)}
+# So much of its slot a fault is on; the rest shows what is usual.
+ON_SHARE = 0.6
+QUIET_SHARE = 0.15  # of the run, at its begin
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One fault: when it begins and ends, in seconds after the start of the load."""
+
+    fault: str
+    begins_s: float
+    ends_s: float
+
+
+def plan(seconds: float, faults: tuple[str, ...]) -> list[Planned]:
+    """Lay faults one after the other into a run, after some time without any."""
+    if not faults:
+        return []
+    first = QUIET_SHARE * seconds
+    slot = (seconds - first) / len(faults)
+    return [
+        Planned(fault, first + number * slot, first + number * slot + ON_SHARE * slot)
+        for number, fault in enumerate(faults)
+    ]
+
+
+class Truth:
+    """What was true, written anew after every change."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._incidents: list[dict[str, object]] = []
+        self._deployments: list[dict[str, object]] = []
+
+    def began(self, fault: str) -> None:
+        """Note that a fault is on from now."""
+        cause, operations = FAULTS[fault]
+        self._incidents.append(
+            {
+                "name": fault,
+                "kind": fault,
+                "cause": cause,
+                "start": _now(),
+                "end": _now(),
+                "ongoing": True,
+                "effects": [{"service": service} for service in SERVICES_OF.get(fault, ())],
+                "operations": [
+                    {"service_name": service, "operation": operation, "signals": {}}
+                    for service, operation in operations
+                ],
+            }
+        )
+        self._write()
+
+    def ended(self, fault: str) -> None:
+        """Note that a fault is off from now."""
+        for incident in self._incidents:
+            if incident["name"] == fault and incident["ongoing"]:
+                incident.update(end=_now(), ongoing=False)
+        self._write()
+
+    def deployed(self, service: str, version: str, before: str) -> None:
+        """Note that a service has another version from now."""
+        self._deployments.append(
+            {
+                "service_name": service,
+                "time": _now(),
+                "version": version,
+                "previous_version": before,
+                "regression": None,  # a bad release is an incident of its own
+            }
+        )
+        self._write()
+
+    def _write(self) -> None:
+        content = {"incidents": self._incidents, "deployments": self._deployments}
+        write_atomic(self._file, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

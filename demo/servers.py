@@ -1,0 +1,110 @@
+"""Private PostgreSQL and Redis from Debian's packages, on free loopback ports.
+
+In:  a folder for their data.
+Out: running servers, stopped with the context.
+"""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+UNPRIVILEGED = "postgres"  # PostgreSQL refuses to run as root
+READY_S = 120.0  # a first start compiles for a while
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def postgres_program(name: str) -> str | None:
+    """Find a program of PostgreSQL, whose server programs Debian keeps off the path."""
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
+    return str(versions[0]) if versions else shutil.which(name)
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """Run a PostgreSQL with a fresh cluster; give SQLAlchemy's URL."""
+    initdb, server = postgres_program("initdb"), postgres_program("postgres")
+    assert initdb and server  # the caller looked
+    data = folder / "postgres"
+    data.mkdir(parents=True)
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        account = pwd.getpwnam(UNPRIVILEGED)
+        os.chown(data, account.pw_uid, account.pw_gid)
+        for parent in data.parents:  # it must be able to walk there
+            if not os.stat(parent).st_mode & 0o001:
+                os.chmod(parent, os.stat(parent).st_mode | 0o011)
+        user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    made = ["-D", str(data), "-U", "apm", "-A", "trust", "--no-sync"]
+    subprocess.run([initdb, *made], check=True, capture_output=True, cwd="/", **user)
+    port = free_port()
+    options = ["fsync=off", "shared_buffers=32MB", f"unix_socket_directories={data}"]
+    where = ["-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
+    with _running(
+        [server, *where, *(word for option in options for word in ("-c", option))], port, **user
+    ):
+        _await_postgres(f"host=127.0.0.1 port={port} user=apm dbname=postgres")
+        yield f"postgresql+psycopg://apm@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    """Run a Redis that keeps nothing; give its URL."""
+    program = shutil.which("redis-server")
+    assert program  # the caller looked
+    port = free_port()
+    where = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    with _running([program, *where, "--save", "", "--appendonly", "no"], port):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def _running(command: list[str], port: int, **user: Any) -> Iterator[None]:
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd="/", stdout=nowhere, stderr=nowhere, **user)
+    try:
+        await_port("127.0.0.1", port, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait(READY_S)
+
+
+def await_port(host: str, port: int, process: "subprocess.Popen[Any]") -> None:
+    """Wait until something listens; an end of its process before that is an error."""
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise TimeoutError(f"nothing listens on {host}:{port}")
+
+
+def _await_postgres(dsn: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

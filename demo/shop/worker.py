@@ -1,0 +1,41 @@
+"""Takes orders from the queue and does them: a process without requests of its own.
+
+In:  the queue "orders" in Redis.
+Out: orders whose state is done; the work continues the trace of the request.
+"""
+
+import json
+import signal
+import threading
+
+from opentelemetry import propagate, trace
+from sqlalchemy import update
+
+from apm_analytics import instrument
+from demo.shop import places, store
+from demo.shop.cache import cache
+
+
+def main() -> None:
+    """Work until told to stop and nothing is left to do."""
+    instrument.setup()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    engine, queue = store.engine(), cache()
+    tracer = trace.get_tracer("demo.shop.worker")
+    places.say_ready()
+    while True:
+        held = queue.pop("orders")
+        if held is None:
+            if stop.wait(0.2):
+                return  # told to stop, and nothing is left to do
+            continue
+        order = json.loads(held)
+        ordered = propagate.extract(order["context"])
+        with tracer.start_as_current_span(
+            "process order", context=ordered, kind=trace.SpanKind.CONSUMER
+        ):
+            with engine.begin() as con:
+                done = update(store.orders).where(store.orders.c.id == order["order"])
+                con.execute(done.values(state="done"))
+            instrument.kpi("shop.orders.done", 1, unit="{order}")
