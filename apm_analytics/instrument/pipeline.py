@@ -39,6 +39,7 @@ from apm_analytics.instrument.outbox import Outbox
 from apm_analytics.instrument.profiling import RequestProfiler
 from apm_analytics.instrument.redaction import Redaction
 from apm_analytics.instrument.sampling import ConsistentSampler, Live, Policy
+from apm_analytics.instrument.spans import LightTracerProvider
 from apm_analytics.privacy import load_rules
 
 LEFT_OUT_LOGGERS = ("opentelemetry.", "urllib3.", "httpx", "httpcore.")
@@ -95,7 +96,7 @@ class Pipeline:
             exporter.shutdown()
 
     def _make_traces(self, resource: Resource, redaction: Redaction) -> TracerProvider:
-        provider = TracerProvider(
+        provider = LightTracerProvider(
             sampler=ConsistentSampler(self.live), resource=resource, shutdown_on_exit=False
         )
         exporter = _exporter("TRACES")

@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.trace import Link, Status
 
 from apm_analytics.instrument.calls import resource
@@ -34,6 +35,7 @@ class Redaction:
 
     def __init__(self, rules: PrivacyRules, graph_hosts: tuple[str, ...] = ()) -> None:
         self._rules = rules
+        self._limits = SpanLimits()  # of OTEL_SPAN_* and OTEL_ATTRIBUTE_*
         self._graph_hosts = tuple(host.lower() for host in graph_hosts)
         hosts = "|".join(re.escape(host) for host in self._graph_hosts)
         self._graph_url = re.compile(rf"(?i:(https?://(?:{hosts})(?::\d+)?))(/[^\s\"<>]*)")
@@ -43,7 +45,8 @@ class Redaction:
         return Resource(self.attributes(resource.attributes), resource.schema_url)
 
     def span(self, span: ReadableSpan) -> ReadableSpan:
-        """Give the span with redacted name, status, attributes, events and links."""
+        """Give the span with redacted name, status, attributes, events and links, in its limits."""
+        limits = self._limits
         text = self._text
         status = span.status
         if status.description:
@@ -53,7 +56,11 @@ class Redaction:
             context=span.context,
             parent=span.parent,
             resource=span.resource,
-            attributes=self.attributes(span.attributes),
+            attributes=BoundedAttributes(
+                limits.max_span_attributes,
+                self.attributes(span.attributes),
+                max_value_len=limits.max_span_attribute_length,
+            ),
             events=[
                 Event(text(event.name), self.attributes(event.attributes), event.timestamp)
                 for event in span.events

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from opentelemetry.context import Context, create_key, get_value
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes
 
 RANDOM_BITS = 56
@@ -65,23 +65,27 @@ class ConsistentSampler(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """Give the decision for a new span; every span is at least recorded."""
+        """Give the decision for a new span, as the SDK asks; every span is at least recorded."""
         parent = get_current_span(parent_context).get_span_context()
-        if get_value(CRITICAL, parent_context):
-            state: TraceState | None = with_threshold(parent.trace_state, 0)
-            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
+        sampled, state = self.decide(parent_context, parent, trace_id)
+        decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.RECORD_ONLY
+        return SamplingResult(decision, attributes, state)
+
+    def decide(
+        self, context: Context | None, parent: SpanContext, trace_id: int
+    ) -> tuple[bool, TraceState | None]:
+        """Give whether a new span is sampled, and its trace state."""
+        if get_value(CRITICAL, context):
+            return True, with_threshold(parent.trace_state, 0)
         if not parent.is_valid:
             threshold = threshold_of(self._live.policy.sample_rate)
-            if threshold <= trace_id & (NEVER - 1):
-                state = _state_of_root(threshold)
-                return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
-            return SamplingResult(Decision.RECORD_ONLY, attributes)
+            sampled = threshold <= trace_id & (NEVER - 1)
+            return sampled, _state_of_root(threshold) if sampled else None
         sampled = parent.trace_flags.sampled
         state = parent.trace_state
         if parent.is_remote and state:
             state = _state_of_remote(state, trace_id, sampled)
-        decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.RECORD_ONLY
-        return SamplingResult(decision, attributes, state)
+        return sampled, state
 
     def get_description(self) -> str:
         """Give the sampler's name with its present rate."""
