@@ -1,10 +1,14 @@
 """A real uvicorn service, watched: what leaves it, what its users see, what its logs say."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from otlp_sink import Sink, attributes, otlp_sink
 from run_shop import echo, output_of, shop
+
+from apm_analytics.ingest.files import import_files
+from apm_analytics.lake import query
 
 
 def named(sink: Sink, name: str) -> list[Any]:
@@ -140,7 +144,7 @@ def test_kpis_and_business_events_arrive() -> None:
         assert event.span_id in [span.span_id for span in transactions]
 
 
-def test_a_profile_of_a_busy_handler_names_its_method() -> None:
+def test_a_profile_of_a_busy_handler_names_its_method_also_in_the_lake(tmp_path: Path) -> None:
     settings = {"APM_PROFILING_ENABLED": "true", "APM_PROFILING_DUTY": "1"}
     with otlp_sink() as sink, shop(sink, **settings) as client:
         trace = client.get("/busy").headers["x-correlation-id"]
@@ -156,3 +160,12 @@ def test_a_profile_of_a_busy_handler_names_its_method() -> None:
         assert all(re.fullmatch(r"\S.* \d+", line) for line in lines)
         spent = sum(int(line.rpartition(" ")[2]) for line in lines if "_adds_up" in line)
         assert spent > 5_000  # microseconds
+    sink.write(tmp_path / "captured.jsonl")
+    assert import_files([tmp_path / "captured.jsonl"], tmp_path / "lake", progress=False).ok
+    with query.connect(tmp_path / "lake") as con:
+        samples = query.named(con, "profile_samples", service="shop").to_dicts()
+        stacks = query.named(con, "profile_stacks", service="shop").to_dicts()
+    slow = [one for one in samples if "_adds_up" in one["stack"]]
+    assert slow[0]["trace_id"] == trace and slow[0]["unit"] == "us"
+    assert sum(one["value"] for one in samples) == sum(one["value"] for one in stacks)
+    assert any(one["stack"].endswith(":_square") or ":_adds_up" in one["stack"] for one in stacks)

@@ -250,15 +250,17 @@ def _sqlalchemy(pipeline: Pipeline) -> None:
 
 def _connect_unwatched(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
     """Let SQLAlchemy connect past psycopg's instrumentation, else each query were two spans."""
+    if dialect.driver != "psycopg":
+        return None
     import psycopg
 
-    if dialect.driver == "psycopg":
-        plain = getattr(psycopg.connect, "__wrapped__", None)
-        return None if plain is None else plain(*arguments, **options)
-    if dialect.driver == "psycopg_async":
-        plain = getattr(psycopg.AsyncConnection.connect, "__wrapped__", None)
-        if plain is not None:
-            options.setdefault("async_creator_fn", plain)
+    connect = psycopg.AsyncConnection.connect if dialect.is_async else psycopg.connect
+    plain = getattr(connect, "__wrapped__", None)
+    if plain is None:
+        return None
+    if not dialect.is_async:
+        return plain(*arguments, **options)
+    options.setdefault("async_creator_fn", plain)
     return None
 
 
