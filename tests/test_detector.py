@@ -223,6 +223,16 @@ def test_a_level_shift_looks_like_a_spike_first_and_like_itself_after_an_hour() 
     assert {one.kind for one in found[20:]} == {"level shift"}
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_daily_values_have_no_time_of_day_and_a_new_level_stays_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(10.0, 1.0, 300)
+    values[200:] += 8.0
+    found = SeriesDetector(PARAMS, interval_s=DAY_S).score(np.arange(300) * float(DAY_S), values)
+    late = [one for one in found.episodes() if one.end > 200]
+    assert (late[0].start, late[0].kind) == (200, "level shift")
+
+
 def _awkward(seed: int) -> tuple[Floats, Floats]:
     """Two to three days with holes, missing values, late and repeated times, and jumps."""
     rng = np.random.default_rng(seed)

@@ -29,6 +29,8 @@ MAGNITUDES = 6
 DAYS_BACK, DAY_REACH = 10, 6
 WEEKS_BACK, WEEK_REACH = 4, 1
 KEPT_DAYS = 7 * WEEKS_BACK + 1
+# A day of fewer slots has no times of day or week: so few values would follow every change.
+LEAST_SLOTS = 4
 # The week must forecast this much better than the day to be taken; errors fade over 1,000 points.
 WEEK_GAIN = 0.9
 ERROR_STEP = 1e-3
@@ -129,7 +131,10 @@ def advance(
             facts[RUN] = 0.0
         slot = math.floor(time / slot_s)
         seen = int(facts[POINTS])
-        day = _usual(table, days, slot, per_day, 1, DAYS_BACK, DAY_REACH)
+        day, week = math.nan, math.nan
+        if per_day >= LEAST_SLOTS:
+            day = _usual(table, days, slot, per_day, 1, DAYS_BACK, DAY_REACH)
+            week = _usual(table, days, slot, per_day, 7, WEEKS_BACK, WEEK_REACH)
         if facts[SEASON] == 0.0 and not math.isnan(day):
             # The first season: how far values were from a mere median says little from now on.
             facts[SEASON] = 1.0
@@ -137,7 +142,6 @@ def advance(
             bins[:, 2] *= WITHOUT_SEASON
         if math.isnan(day):
             day = np.median(recent[: min(seen, RECENT)]) if seen else value
-        week = _usual(table, days, slot, per_day, 7, WEEKS_BACK, WEEK_REACH)
         if math.isnan(week):
             week = day
         better = facts[ERROR_WEEK] < WEEK_GAIN * facts[ERROR_DAY]

@@ -26,6 +26,7 @@ EXPLAINED = 0.6
 MOVED = 4.0
 # Blocks that a step must have lasted, and a bend: a short bend cannot be told from a step.
 STEP_BLOCKS, BEND_BLOCKS = 2, 4
+LEAST_BLOCKS = STEP_BLOCKS + 1
 # In doubt it is a step: a bend must leave less than this share of what a step leaves.
 BENT = 0.8
 # More noise: the last points spread this much more than those before, on both sides.
@@ -91,10 +92,11 @@ def episodes_of(score: Floats, residuals: Floats, reach: Floats) -> list[Episode
     runs = np.split(odd, np.flatnonzero(np.diff(odd) > BRIDGED) + 1)
     for run, following in zip(runs, [*runs[1:], None], strict=True):
         start, end = int(run[0]), int(run[-1]) + 1
-        until = max(end, start + AFTER)
+        until = start + AFTER
         if following is not None:
-            # What comes next is an episode of its own.
-            until = min(until, int(following[0]))
+            # What comes next is an episode of its own, unless it comes too soon to tell.
+            until = max(min(until, int(following[0])), start + LEAST_BLOCKS * BLOCK)
+        until = max(until, end)
         near = residuals[max(start - BEFORE, 0) : until] / max(reach[start], np.finfo(float).tiny)
         kind = kind_of(near, int(np.isfinite(residuals[start:until]).sum()))
         found.append(Episode(start, end, float(np.nanmax(score[start:end])), kind))
