@@ -73,10 +73,10 @@ def test_20_000_damaged_requests_give_what_the_library_gives() -> None:
 
 
 def test_no_byte_beyond_a_request_or_a_buffer_is_touched() -> None:
-    command = [sys.executable, "fuzz_columnar.py", "--requests", "3000", "--guarded", "--seed", "7"]
+    command = [sys.executable, "fuzz_columnar.py", "--requests", "1000", "--guarded", "--seed", "7"]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "3,000 requests agree" in done.stdout
+    assert "1,000 requests agree" in done.stdout
 
 
 @pytest.mark.parametrize(

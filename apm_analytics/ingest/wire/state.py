@@ -38,10 +38,10 @@ TABLES_OF = {
 }
 # Where a batch begins; everything doubles from there. Pages that are never written cost nothing, so
 # buffers are begun as large as a batch of so many bytes usually needs.
-_LEAST_ROWS, _BYTES_A_ROW = 1_024, 128
-_LEAST_PAIRS, _BYTES_A_PAIR = 4_096, 48
-_LEAST_TEXTS, _BYTES_A_TEXT = 2_048, 128
-_LEAST_ARENA, _ARENA_SHARE = 32 * 1_024, 2
+LEAST_ROWS, _BYTES_A_ROW = 1_024, 128
+LEAST_PAIRS, _BYTES_A_PAIR = 4_096, 48
+LEAST_TEXTS, _BYTES_A_TEXT = 2_048, 128
+LEAST_ARENA, _ARENA_SHARE = 32 * 1_024, 2
 _UNUSED = 2**62
 _ALIGNMENT = 64
 
@@ -88,12 +88,14 @@ class State:
         # Other tables get their buffers when a record for them comes.
         self._grow_block(HEAD, 1)
         self._grow_block(self.tables[0], 1)
+        first = [text.encode() for text in layout.FIRST_TEXTS]
         self._grow_texts(
-            _LEAST_TEXTS + expected // _BYTES_A_TEXT, _LEAST_ARENA + expected // _ARENA_SHARE
+            len(first) + LEAST_TEXTS + expected // _BYTES_A_TEXT,
+            len(b"".join(first)) + LEAST_ARENA + expected // _ARENA_SHARE,
         )
-        for text in layout.FIRST_TEXTS:
-            bytes_ = np.frombuffer(text.encode(), np.uint8)
-            intern(self.address, address_of(bytes_), bytes_.size)
+        for text in first:
+            content = np.frombuffer(text, np.uint8)
+            intern(self.address, address_of(content), content.size)
 
     def _get(self, offset: int) -> int:
         return int(self.words[offset // WORD])
@@ -174,10 +176,10 @@ class State:
 
     def _first_rows(self, name: str, frame: int) -> int:
         if name != self.tables[0]:
-            return _LEAST_ROWS
+            return LEAST_ROWS
         if frame == layout.RECORD:
-            return _LEAST_ROWS + self._expected // _BYTES_A_ROW
-        return _LEAST_PAIRS + self._expected // _BYTES_A_PAIR
+            return LEAST_ROWS + self._expected // _BYTES_A_ROW
+        return LEAST_PAIRS + self._expected // _BYTES_A_PAIR
 
     def _enlarge(self, places: list[tuple[int, int]], count: int, rows: int) -> None:
         """Replace buffers of (place, item size) by larger ones that begin with what was used."""
