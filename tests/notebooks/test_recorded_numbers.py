@@ -86,6 +86,11 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
         "incidents": lambda found: found == 1,
         "estimated": lambda found: found == 0,
     },
+    "44_executive_summary": {
+        "sentences": lambda found: len(found) == 3 and "1 of 4 objectives" in found[1],
+        "objectives": lambda found: found == 9,
+        "figures": lambda found: found == 3,
+    },
     "50_publish_thresholds": {
         "series": lambda found: found == 30,
         "thresholds": lambda found: found == 30 * 168,
