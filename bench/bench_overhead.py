@@ -216,7 +216,7 @@ def _fill(dsn: str) -> None:
             "CREATE TABLE products (id int PRIMARY KEY, name text, category int, price numeric)"
         )
         connection.execute(
-            "INSERT INTO products SELECT n, 'product ' || n, n % 40, n % 97 + 0.99 "
+            "INSERT INTO products SELECT n, 'product ' || n, n % 20, n % 97 + 0.99 "
             f"FROM generate_series(1, {PRODUCTS}) n"
         )
         connection.execute("CREATE INDEX ON products (category)")
@@ -244,7 +244,7 @@ def _serve(how: str, port: int) -> None:
 
 
 def _application(how: str) -> Any:
-    """A product page: a look-up in Redis, a query by the ORM, the answer checked by pydantic."""
+    """A page of 100 products: Redis, a query by the ORM, the answer checked by pydantic."""
     from apm_analytics import instrument
 
     if how == "ours":
@@ -290,7 +290,7 @@ def _application(how: str) -> Any:
     def product(product: int, page: int = 1) -> Page:
         seen = cache.incr(f"seen:{product}")
         with Session(engine) as session:
-            similar = sqlalchemy.select(Product).where(Product.category == product % 40)
+            similar = sqlalchemy.select(Product).where(Product.category == product % 20)
             found = session.scalars(similar.order_by(Product.price)).all()
             shown = [
                 Shown(id=one.id, name=one.name, price=one.price, score=_score(one.name))

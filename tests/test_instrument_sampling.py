@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.context import Context, set_value
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import (
@@ -38,6 +38,7 @@ from apm_analytics.instrument.sampling import (
     weight,
     with_threshold,
 )
+from apm_analytics.instrument.spans import LightTracerProvider
 
 SECOND = 10**9
 
@@ -63,7 +64,7 @@ class Process:
         self.losses = Losses()
         self.live = Live(policy)
         self.traces = LocalTraces(self.kept.append, self.live, self.losses, **limits)
-        provider = TracerProvider(
+        provider = LightTracerProvider(
             sampler=ConsistentSampler(self.live), id_generator=SeededIds(7), shutdown_on_exit=False
         )
         provider.add_span_processor(self.traces)
@@ -228,7 +229,7 @@ def test_an_exception_of_ours_never_reaches_the_application() -> None:
 
     losses = Losses()
     live = Live(Policy())
-    provider = TracerProvider(sampler=ConsistentSampler(live), shutdown_on_exit=False)
+    provider = LightTracerProvider(sampler=ConsistentSampler(live), shutdown_on_exit=False)
     provider.add_span_processor(LocalTraces(broken, live, losses))
     provider.get_tracer("test").start_span("a").end()
     assert losses.by_reason() == {("spans", "failed"): 1}

@@ -53,8 +53,9 @@ class RemoteSettings:
         self._ended = threading.Event()
 
     def begin(self) -> None:
-        """Read once now and poll in the background from then on."""
-        self.poll()
+        """Poll in the background; a file is read at once, a server may not hold up the start."""
+        if not self._source.startswith("http"):
+            self.poll()
         threading.Thread(target=self._work, name="apm-remote-settings", daemon=True).start()
 
     def end(self) -> None:
@@ -84,6 +85,7 @@ class RemoteSettings:
 
     def _work(self) -> None:
         attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        self.poll()
         while not self._ended.wait(self._poll_s):
             self.poll()
 

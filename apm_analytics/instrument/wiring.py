@@ -233,9 +233,11 @@ def _logging(pipeline: Pipeline) -> None:
 def _sqlalchemy(pipeline: Pipeline) -> None:
     import sqlalchemy.event
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+    from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer
     from opentelemetry.instrumentation.utils import unwrap
     from sqlalchemy.engine import Engine
 
+    _leave_pools_alone(EngineTracer)
     SQLAlchemyInstrumentor().instrument(
         tracer_provider=pipeline.traces, meter_provider=FewerMeters(pipeline.meters, (POOLS,))
     )
@@ -246,6 +248,20 @@ def _sqlalchemy(pipeline: Pipeline) -> None:
     sqlalchemy.event.listen(
         Engine, "engine_connect", Pools(pipeline.meters.get_meter(__name__)).saw
     )
+
+
+def _leave_pools_alone(tracer: Any) -> None:
+    """Spare contrib's four calls a request that count connections: `Pools` reads them."""
+    register = getattr(tracer, "_register_event_listener", None)
+    if register is None or getattr(tracer, "leaves_pools_alone", False):
+        return
+
+    def register_others(target: Any, identifier: str, *args: Any, **kwargs: Any) -> None:
+        if identifier not in ("connect", "close", "checkin", "checkout"):
+            register(target, identifier, *args, **kwargs)
+
+    tracer._register_event_listener = staticmethod(register_others)
+    tracer.leaves_pools_alone = True
 
 
 def _connect_unwatched(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
