@@ -89,11 +89,10 @@ def main() -> None:
 def _measure(arguments: argparse.Namespace) -> None:
     chosen = arguments.only.split("|") if arguments.only else list(VARIANTS)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        os.chmod(name, 0o755)
         os.sched_setaffinity(0, {LOAD_CORE})
         environ = {
             **os.environ,
-            "BENCH_POSTGRES": stack.enter_context(local_servers.postgres(Path(name))),
+            "BENCH_POSTGRES": stack.enter_context(local_servers.postgres()),
             "BENCH_REDIS": stack.enter_context(local_servers.redis(Path(name))),
         }
         sink = local_servers.free_port()

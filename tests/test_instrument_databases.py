@@ -53,7 +53,7 @@ def test_a_query_is_one_span_with_any_driver_and_carries_no_data(
 ) -> None:
     server_binary("redis-server")
     with (
-        local_servers.postgres(tmp_path) as dsn,
+        local_servers.postgres() as dsn,
         local_servers.redis(tmp_path) as cache,
         otlp_sink() as sink,
     ):
