@@ -271,7 +271,8 @@ def _redrawn(residuals: Floats, count: int, seed: int) -> Floats:
     """Draw residuals of days again, with the memory from one day to the next that they have.
 
     A sieve bootstrap: an autoregression of order 1, its innovations drawn again. Few days make
-    the memory and the spread look smaller than they are; both are corrected to first order.
+    the memory and the spread look smaller than they are, and leave both uncertain: the first is
+    corrected to first order, the second drawn for every path.
     """
     n = residuals.size
     centred = residuals - residuals.mean()
@@ -279,13 +280,15 @@ def _redrawn(residuals: Floats, count: int, seed: int) -> Floats:
     memory = float(centred[1:] @ centred[:-1]) / square if square > 0.0 else 0.0
     memory = min(max((n * memory + 1.0) / (n - FITTED), 0.0), MOST_MEMORY)
     fresh = centred[1:] - memory * centred[:-1]
-    fresh *= np.sqrt(n / (n - FITTED))
     rng = np.random.default_rng(seed)
     drawn = rng.choice(fresh - fresh.mean(), (count, n + BURN_IN))
+    drawn *= np.sqrt(n / rng.chisquare(n - FITTED, count))[:, None]
+    memories = rng.normal(memory, np.sqrt((1.0 - memory**2) / n), count)
+    memories = np.clip(memories, 0.0, MOST_MEMORY)
     paths = np.zeros((count, n + BURN_IN))
     paths[:, 0] = drawn[:, 0]
     for at in range(1, n + BURN_IN):
-        paths[:, at] = memory * paths[:, at - 1] + drawn[:, at]
+        paths[:, at] = memories * paths[:, at - 1] + drawn[:, at]
     return paths[:, BURN_IN:]
 
 
