@@ -8,7 +8,7 @@ OUT ?= data
 PARAMS ?=
 
 .PHONY: help nightly demo test lab servers setup check lock schedule clean \
-	bench-import bench-query bench-ingest bench-baselines bench-gate bench-nab bench-business \
+	bench-import bench-query bench-ingest bench-baselines bench-gate bench-nab bench-business bench-slo \
 	bench-overhead bench-peers fuzz e2e
 
 help: ## show this list
@@ -74,8 +74,11 @@ bench-baselines: bench-peers ## a fleet of series beside Prophet and statsforeca
 bench-nab: .venv/ready ## NAB's scores of DATA=DIR; THRESHOLD=T scores at a given threshold
 	@$(BIN)/python bench/bench_nab.py $(DATA) $(if $(THRESHOLD),--threshold $(THRESHOLD))
 
-bench-business: .venv/ready ## associations and losses against known truth; fails when a figure is missed
+bench-business: bench-slo ## associations and losses against known truth; fails when a figure is missed
 	@$(BIN)/python bench/bench_business.py
+
+bench-slo: .venv/ready ## a month of 5 million transactions: the SLO report, critical paths
+	@$(BIN)/python bench/bench_slo.py
 
 bench-overhead: bench-peers ## an instrumented service beside bare and plain OpenTelemetry
 	@$(BIN)/python bench/bench_overhead.py

@@ -146,7 +146,9 @@ def test_publish_writes_thresholds_textfile_rules_and_tests_that_promtool_passes
     assert set(written) == {
         "thresholds.parquet",
         "prometheus/apm_thresholds.prom",
+        "prometheus/rules/apm_slo.yml",
         "prometheus/rules/apm_thresholds.yml",
+        "prometheus/tests/apm_slo_test.yml",
         "prometheus/tests/apm_thresholds_test.yml",
         "prometheus/tests/apm_week_test.yml",
     }

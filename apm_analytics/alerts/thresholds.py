@@ -17,7 +17,15 @@ from pathlib import Path
 import polars as pl
 
 from apm_analytics import settings
-from apm_analytics.alerts import exporter, promtool, publication, rule_tests, rules, signal_specs
+from apm_analytics.alerts import (
+    exporter,
+    promtool,
+    publication,
+    rule_tests,
+    rules,
+    signal_specs,
+    slo_rules,
+)
 from apm_analytics.alerts.gate import NOT_JUDGED
 from apm_analytics.alerts.history import KEPT, LEARNED
 from apm_analytics.alerts.signal_specs import BOUNDS, SignalSpec
@@ -185,6 +193,7 @@ def publish(
             f"prometheus/tests/{rule_tests.WEEK_FILE_NAME}": rules.as_yaml(
                 rule_tests.week_document(signals), origin
             ).encode(),
+            **slo_rules.files(specs, params, origin),
         }.items():
             publication.write_atomic(staging / name, content)
         if not promtool.check(staging / "prometheus"):

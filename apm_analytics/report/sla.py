@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from apm_analytics import settings
+from apm_analytics.alerts import slo_rules
 from apm_analytics.analyze import (
     calendar,
     slo_ledger,
@@ -62,6 +63,9 @@ def check(specs: Path | None = None) -> list[str]:
     folder = specs or settings.load().workspace / "specs"
     slos = slo_specs.load(folder / FOLDER, transactions=_names(_transactions(folder)[0]))
     _calendar(folder)
+    wrong = slo_rules.check_conditions(slos)
+    if wrong:
+        raise BadParameter("\n".join(wrong))
     return [
         f"{slo.name}: {slo.method}, "
         + ", ".join(f"{one.name} {slo_tables.exact(one.target)}" for one in slo.objectives)
