@@ -8,7 +8,7 @@ OUT ?= data
 PARAMS ?=
 
 .PHONY: help nightly demo test lab servers setup check lock schedule clean \
-	bench-import bench-query bench-ingest bench-baselines bench-gate bench-nab bench-business bench-slo \
+	bench-decode bench-import bench-query bench-ingest bench-baselines bench-gate bench-nab bench-business bench-slo \
 	bench-overhead bench-peers fuzz e2e
 
 help: ## show this list
@@ -58,6 +58,9 @@ servers: ## install the Debian packages that the tests start (needs root)
 
 schedule: .venv/ready ## run the main job every night at 02:00 UTC
 	@$(BIN)/apm schedule --at 02:00 --lake $(LAKE) --out $(OUT)
+
+bench-decode: .venv/ready ## decoding alone, the scanner beside the protobuf library
+	@$(BIN)/python bench/bench_decode.py
 
 bench-import: .venv/ready ## spans and points per CPU second, peak memory
 	@$(BIN)/python bench/bench_import.py
