@@ -71,6 +71,7 @@ class BaselineParams(_Frozen):
     tau: float = Field(gt=0)
     prior: float = Field(gt=0)
     robust_deviations: float = Field(gt=0)
+    settling_s: float = Field(ge=0)
     forest_trees: int = Field(gt=0)
     forest_contamination: float = Field(gt=0, lt=0.5)
     keep_runs: int = Field(ge=1)

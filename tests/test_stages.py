@@ -197,7 +197,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(workspace / name, folder / name)
-    for name in ("pipelines", "apm_analytics"):
+    for name in ("pipelines", "apm_analytics", "specs"):
         shutil.copytree(
             workspace / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
         )

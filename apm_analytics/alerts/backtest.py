@@ -127,7 +127,7 @@ def run(
     since = max(since, first) if isinstance(first, datetime) else since
     folds = []
     if alert.threshold is None:
-        folds = list(learned(features, gating.trainer(params, progress), params, since=since))
+        folds = list(learned(features, gating.trainer(settings, progress), params, since=since))
         if not folds:
             raise NotEnoughData(
                 f"{name} needs learned thresholds, and there is too little history before {since}; "

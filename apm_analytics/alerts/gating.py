@@ -18,7 +18,7 @@ from apm_analytics.alerts.signal_specs import SignalSpec
 from apm_analytics.analyze import calendar
 from apm_analytics.analyze.calendar import Calendar
 from apm_analytics.analyze.signals import SERIES
-from apm_analytics.baselines import stages, store, training
+from apm_analytics.baselines import masks, stages, store, training
 from apm_analytics.settings import Params, Settings
 
 TABLE, FIRINGS, LEVELS = "gate", "firings", "levels"
@@ -84,15 +84,16 @@ def run(
 
 def labels(workspace: Path, lake: Path) -> Calendar:
     """Give what the gate judges by: specs/calendar.yaml, and the truth beside a simulated lake."""
-    found = list(calendar.load(workspace / "specs"))
+    found = list(calendar.of_workspace(workspace))
     truth = lake.parent / "simulated" / "truth.json"
     if truth.exists():
         found += calendar.from_truth(truth)
     return calendar.of(found)
 
 
-def trainer(params: Params, progress: bool = False) -> Train:
+def trainer(settings: Settings, progress: bool = False) -> Train:
     """Give the training as the gate wants it: features in, bounds out."""
+    params = settings.params
 
     def train(features: pl.DataFrame) -> pl.DataFrame:
         return training.train(
@@ -100,6 +101,7 @@ def trainer(params: Params, progress: bool = False) -> Train:
             params.baselines,
             window_s=params.features.window_s,
             seed=params.seed,
+            masked=masks.of_workspace(features, settings),
             progress=progress,
         ).bounds
 
@@ -117,7 +119,7 @@ def gate_stage(
         pl.read_parquet(derived / stages.FEATURES),
         pl.read_parquet(derived / "bounds.parquet"),
         pl.read_parquet(derived / "scores.parquet"),
-        trainer(params, progress),
+        trainer(settings, progress),
         signal_specs.load(settings.workspace / "specs"),
         labels(settings.workspace, lake),
         params,

@@ -194,6 +194,12 @@ def load(path: Path) -> Calendar:
     return of([entry for entry, _ in found])
 
 
+def of_workspace(workspace: Path) -> Calendar:
+    """Read specs/calendar.yaml of a checkout; one without that file has an empty calendar."""
+    file = workspace / "specs" / FILE_NAME
+    return load(file) if file.exists() else Calendar()
+
+
 def from_truth(path: Path) -> Calendar:
     """Read what is true of a simulated recording.
 

@@ -20,7 +20,7 @@ from apm_analytics import settings as settings_of
 from apm_analytics.analyze import saturation, signals
 from apm_analytics.analyze.signals import OPERATION
 from apm_analytics.atomic import write_atomic
-from apm_analytics.baselines import cards, forest, registry, store, training
+from apm_analytics.baselines import cards, forest, masks, registry, store, training
 from apm_analytics.baselines import evaluate as evaluation
 from apm_analytics.baselines.fleet import SKIPPED
 from apm_analytics.baselines.together import FOREST
@@ -97,11 +97,13 @@ def train(
     """Write models/ and derived/bounds, scores, skipped and contributions."""
     content = _read_json(derived / SNAPSHOT)
     provenance = registry.current_provenance(settings.workspace, content["data_hash"], run_id)
+    history = _read_features(derived)
     trained = training.train(
-        _read_features(derived),
+        history,
         settings.params.baselines,
         window_s=settings.params.features.window_s,
         seed=settings.params.seed,
+        masked=masks.of_workspace(history, settings),
         saturation=pl.read_parquet(derived / SATURATION),
         progress=progress,
     )
@@ -121,11 +123,13 @@ def evaluate(
 ) -> str:
     """Write models/metrics.json, the model cards and derived/plots/*.csv."""
     params = settings.params
+    history = _read_features(derived)
     found = evaluation.evaluate(
-        _read_features(derived),
+        history,
         params.baselines,
         window_s=params.features.window_s,
         seed=params.seed,
+        masked=masks.of_workspace(history, settings),
         progress=progress,
     )
     content = _read_json(derived / SNAPSHOT)
