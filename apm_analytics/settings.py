@@ -125,6 +125,24 @@ class GateParams(_Frozen):
     keep_days: float = Field(ge=0)
 
 
+class ServiceRetention(_Frozen):
+    """Days that differ for one service."""
+
+    metrics_days: float | None = Field(default=None, gt=0)
+    traces_days: float | None = Field(default=None, gt=0)
+    logs_days: float | None = Field(default=None, gt=0)
+
+
+class RetentionSettings(_Frozen):
+    """How long telemetry is kept."""
+
+    metrics_days: float = Field(default=90, gt=0)
+    traces_days: float = Field(default=30, gt=0)
+    logs_days: float = Field(default=30, gt=0)
+    high_resolution_hours: float = Field(default=24, gt=0)
+    services: dict[str, ServiceRetention] = {}
+
+
 class Params(_Frozen):
     """Everything in params.yaml."""
 
@@ -211,6 +229,35 @@ def load() -> Settings:
         ),
         trace_timeout_s=_seconds("APM_TRACE_TIMEOUT", DEFAULT_TRACE_TIMEOUT_S),
     )
+
+
+def retention(workspace: Path) -> RetentionSettings:
+    """Read how long telemetry is kept: the environment and specs/retention.yaml.
+
+    Raises
+    ------
+    BadParameter
+        A figure is no number above 0, or the file does not fit.
+    """
+    environment = {
+        field: os.environ[name]
+        for field, name in (
+            ("metrics_days", "METRICS_RETENTION_DAYS"),
+            ("traces_days", "TRACES_RETENTION_DAYS"),
+            ("logs_days", "LOGS_RETENTION_DAYS"),
+            ("high_resolution_hours", "HIGH_RESOLUTION_RETENTION_HOURS"),
+        )
+        if os.environ.get(name)
+    }
+    file = workspace / "specs" / "retention.yaml"
+    try:
+        content: Any = yaml.safe_load(file.read_text()) if file.exists() else None
+        return RetentionSettings.model_validate({**(content or {}), **environment})
+    except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
+        raise BadParameter(
+            f"retention cannot be read: {error}; METRICS_RETENTION_DAYS, TRACES_RETENTION_DAYS, "
+            f"LOGS_RETENTION_DAYS, HIGH_RESOLUTION_RETENTION_HOURS and {file} hold numbers above 0"
+        ) from error
 
 
 def _seconds(name: str, default: float) -> float:

@@ -128,3 +128,37 @@ def lake_erase(lake: Path, user: str) -> None:
             "parts yet: let `apm receive` run on this lake, then run the same command again"
         )
         sys.exit(1)
+
+
+@lake.command("retain")
+@LAKE
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def lake_retain(lake: Path, dry_run: bool) -> None:
+    """Remove what is older than its retention, and make old metric points coarser."""
+    from datetime import UTC, datetime
+
+    from tqdm import tqdm
+
+    from apm_analytics import settings
+    from apm_analytics.lake import retention
+
+    periods = settings.retention(settings.load().workspace)
+    now = datetime.now(UTC)
+    click.echo(
+        f"relative to now, {now:%Y-%m-%d %H:%M} UTC: metrics {periods.metrics_days:g} days "
+        f"(every point {periods.high_resolution_hours:g} hours, then one a minute), "
+        f"traces {periods.traces_days:g} days, logs {periods.logs_days:g} days"
+    )
+    with tqdm(desc="looking", unit=" rows", unit_scale=True, disable=None) as bar:
+        done = retention.retain(
+            lake, periods, now_s=now.timestamp(), dry_run=dry_run, progress=bar.update
+        )
+    gone = ", ".join(f"{count:,} {table}" for table, count in done.removed.items() if count)
+    verb = "would go" if dry_run else "went"
+    click.echo(f"{gone or 'nothing'} {verb}")
+    if done.points_before:
+        click.echo(
+            f"{done.points_before:,} points would be rolled up"
+            if dry_run
+            else f"{done.points_before:,} points were rolled up to {done.points_after:,}"
+        )

@@ -129,6 +129,7 @@ def rewrite(
     level: int,
     resolution_s: int = 0,
     origin: str | None = None,
+    beside: tuple[str, Callable[[], pa.Table]] | None = None,
 ) -> Part | None:
     """Let one part with `rows` stand for old ones, in one step.
 
@@ -137,6 +138,8 @@ def rewrite(
     old : parts of one table and day.
     rows : tables in order of time; without a row nothing takes their place.
     origin : what the new part was made from; its own hash when left out.
+    beside : another table and what gives its rows once all `rows` were taken; they appear in the
+        same step.
 
     Returns
     -------
@@ -158,16 +161,13 @@ def rewrite(
                 writer.write(table)
             if writer.rows:
                 temporary, part = writer.finish()
-                part = replace(
-                    part,
-                    snapshot=max(one.snapshot for one in old),
-                    origin=origin or part.origin,
-                    level=level,
-                    resolution_s=resolution_s,
-                )
-                written.append((temporary, part))
+                part = _stamped(part, old, level, resolution_s)
+                written.append((temporary, replace(part, origin=origin or part.origin)))
             else:
                 writer.discard()
+        if beside is not None:
+            for temporary, part in parts.write_parts(lake, beside[0], beside[1](), name):
+                written.append((temporary, _stamped(part, old, level, resolution_s)))
         with open_manifest(lake, create=True) as con, transaction(con):
             if not manifest.replace_parts(con, old, [part for _, part in written], now_s):
                 raise ApmError(
@@ -178,7 +178,7 @@ def rewrite(
     finally:
         for temporary, _ in written:
             temporary.unlink(missing_ok=True)
-    return written[0][1] if written else None
+    return next((part for _, part in written if part.table == old[0].table), None)
 
 
 def remove_replaced(lake: Path, *, before_s: float) -> int:
@@ -224,6 +224,11 @@ def choose(group: Sequence[Part], rule: Rule) -> list[Part]:
         if many or final:
             best = len(chosen)
     return chosen[:best]
+
+
+def _stamped(part: Part, old: Sequence[Part], level: int, resolution_s: int) -> Part:
+    newest = max(one.snapshot for one in old)
+    return replace(part, snapshot=newest, level=level, resolution_s=resolution_s)
 
 
 def _size_class(part: Part) -> int:
