@@ -17,7 +17,7 @@ from otlp_requests import attribute, logs, metrics, traces
 from wire_requests import SIGNALS, Requests
 
 from apm_analytics.errors import BadInput
-from apm_analytics.ingest import otlp, otlp_protobuf, requests
+from apm_analytics.ingest import columnar, otlp, otlp_protobuf, requests
 from apm_analytics.ingest.columnar import Scanner
 from apm_analytics.ingest.sink import Sink
 
@@ -158,3 +158,13 @@ def test_buffers_grow_with_requests_of_any_size() -> None:
     payloads = [traces(count, first=1 + count).SerializeToString() for count in sizes]
     found, taken = disagreement("traces", payloads)
     assert not found and taken == len(sizes)
+
+
+def test_more_bytes_than_arrow_can_count_are_left_to_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    payload = traces(2).SerializeToString()
+    monkeypatch.setattr(columnar, "MAX_BYTES", 2 * len(payload))
+    scanner = Scanner("traces", 0, LIMITS, {})
+    assert [scanner.take(payload) for _ in range(3)] == [True, True, False]
+    assert scanner.tables()["spans"].num_rows == 4

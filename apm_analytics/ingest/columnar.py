@@ -24,6 +24,8 @@ from apm_analytics.ingest.wire.scan import NO_ROOM, SIGNAL_NUMBERS
 from apm_analytics.ingest.wire.state import Allocate, State, pages
 
 Units = Mapping[tuple[str, str, str], str]
+# Arrow counts texts and pairs of one table with 31 bits; a request of n bytes gives 2 n at most.
+MAX_BYTES = 2**30 - 1
 _LENGTH_FIELD_1, _LENGTH_FIELD_2 = b"\x0a", b"\x12"
 
 
@@ -44,10 +46,13 @@ class Scanner:
         self._contexts: list[tuple[Any, ...]] = []
         self._known: dict[bytes, int] = {}
         self._context_of: list[int] = []
+        self._bytes = 0
 
     def take(self, payload: bytes) -> bool:
         """Take one request wholly, or leave no trace of it and say so."""
         state = self._state
+        if self._bytes + len(payload) > MAX_BYTES:
+            return False
         buffer = pa.py_buffer(payload)
         mark = state.mark()
         metrics = state.count(layout.HEAD, layout.METRIC)
@@ -66,6 +71,7 @@ class Scanner:
             and self._take_contexts(payload, buffer.address)
             and not self._has_refused_unit(metrics)
         ):
+            self._bytes += len(payload)
             return True
         del self._context_of[groups:]
         state.roll_back(mark, texts=True)
