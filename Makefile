@@ -56,6 +56,10 @@ servers: ## install the Debian packages that the tests start (needs root)
 	test -z "$$missing" || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
+.PHONY: plots
+plots: .venv/ready ## the training's plots as one offline page; WHAT="workspace an-experiment" compares
+	@$(BIN)/apm plots $(WHAT)
+
 schedule: .venv/ready ## run the main job every night at 02:00 UTC
 	@$(BIN)/apm schedule --at 02:00 --lake $(LAKE) --out $(OUT)
 

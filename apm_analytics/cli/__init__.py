@@ -29,6 +29,7 @@ for command in (
     runs.nightly,
     runs.schedule,
     runs.runs,
+    runs.plots,
     slo.slo,
     transactions.transactions,
 ):

@@ -51,3 +51,13 @@ def runs(out: Path) -> None:
     from apm_analytics.report import ledger
 
     click.echo(answers.as_text(ledger.list_runs(out)))
+
+
+@click.command()
+@click.argument("revisions", nargs=-1)
+def plots(revisions: tuple[str, ...]) -> None:
+    """Write DVC's plots as one offline page; several REVISIONS or experiments side by side."""
+    from apm_analytics import settings
+    from apm_analytics.report import experiments
+
+    click.echo(experiments.plots(settings.load().workspace, revisions))

@@ -69,12 +69,12 @@ def write(
     params = params or settings.load().params
     if quality is None and (derived / "quality.json").exists():
         quality = json.loads((derived / "quality.json").read_text())
-    bundle = Markup(_bundle())
+    vega = Markup(bundle())
     boot = Markup((ASSETS / "report.js").read_text(encoding="utf-8"))
     page = _template().render(
-        policy=_policy(bundle, boot),
+        policy=_policy(vega, boot),
         style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
-        bundle=bundle,
+        bundle=vega,
         boot=boot,
         made=datetime.now(UTC),
         period=first_screen.period(derived),
@@ -117,10 +117,10 @@ def _recorded(value: object) -> str:
 
 
 @functools.cache
-def _bundle() -> str:
+def bundle(vega_lite: str = VEGA_LITE) -> str:
     """Give Vega, Vega-Lite and Vega-Embed as one script that no `</script` ends early."""
     script: str = vl_convert.javascript_bundle(
-        "window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE
+        "window.vegaEmbed = vegaEmbed;", vl_version=vega_lite
     )
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
