@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apm_analytics.baselines import prophet
+from apm_analytics.baselines import grids, prophet
 from apm_analytics.baselines.prophet_kernels import SIGMA_FLOOR
 from apm_analytics.baselines.season import DAILY, WEEKLY, fourier
 from apm_analytics.errors import BadInput, BadParameter, NotEnoughData
@@ -175,3 +175,26 @@ def test_what_is_no_batch_of_series_is_refused_by_name() -> None:
     values[1, 5] = np.inf
     with pytest.raises(BadInput, match="series 1 has an infinite value"):
         prophet.fit_batch(hours(N), values)
+
+
+def test_series_on_several_grids_and_spans_are_fitted_as_if_alone() -> None:
+    values = fleet(7, rows=4)
+    half = np.timedelta64(1800, "s")
+    series = [
+        (hours(N), values[0]),
+        (hours(N - 300, 300), values[1][300:]),  # the same grid, a later start
+        (hours(N)[::2], values[2][::2]),  # every other hour
+        (hours(N) + half, values[3]),  # between the hours
+        (hours(24 * 5), values[0][: 24 * 5]),  # too short for a week
+    ]
+    found = grids.fit_each(series)
+    assert [len(one.seasons) for one in found] == [2, 2, 2, 2, 2]
+    assert not found[4].beta[0, :6].any() and found[4].beta[0, 6:].all()
+    for params, (times, one) in zip(found, series, strict=True):
+        alone = prophet.fit_batch(times, one[None, :])
+        coming = times[-1] + np.arange(1, 49) * HOUR
+        np.testing.assert_allclose(
+            prophet.predict(params, coming), prophet.predict(alone, coming), rtol=1e-6
+        )
+    with pytest.raises(BadInput, match="series 1 has 3 values at 2 times"):
+        grids.fit_each([series[0], (hours(2), np.zeros(3))])

@@ -34,8 +34,16 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
     "20_baselines": {
         "series": lambda found: found == 21,
         "series_skipped": lambda found: found == 1,
+        "series_mended": lambda found: found == 0,
         "models": lambda found: found == ["robust"],
         "inside_ratio": lambda found: 0.98 < found < 1,
+    },
+    "21_model_selection": {
+        "series": lambda found: found == 7,
+        "origins": lambda found: found == 7,
+        "models": lambda found: found == ["time_of_day"],
+        "worst_gain": lambda found: abs(found - 0.2) < 1e-9,
+        "coverage": lambda found: abs(found - 0.991) < 1e-9,
     },
     "22_backtest_alerts": {
         "alerts": lambda found: found == 30,
