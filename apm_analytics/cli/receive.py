@@ -28,7 +28,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--budget-mb",
     type=click.FloatRange(1, 4096),
-    default=96.0,
+    default=64.0,
     show_default=True,
     help="Accepted and not yet written; beyond it senders wait.",
 )

@@ -72,7 +72,7 @@ class Config:
     cors_origins: Sequence[str] = ()
     rules: PrivacyRules = field(default_factory=lambda: PrivacyRules([], [], b""))
     max_request_bytes: int = 16 * 1024 * 1024
-    budget_bytes: int = 96 * 1024 * 1024
+    budget_bytes: int = 64 * 1024 * 1024
     readers: int = 32
     timeout_s: float = 10.0
     idle_s: float = 60.0
