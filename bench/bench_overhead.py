@@ -63,7 +63,6 @@ class Measured:
     process: "subprocess.Popen[bytes]"
     latencies_ms: list[float] = field(default_factory=list)
     medians_ms: list[float] = field(default_factory=list)
-    p99s_ms: list[float] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)  # a request
 
@@ -140,7 +139,6 @@ async def _take_turns(variants: dict[str, Measured], rounds: int, requests: int)
             latencies.sort()
             measured.latencies_ms += latencies
             measured.medians_ms.append(statistics.median(latencies))
-            measured.p99s_ms.append(latencies[int(len(latencies) * 0.99)])
             measured.throughputs.append(len(busy) / seconds)
             measured.cpu_ms.append(1e3 * spent / (requests * 3))
 
@@ -182,29 +180,53 @@ def _memory_mb(pid: int) -> float:
 
 def _print(variants: dict[str, Measured]) -> None:
     bare = variants.get("bare") or next(iter(variants.values()))
-
-    def against(values: list[float], others: list[float]) -> float:
-        """Give the ratio of two variants: the median over the rounds of the ratio in each."""
-        return statistics.median(a / b for a, b in zip(values, others, strict=True))
-
     print(
         f"{'variant':22}{'median':>9}{'':>8}{'p99':>9}{'':>8}{'req/s':>8}{'':>8}"
         f"{'CPU':>9}{'':>8}{'memory':>9}"
     )
     for name, m in variants.items():
-        p99 = sorted(m.latencies_ms)[int(len(m.latencies_ms) * 0.99)]
-        p99_bare = sorted(bare.latencies_ms)[int(len(bare.latencies_ms) * 0.99)]
         print(
             f"{name:22}"
             f"{statistics.median(m.latencies_ms):7.2f}ms"
-            f"{100 * against(m.medians_ms, bare.medians_ms) - 100:+7.1f}%"
-            f"{p99:7.2f}ms{100 * p99 / p99_bare - 100:+7.1f}%"
+            f"{_against(m.medians_ms, bare.medians_ms):+7.1f}%"
+            f"{_p99(m):7.2f}ms{100 * _p99(m) / _p99(bare) - 100:+7.1f}%"
             f"{statistics.median(m.throughputs):8.0f}"
-            f"{100 * against(m.throughputs, bare.throughputs):7.1f}%"
+            f"{100 + _against(m.throughputs, bare.throughputs):7.1f}%"
             f"{statistics.median(m.cpu_ms):7.2f}ms"
-            f"{100 * against(m.cpu_ms, bare.cpu_ms) - 100:+7.1f}%"
+            f"{_against(m.cpu_ms, bare.cpu_ms):+7.1f}%"
             f"{_memory_mb(m.process.pid):7.0f}MB"
         )
+    if set(variants) >= set(VARIANTS):
+        _print_limits(variants)
+    print(f"load of the machine: {os.getloadavg()[1]:.1f} over 5 minutes on {os.cpu_count()} cores")
+
+
+def _print_limits(variants: dict[str, Measured]) -> None:
+    """Say which of the project's limits hold, at 10 % sampling."""
+    bare, ours, plain = variants["bare"], variants["ours, 10 %"], variants["plain, 10 %"]
+    profiled = variants["ours, 10 %, profiler"]
+    grown = _memory_mb(ours.process.pid) - _memory_mb(bare.process.pid)
+    for what, found, limit, unit in (
+        ("median latency", _against(ours.medians_ms, bare.medians_ms), 8.0, "%"),
+        ("p99 latency", 100 * _p99(ours) / _p99(bare) - 100, 10.0, "%"),
+        ("throughput lost", -_against(ours.throughputs, bare.throughputs), 8.0, "%"),
+        ("CPU of the profiler", _against(profiled.cpu_ms, ours.cpu_ms), 3.0, "%"),
+        ("memory", grown, 40.0, "MB"),
+        ("CPU against plain", _against(ours.cpu_ms, plain.cpu_ms), 0.0, "%"),
+        ("median against plain", _against(ours.medians_ms, plain.medians_ms), 0.0, "%"),
+    ):
+        verdict = "holds" if found <= limit else "FALLS SHORT"
+        print(f"{what:22}{found:+7.1f}{unit:3}limit {limit:+.0f}{unit:3}{verdict}")
+
+
+def _against(values: list[float], others: list[float]) -> float:
+    """Give by how many percent one variant is above another: the median over the rounds."""
+    ratios = (a / b for a, b in zip(values, others, strict=True))
+    return 100 * statistics.median(ratios) - 100
+
+
+def _p99(measured: Measured) -> float:
+    return sorted(measured.latencies_ms)[int(len(measured.latencies_ms) * 0.99)]
 
 
 def _fill(dsn: str) -> None:
