@@ -71,6 +71,7 @@ def _span_row(process: dict[str, Any], span: Span) -> dict[str, Any]:
         "error_type": attributes.get("error.type"),
         "link": span.links[0].span_id if span.links else None,
         "user": attributes.get("user.id"),
+        "session": attributes.get("session.id"),
         "path": attributes.get("url.path"),
         "status": attributes.get("http.response.status_code"),
         "exceptions": sum(event.name == "exception" for event in span.events),
@@ -344,6 +345,23 @@ def test_values_of_a_request_are_the_same_in_all_its_spans(spans: pl.DataFrame) 
     users = spans["user"].drop_nulls()
     assert users.str.contains(r"^u-[0-9a-f]{8}$").all()
     assert users.n_unique() > 100
+
+
+def test_a_session_is_one_persons_visit_in_the_order_of_a_purchase(entries: pl.DataFrame) -> None:
+    visits = entries.filter(pl.col("session").is_not_null()).group_by("session")
+    seen = visits.agg(
+        pages=pl.len(),
+        people=pl.col("user").n_unique(),
+        seconds=(pl.col("start").max() - pl.col("start").min()) / 1e9,
+        looked=pl.col("start").filter(pl.col("name").str.starts_with("GET /products")).min(),
+        paid=pl.col("start").filter(pl.col("name") == "POST /checkout").max(),
+    )
+    assert seen["people"].unique().to_list() == [1]
+    assert 3 < seen["pages"].median() < 7
+    assert seen["seconds"].quantile(0.95) < 1_200
+    both = seen.filter(pl.col("looked").is_not_null() & pl.col("paid").is_not_null())
+    assert both.height > 50
+    assert (both["looked"] < both["paid"]).mean() > 0.95
 
 
 def test_spans_carry_the_attributes_of_their_kind(spans: pl.DataFrame) -> None:

@@ -302,3 +302,28 @@ def test_an_empty_lake_is_not_enough(tmp_path: Path) -> None:
 def test_a_month_that_does_not_exist_is_refused(week: Path, tmp_path: Path, month: str) -> None:
     with pytest.raises(BadParameter, match="needs one like 2026-03"):
         report(week, slo_shop.save(tmp_path, slo_shop.slo()), month=month)
+
+
+def test_a_sampled_request_counts_for_those_it_stands_for(tmp_path: Path) -> None:
+    # The threshold c of OpenTelemetry's sampling keeps a quarter: each stands for four.
+    count = 40
+    ids = [f"{number:016x}" for number in range(count)]
+    spans = rows.table(
+        "spans",
+        {
+            "time": [rows.MONDAY_NS + number * 10**9 for number in range(count)],
+            "duration_ns": [10**8] * count,
+            "trace_id": [one * 2 for one in ids],
+            "span_id": ids,
+            "trace_state": ["ot=th:c" if number % 2 else None for number in range(count)],
+            "name": ["GET /"] * count,
+            "kind": ["server"] * count,
+            "status_code": ["error" if number < 4 else "unset" for number in range(count)],
+            "service_name": ["shop"] * count,
+        },
+    )
+    snapshots.append(tmp_path / "lake", {"spans": spans})
+    found = report(tmp_path / "lake", slo_shop.save(tmp_path, slo_shop.slo()))
+    budget = found.budgets[0]
+    assert (budget.total, budget.bad) == (20 + 4 * 20, 2 + 4 * 2)
+    assert found.completeness.sampled == 20

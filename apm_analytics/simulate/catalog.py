@@ -363,3 +363,20 @@ SERVICES: tuple[Service, ...] = (
     Service("inventory", "1.3.2", 0.09, 0.22, 330.0),
 )
 INSTANCES = 2  # of every service
+
+# People look before they take, and take before they pay: when, in a visit to the shop, each kind
+# of page is asked for, in s after its begin.
+STAGES_S: dict[str, float] = {
+    "GET /": 0.0,
+    "GET /search": 60.0,
+    "GET /products": 90.0,
+    "GET /products/{id}": 150.0,
+    "GET /recommendations": 150.0,
+    "POST /cart/items": 240.0,
+    "GET /cart": 330.0,
+    "POST /signup": 380.0,
+    "POST /checkout": 420.0,
+    "GET /orders/{id}": 540.0,
+}
+STAGE_SPREAD_S = 180.0  # each at its time, give or take half of this
+VISITS = 2.5  # visits a checkout

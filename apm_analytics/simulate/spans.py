@@ -23,6 +23,7 @@ from apm_analytics.simulate.timeline import (
     WINDOW_NS,
     WINDOWS_A_DAY,
     Flags,
+    Floats,
     Ints,
     Timeline,
 )
@@ -46,7 +47,7 @@ MAX_REQUEST = 1_800_000  # bytes
 BLOCK_NS = DAY_NS // 24  # a request holds at most this much time
 SPANS_FIELD = 2  # of ScopeSpans
 SAMPLED, KNOWN, REMOTE = 0x1, 0x100, 0x200  # span flags
-TRACE_SALT, TRACE_SALT_2, SPAN_SALT, USER_SALT, SESSION_SALT, CART_SALT = range(1, 7)
+TRACE_SALT, TRACE_SALT_2, SPAN_SALT, USER_SALT, SESSION_SALT, CART_SALT, STAGE_SALT = range(1, 8)
 IDS = {"trace": 16, "span": 8, "parent": 8, "start": 8, "end": 8}
 LINK_IDS = {"link_trace": 16, "link_span": 8}
 WIDTHS = {**IDS, **LINK_IDS, **SLOTS}
@@ -82,6 +83,10 @@ class SpanWriter:
         expected = sum(weight * expected_spans(call) for weight, call in catalog.JOURNEYS)
         # Requests a window of a journey of weight 1 at the mean demand.
         self._unit = spans / expected / timeline.windows
+        # How many visits have begun at the start of each window.
+        self._begun: Floats = np.concatenate(
+            [[0.0], np.cumsum(timeline.demand * self._unit * catalog.VISITS)]
+        )
         scopes = sorted({call.scope for _, journey in catalog.JOURNEYS for call in calls(journey)})
         self._scopes = {scope: place for place, scope in enumerate(scopes)}
         self._encoded_scopes = [
@@ -101,7 +106,7 @@ class SpanWriter:
         for journey, (weight, call) in enumerate(catalog.JOURNEYS):
             starts = self._arrivals(day, weight, rng)
             visits = walk(call, starts.size, self._scene(starts), rng)
-            requests = _Requests(starts, visits, next_id, rng)
+            requests = _Requests(starts, visits, next_id, rng, self._visit_number)
             next_id += starts.size * len(visits)
             requests.drop_after(self._timeline.end_ns)
             for place, visit in enumerate(visits):
@@ -156,6 +161,12 @@ class SpanWriter:
             if effect.demand < 1:
                 stays &= ~((starts >= begins) & (starts < ends) & (lottery >= effect.demand))
         return starts[stays]
+
+    def _visit_number(self, times: Floats) -> Words:
+        """Number the visit that began last before each time, in ns."""
+        timeline = self._timeline
+        edges = timeline.start_ns + np.arange(timeline.windows + 1) * WINDOW_NS
+        return np.interp(times, edges, self._begun).astype(np.uint64)
 
     def _scene(self, starts: Ints) -> Scene:
         timeline = self._timeline
@@ -239,7 +250,12 @@ class _Requests:
     """The values of one journey's requests: ids, times, who asks for what."""
 
     def __init__(
-        self, starts: Ints, visits: list[Visit], first_id: int, rng: np.random.Generator
+        self,
+        starts: Ints,
+        visits: list[Visit],
+        first_id: int,
+        rng: np.random.Generator,
+        visit_number: Callable[[Floats], Words],
     ) -> None:
         self._starts = starts
         self._visits = visits
@@ -247,8 +263,15 @@ class _Requests:
         ids = first_id + np.arange(starts.size * len(visits), dtype=np.uint64)
         self._ids: Words = ids.reshape(starts.size, len(visits))
         chance = rng.random((starts.size, 3))
+        # A visit is one person's pages of some minutes, in the order of a purchase.
+        stage_s = catalog.STAGES_S.get(visits[0].call.name, 0.0)
+        apart = _share(mixed(self._ids[:, 0], STAGE_SALT)) - 0.5
+        begun = starts - 1e9 * (stage_s + catalog.STAGE_SPREAD_S * apart)
+        self._sessions = mixed(visit_number(begun), SESSION_SALT)
         # A few people come often, a few products are asked for often.
-        self._user: Ints = (chance[:, 0] ** 2 * catalog.USERS).astype(np.int64)
+        self._user: Ints = (_share(mixed(self._sessions, USER_SALT)) ** 2 * catalog.USERS).astype(
+            np.int64
+        )
         self._product: Ints = 1000 + (chance[:, 1] ** 3 * 9000).astype(np.int64)
         self._order: Ints = 10_000_000 + (chance[:, 2] * 90_000_000).astype(np.int64)
         self._made: dict[tuple[str, int], Bytes] = {}
@@ -317,12 +340,15 @@ class _Requests:
         people = self._user.astype(np.uint64)
         if slot == "user":
             return prefixed("u-", hex_text(word_bytes(mixed(people, USER_SALT))[:, :4]))
-        # A visit to the shop lasts an hour of the clock.
-        hours = (self._starts // (3600 * 10**9)).astype(np.uint64)
-        sessions = mixed(people + hours * np.uint64(1 << 20), SESSION_SALT)
         if slot == "cart":
-            return hex_text(word_bytes(mixed(sessions, CART_SALT))[:, :4])
-        return hex_text(word_bytes(sessions))
+            return hex_text(word_bytes(mixed(self._sessions, CART_SALT))[:, :4])
+        return hex_text(word_bytes(self._sessions))
+
+
+def _share(words: Words) -> Floats:
+    """Spread words over [0, 1)."""
+    shares: Floats = (words >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return shares
 
 
 def _message(visit: Visit, outcome: int) -> bytes:
