@@ -208,7 +208,10 @@ class Pipeline:
             results = self._take_in([entry for entry, _ in fresh])
         except ApmError as error:
             self._metrics.journal_failures.inc()
-            results = [Refused(Reason.BUSY, str(error), RETRY_S)] * len(fresh)
+            _log.error("%d requests were refused: %s", len(fresh), error)
+            # Senders need not know our paths.
+            said = "the receiver's disk refused; nothing was acknowledged; free space there"
+            results = [Refused(Reason.BUSY, said, RETRY_S)] * len(fresh)
         except Exception:
             # A fault of ours must not end the thread: nobody would be answered again.
             _log.exception("a group of %d requests could not be taken", len(fresh))
