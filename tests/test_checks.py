@@ -55,7 +55,9 @@ def test_under_three_days_bounds_have_no_season_and_say_so(params: BaselineParam
         )
     assert {fleet.model for fleet in found.fleets} == {"robust"}
     later = _said(_train(features(5, seed=1), params))
-    assert later["no season"].startswith("short history: 5.0 days, a season needs 14;")
+    assert later["no season"].startswith(
+        f"short history: 5.0 days, a season needs {params.min_season_days:g};"
+    )
 
 
 def test_times_out_of_order_and_rows_that_came_twice_are_put_right(params: BaselineParams) -> None:
