@@ -42,8 +42,8 @@ def test_whatever_the_receiver_does_the_service_answers_as_ever() -> None:
 
         def stays_itself() -> None:
             latencies = burst(client, 150)
-            assert statistics.median(latencies) < 3 * usual + 0.02
-            assert max(latencies) < 2.0  # an export that is waited for takes longer
+            assert statistics.median(latencies) < 4 * usual + 0.05
+            assert max(latencies) < 5.0  # an export that is waited for takes 10 s
 
         for mode in ("slow", "refusing", "rubbish"):
             sink.mode = mode
@@ -68,9 +68,9 @@ def test_whatever_the_receiver_does_the_service_answers_as_ever() -> None:
 
 def test_a_receiver_that_is_not_there_changes_nothing_and_does_not_hold_the_exit() -> None:
     with shop(None, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as client:
-        assert max(burst(client, 50)) < 2.0
+        assert max(burst(client, 50)) < 5.0
         ended = time.monotonic()
-    assert time.monotonic() - ended < 10  # the SDK would wait for half a minute
+    assert time.monotonic() - ended < 20  # the SDK would wait for half a minute
 
 
 def test_secrets_and_personal_data_never_leave_the_process(tmp_path: Path) -> None:
