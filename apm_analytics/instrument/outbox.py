@@ -106,7 +106,7 @@ class Outbox(Generic[Item]):
         """Send what is queued now; False when it took longer than the timeout."""
         deadline = time.monotonic() + timeout_s
         while self._queue or not self._idle.is_set():
-            if time.monotonic() >= deadline or self._thread is None:
+            if self._closed or time.monotonic() >= deadline or self._thread is None:
                 return False
             self._idle.clear()
             self._wake.set()
