@@ -70,7 +70,7 @@ def test_a_receiver_that_is_not_there_changes_nothing_and_does_not_hold_the_exit
     with shop(None, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as client:
         assert max(burst(client, 50)) < 5.0
         ended = time.monotonic()
-    assert time.monotonic() - ended < 20  # the SDK would wait for half a minute
+    assert time.monotonic() - ended < 10  # the SDK would wait for half a minute
 
 
 def test_secrets_and_personal_data_never_leave_the_process(tmp_path: Path) -> None:

@@ -79,8 +79,17 @@ class Pipeline:
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Send what is there; False when it took longer."""
-        sent = [outbox.flush(timeout_s) for outbox in self._outboxes]
-        return self.meters.force_flush(int(timeout_s * 1000)) and all(sent)
+        sent: list[bool] = []
+
+        def send() -> None:
+            sent.append(all([outbox.flush(timeout_s) for outbox in self._outboxes]))
+            sent.append(self.meters.force_flush(int(timeout_s * 1000)))
+
+        # In a thread that can be left: an exporter of metrics does not heed its timeout.
+        thread = threading.Thread(target=send, name="apm-flush", daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+        return len(sent) == 2 and all(sent)
 
     def close(self, timeout_s: float) -> None:
         """Send what is there and stop, within the timeout even where the receiver hangs."""
