@@ -1,11 +1,13 @@
-"""Read a YAML file of `specs/` into a checked model; what does not fit is named with its line.
+"""Read YAML files of `specs/` into checked models; what does not fit is named with its line.
 
 In:  a YAML file, the pydantic model of its whole content.
 Out: the model, or an error that gives file, line, key, what was found and what is needed.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +23,50 @@ class Spec(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-Place = tuple[str | int, ...]
+Step = str | int
+Place = tuple[Step, ...]
+
+
+class Loader(yaml.SafeLoader):
+    """Times stay text: their zone is another key's business."""
+
+
+class TextLoader(yaml.SafeLoader):
+    """Everything stays text, so that a version 1.10 keeps its zero; only null is None."""
+
+
+def _resolve(loader: type[yaml.SafeLoader], left_out: Iterable[str]) -> None:
+    gone = {f"tag:yaml.org,2002:{name}" for name in left_out}
+    loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag not in gone]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_resolve(Loader, ["timestamp"])
+_resolve(TextLoader, ["timestamp", "bool", "int", "float"])
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML document: what it says, and in which line each key and item is."""
+
+    file: Path
+    data: Any
+    lines: dict[Place, int]
+
+    def line(self, place: Iterable[Step]) -> int:
+        """Give the line of a place, or of the nearest thing around it; lines count from 1."""
+        steps = tuple(place)
+        while steps not in self.lines:
+            steps = steps[:-1]
+        return self.lines[steps]
+
+    def problem(self, place: Iterable[Step], said: str) -> str:
+        """Say what is wrong at a place: `specs/slos/shop.yaml:12: spec.target: ...`."""
+        steps = tuple(place)
+        key = f"{_key(steps)}: " if steps else ""
+        return f"{self.file}:{self.line(steps)}: {key}{said}"
 
 
 def load(file: Path, model: type[Model]) -> Model:
@@ -37,23 +82,42 @@ def load(file: Path, model: type[Model]) -> Model:
     --------
     >>> load(Path("specs/kpis.yaml"), KpiFile)  # doctest: +SKIP
     """
-    content, lines = read(file)
+    return check(read(file), model)
+
+
+def read(file: Path, loader: type[yaml.SafeLoader] = Loader) -> Document:
+    """Read a file of one document without checking it; an empty file holds no keys.
+
+    Raises
+    ------
+    BadParameter
+        The file is missing, is no YAML, has several documents, or names a key twice.
+    """
+    found = documents(file, loader)
+    if len(found) > 1:
+        raise BadParameter(
+            f"{file}:{found[1].line(())}: found a second document, needs one; remove the ---"
+        )
+    return found[0] if found else Document(file, {}, {(): 1})
+
+
+def check(document: Document, model: type[Model]) -> Model:
+    """Hold a document against the model of its whole content.
+
+    Raises
+    ------
+    BadParameter
+        It does not fit; each misfit has its own line number.
+    """
     try:
-        return model.model_validate({} if content is None else content)
+        return model.model_validate({} if document.data is None else document.data)
     except ValidationError as error:
-        misfits = [
-            f"{file}:{line_of(lines, item['loc'])}: {_key(item['loc'])}: {_said(item)}"
-            for item in error.errors()
-        ]
+        misfits = [document.problem(item["loc"], _said(item)) for item in error.errors()]
         raise BadParameter("\n".join(misfits)) from error
 
 
-def read(file: Path) -> tuple[object, dict[Place, int]]:
-    """Read YAML without checking it against a model.
-
-    Returns
-    -------
-    The content, and the line (from 1) of every key and item by its path.
+def documents(file: Path, loader: type[yaml.SafeLoader] = Loader) -> list[Document]:
+    """Read the YAML documents of a file, which stand between lines of ---.
 
     Raises
     ------
@@ -62,31 +126,31 @@ def read(file: Path) -> tuple[object, dict[Place, int]]:
     """
     try:
         text = file.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content: object = yaml.safe_load(text)
+        return [_document(file, node, loader) for node in yaml.compose_all(text, loader)]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{file}:{mark.line + 1}" if mark else str(file)
         raise BadParameter(f"{place}: no YAML: {error.problem}; mend the file") from error
+    except RecursionError as error:
+        raise BadParameter(f"{file}: an alias holds itself; write it out") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadParameter(f"cannot read {file}: {error}; see the project's specs/") from error
-    lines: dict[Place, int] = {(): 1}
-    if root is not None:
-        _collect(file, root, (), lines)
-    return content, lines
 
 
-def line_of(lines: dict[Place, int], path: Place) -> int:
-    """Give the line of a path, or of the nearest thing around it that is there."""
-    while path not in lines:
-        path = path[:-1]
-    return lines[path]
+def _document(file: Path, node: yaml.Node, loader: type[yaml.SafeLoader]) -> Document:
+    lines: dict[Place, int] = {(): node.start_mark.line + 1}
+    _collect(file, node, (), lines)
+    constructor = loader("")
+    try:
+        return Document(file, constructor.construct_document(node), lines)
+    finally:
+        constructor.dispose()
 
 
 def _collect(file: Path, node: yaml.Node, path: Place, lines: dict[Place, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            own = (*path, key.value)
+            own = (*path, str(key.value))
             line = key.start_mark.line + 1
             if own in lines:
                 raise BadParameter(
@@ -109,4 +173,4 @@ def _said(misfit: ErrorDetails) -> str:
 
 
 def _key(path: Place) -> str:
-    return ".".join(str(step) for step in path) or "the file"
+    return ".".join(str(step) for step in path)

@@ -83,28 +83,42 @@ def test_a_time_without_zone_or_offset_is_utc_and_a_deployment_is_a_moment(tmp_p
     assert entry.start == entry.end == at("2026-03-02 10:00")
 
 
+def test_a_name_and_a_label_stay_as_they_are_written(tmp_path: Path) -> None:
+    text = (
+        "entries:\n"
+        "  - {kind: deployment, name: 1.10, start: 20260302, labels: {build: 007, urgent: yes}}\n"
+    )
+    (entry,) = calendar.load(write(tmp_path, text))
+    assert (entry.name, entry.start) == ("1.10", at("2026-03-02"))
+    assert entry.labels == {"build": "007", "urgent": "yes"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("severity: info", "colour: red", r"line 10: colour: found 'red', .*not permitted"),
-        ("severity: info", "severity: pager", r"line 10: severity: found 'pager'"),
-        ("kind: maintenance", "kind: holiday", r"line 2: kind: found 'holiday'"),
-        ("    name: database upgrade\n", "", r"line 2: name: Field required"),
-        ("    end: 2026-03-08 01:00\n", "", r"line 2: entry: maintenance has no end"),
-        ("end: 2026-03-08", "end: 2026-03-07", r"line 2: entry: start .* is after end"),
-        ("end: 2026-03-08 01:00", "end: 2026-03-07 22:00", r"line 2: .*lasts no time"),
-        ("start: 2026-03-07 22:00", "start: soon", r"line 4: start: found 'soon', Invalid iso"),
-        ("start: 2026-03-07 22:00", "start: 7", r"line 4: start: found '7', Invalid isoformat"),
+        ("severity: info", "colour: red", r":10: entries.0.colour: found 'red'; .*not permitted"),
+        ("severity: info", "severity: pager", r":10: entries.0.severity: found 'pager'"),
+        ("kind: maintenance", "kind: holiday", r":2: entries.0.kind: found 'holiday'"),
+        ("    name: database upgrade\n", "", r":2: entries.0.name: field required"),
+        ("    end: 2026-03-08 01:00\n", "", r":2: entries.0: .*maintenance has no end"),
+        ("end: 2026-03-08", "end: 2026-03-07", r":2: entries.0: .*start .* is after end"),
+        ("end: 2026-03-08 01:00", "end: 2026-03-07 22:00", r":2: .*lasts no time"),
+        (
+            "start: 2026-03-07 22:00",
+            "start: soon",
+            r":4: entries.0.start: found 'soon'; invalid iso",
+        ),
+        ("start: 2026-03-07 22:00", "start: 7", r":4: entries.0.start: found '7'; invalid isoform"),
         ("Europe/Berlin", "Europe/Bern", r"unknown zone 'Europe/Bern'"),
         ("Europe/Berlin", "../Berlin", r"unknown zone '\.\./Berlin'"),
         ("2026-03-08 01:00", "2026-03-29 02:30", r"02:30:00 in Europe/Berlin does not exist"),
         ("2026-03-08 01:00", "2026-10-25 02:30", r"02:30:00 in Europe/Berlin comes twice"),
-        ("services: [catalog]", "services: catalog", r"line 7: services: found 'catalog'"),
-        ("latency_p95", "latency", r"line 9: operations.0.signals: found .*unknown signals"),
-        ("services: [catalog]", "name: again", r"line 7: name is given twice"),
-        ("entries:", "entry:", r"line 1: found \['entry'\] at the top, needs one list `entries:`"),
+        ("services: [catalog]", "services: catalog", r":7: entries.0.services: found 'catalog'"),
+        ("latency_p95", "latency", r":9: entries.0.operations.0.signals: found .*unknown signals"),
+        ("services: [catalog]", "name: again", r":7: entries.0.name stands at line 3 already"),
+        ("entries:", "entry:", r":1: entry: found .*not permitted"),
         ("services: [catalog]", "services: &a [*a]", r"an alias holds itself"),
-        ("entries:", "entries: [", r"cannot read .*calendar\.yaml"),
+        ("entries:", "entries: [", r"calendar\.yaml:\d+: no YAML"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_line(
@@ -116,9 +130,9 @@ def test_a_wrong_file_is_refused_with_its_line(
 
 
 def test_entries_that_are_no_list_or_no_mappings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadParameter, match=r"line 1: found 'today', needs a list"):
+    with pytest.raises(BadParameter, match=r":1: entries: found 'today'; .*valid tuple"):
         calendar.load(write(tmp_path, "entries: today\n"))
-    with pytest.raises(BadParameter, match=r"line 2: found 'today', needs a mapping"):
+    with pytest.raises(BadParameter, match=r":2: entries.0: found 'today'; .*valid dict"):
         calendar.load(write(tmp_path, "entries:\n  - today\n"))
 
 
@@ -129,7 +143,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_overlapping_maintenance_of_the_same_scope_is_refused(tmp_path: Path) -> None:
     second = NIGHT.removeprefix("entries:\n").replace("database upgrade", "index")
-    with pytest.raises(BadParameter, match=r"line 12: maintenance 'index' .*\(line 2\)"):
+    with pytest.raises(BadParameter, match=r":12: maintenance 'index' .*\(line 2\)"):
         calendar.load(write(tmp_path, NIGHT + second))
     # Of another service, or as something else, it may.
     other = second.replace("[catalog]", "[cart]")

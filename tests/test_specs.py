@@ -40,7 +40,8 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
         ("watches:\n- name: a\n  level: high\n", 3, "watches.0.level: found 'high'"),
         ("watches:\n- name: a\n  name: b\n", 3, "name stands at line 2 already"),
         ("watches:\n- name: [a\n", 3, "no YAML"),
-        ("5\n", 1, "the file: found 5"),
+        ("5\n", 1, "found 5"),
+        ("watches: []\n---\nwatches: []\n", 3, "a second document"),
     ],
 )
 def test_what_does_not_fit_is_named_with_its_line(
@@ -51,6 +52,11 @@ def test_what_does_not_fit_is_named_with_its_line(
         specs.load(file, File)
     assert f"{file}:{line}: " in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_an_alias_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="an alias holds itself"):
+        specs.load(write(tmp_path, "watches: &a [*a]\n"), File)
 
 
 def test_every_misfit_is_told_at_once(tmp_path: Path) -> None:

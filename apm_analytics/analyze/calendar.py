@@ -269,7 +269,7 @@ def _refuse_overlaps(file: Path, found: list[tuple[Entry, int]]) -> None:
         before = last.get(scope)
         if before and entry.start < before[0].end:
             raise BadParameter(
-                f"{file}, line {line}: maintenance {entry.name!r} starts at "
+                f"{file}:{line}: maintenance {entry.name!r} starts at "
                 f"{entry.start.isoformat()}, before {before[0].name!r} (line {before[1]}) ends at "
                 f"{before[0].end.isoformat()}, and both concern the same; make one entry of them"
             )

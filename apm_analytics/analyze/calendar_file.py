@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from apm_analytics import specs
 from apm_analytics.analyze.signals import SIGNALS
-from apm_analytics.errors import BadParameter
 
 Kind = Literal["incident", "deployment", "maintenance"]
-Place = tuple[str | int, ...]
 
 
 def read(file: Path) -> list[tuple["Fields", int]]:
@@ -28,40 +26,12 @@ def read(file: Path) -> list[tuple["Fields", int]]:
         The file is missing or no YAML; a key is unknown, missing, doubled or ill-valued. The
         message names file and line.
     """
-    try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadParameter(f"cannot read {file}: {error}; see the project's specs/") from error
-    if root is None:
-        return []
-    lines: dict[Place, int] = {}
-    try:
-        raw = _plain(root, file, (), lines)
-    except RecursionError as error:
-        raise BadParameter(f"{file}: an alias holds itself; write it out") from error
-    if not isinstance(raw, dict) or set(raw) != {"entries"}:
-        found = sorted(map(str, raw)) if isinstance(raw, dict) else type(raw).__name__
-        raise BadParameter(
-            f"{file}, line 1: found {found} at the top, needs one list `entries:`; "
-            "see the head of the project's specs/calendar.yaml"
-        )
-    if raw["entries"] is None:
-        return []
-    if not isinstance(raw["entries"], list):
-        raise BadParameter(
-            f"{file}, line {lines['entries',]}: found {raw['entries']!r}, needs a list of entries"
-        )
-    return [
-        (_fields(file, entry, ("entries", number), lines), lines["entries", number])
-        for number, entry in enumerate(raw["entries"])
-    ]
+    document = specs.read(file, specs.TextLoader)
+    entries = specs.check(document, _File).entries or ()
+    return [(one, document.line(["entries", number])) for number, one in enumerate(entries)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Operation(_Frozen):
+class _Operation(specs.Spec):
     service: str = Field(min_length=1)
     operation: str = Field(min_length=1)
     signals: tuple[str, ...] = ()
@@ -75,7 +45,7 @@ class _Operation(_Frozen):
         return value
 
 
-class Fields(_Frozen):
+class Fields(specs.Spec):
     """An entry as it is written."""
 
     kind: Kind
@@ -86,7 +56,7 @@ class Fields(_Frozen):
     services: tuple[str, ...] = ()
     operations: tuple[_Operation, ...] = ()
     severity: Literal["page", "ticket", "info"] | None = None
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("start", "end", mode="before")
     @classmethod
@@ -112,6 +82,10 @@ class Fields(_Frozen):
         return start, start if self.end is None else _in_utc(self.end, self.zone)
 
 
+class _File(specs.Spec):
+    entries: tuple[Fields, ...] | None = None
+
+
 def _in_utc(time: datetime, zone: str) -> datetime:
     """Apply the zone to a local time, which must exist once."""
     if time.tzinfo is not None:
@@ -128,48 +102,3 @@ def _in_utc(time: datetime, zone: str) -> datetime:
             "the clocks change; write it with an offset, such as +01:00"
         )
     return first.astimezone(UTC)
-
-
-def _fields(file: Path, raw: Any, place: Place, lines: dict[Place, int]) -> Fields:
-    if not isinstance(raw, dict):
-        raise BadParameter(f"{file}, line {lines[place]}: found {raw!r}, needs a mapping")
-    try:
-        return Fields.model_validate(raw)
-    except ValidationError as error:
-        found = "; ".join(
-            f"line {_line(lines, (*place, *item['loc']))}: {_said(item)}" for item in error.errors()
-        )
-        raise BadParameter(f"{file}, {found}; see the head of specs/calendar.yaml") from error
-
-
-def _said(item: Any) -> str:
-    key = ".".join(map(str, item["loc"])) or "entry"
-    found = f"found {item['input']!r}, " if item["loc"] and item["type"] != "missing" else ""
-    return f"{key}: {found}{item['msg'].removeprefix('Value error, ')}"
-
-
-def _line(lines: dict[Place, int], place: Place) -> int:
-    while place not in lines:
-        place = place[:-1]
-    return lines[place]
-
-
-def _plain(node: yaml.Node, file: Path, place: Place, lines: dict[Place, int]) -> Any:
-    """Give a node as mappings, lists and texts, and note the line of everything."""
-    lines[place] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        found: dict[str, Any] = {}
-        for key, value in node.value:
-            name = str(key.value)
-            if name in found:
-                raise BadParameter(
-                    f"{file}, line {key.start_mark.line + 1}: {name} is given twice; keep one"
-                )
-            found[name] = _plain(value, file, (*place, name), lines)
-            lines[(*place, name)] = key.start_mark.line + 1
-        return found
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _plain(item, file, (*place, number), lines) for number, item in enumerate(node.value)
-        ]
-    return None if node.tag == "tag:yaml.org,2002:null" else node.value

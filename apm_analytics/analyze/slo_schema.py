@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from apm_analytics.analyze.slo_yaml import Document, documents
 from apm_analytics.errors import BadParameter, NotFound
+from apm_analytics.specs import Document, documents
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator

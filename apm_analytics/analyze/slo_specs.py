@@ -29,9 +29,9 @@ from apm_analytics.analyze.slo_model import (
     Window,
     duration_minutes,
 )
-from apm_analytics.analyze.slo_yaml import Document, Step
 from apm_analytics.errors import BadParameter
 from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
+from apm_analytics.specs import Document, Step
 
 DEFAULT_WINDOW = "30d"
 LONGEST_SLICE_MIN = 1_440
