@@ -243,15 +243,18 @@ def test_the_command_serves_with_a_token_it_made(tmp_path: Path) -> None:
     for option in ("--grpc-port", "--http-port", "--admin-port"):
         command += [option, "0"]
     environment = {**os.environ, "APM_RECEIVE_TOKENS_FILE": str(file)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr
-    line = next(line for line in process.stderr if "over HTTP" in line)
-    url = next(word for word in line.split() if "://" in word).removesuffix(",")
-    token = made.stderr.splitlines()[0].split()[-1]
-    assert httpx.post(url, content=GOOD, headers=PROTOBUF).status_code == 401
-    headers = {**PROTOBUF, "authorization": f"Bearer {token}"}
-    assert httpx.post(url, content=GOOD, headers=headers).status_code == 200
-    process.terminate()
-    said = process.communicate(timeout=60)[1]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stderr
+            line = next(line for line in process.stderr if "over HTTP" in line)
+            url = next(word for word in line.split() if "://" in word).removesuffix(",")
+            token = made.stderr.splitlines()[0].split()[-1]
+            assert httpx.post(url, content=GOOD, headers=PROTOBUF).status_code == 401
+            headers = {**PROTOBUF, "authorization": f"Bearer {token}"}
+            assert httpx.post(url, content=GOOD, headers=headers).status_code == 200
+            process.terminate()
+            said = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()  # where the test failed before; does nothing to one that ended
     assert process.returncode == 0 and "stopped" in said and token not in said
     assert query.connect(tmp_path / "lake").execute("from spans").fetchall()
