@@ -189,6 +189,40 @@ def test_the_quick_look_never_misses_what_the_rules_change(
     assert quick == made
 
 
+def test_only_the_records_that_hold_a_secret_are_written_anew() -> None:
+    odd = b"\x2a\x01a\x2a\x01b"  # a name twice, as no library would write it
+    content = b"".join(field(2, span) for span in (odd, b"\x2a\x10ada@shop.example", odd))
+    kept = REDACTOR.redact("traces", field(1, field(2, content)))
+    assert kept.count(odd) == 2 and b"ada@" not in kept
+    spans = ExportTraceServiceRequest.FromString(kept).resource_spans[0].scope_spans[0].spans
+    assert [span.name for span in spans][::2] == ["b", "b"] and len(spans) == 3
+
+
+def field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def test_secrets_anywhere_in_a_large_request_are_found_as_by_reading_all_of_it() -> None:
+    draw = random.Random(7)
+    for _ in range(60):
+        made = ExportTraceServiceRequest()
+        for _ in range(draw.randrange(1, 4)):
+            made.MergeFrom(otlp_requests.traces(draw.randrange(1, 6)))
+        holders: list[Any] = []
+        for entry in made.resource_spans:
+            entry.schema_url = draw.choice(["", "https://opentelemetry.io/schemas/1.30.0"])
+            holders.append(entry.resource)
+            for group in entry.scope_spans:
+                holders += [group.scope, *group.spans]
+        for holder in draw.sample(holders, min(len(holders), draw.randrange(4))):
+            # An empty text last: nothing of its message comes behind it.
+            for key, value in draw.sample([*SECRETS, ("password", ""), ("password", 0)], 2):
+                holder.attributes.append(otlp_requests.attribute(key, value))
+        quick = redacted(made)
+        REDACTOR._redact_message(made)
+        assert quick == made
+
+
 def test_damaged_requests_are_read_within_their_bounds() -> None:
     draw = random.Random(5)
     whole = request(*SECRETS, *CLEAN).SerializeToString()

@@ -4,7 +4,7 @@ In:  the bytes of an OTLP request, `PrivacyRules`.
 Out: the same bytes where no rule applies; else a request without what the rules take out.
 
 Clean requests are only scanned (`redaction_scan`); what the scan reports is asked of the rules;
-only a request that changes is parsed and written anew.
+only the records that change are parsed and written anew (`redaction_pieces`).
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from apm_analytics.errors import BadInput, BadParameter
 from apm_analytics.ingest import redaction_scan as scanner
 from apm_analytics.ingest.columns import as_text
 from apm_analytics.ingest.otlp_protobuf import REQUESTS
+from apm_analytics.ingest.redaction_pieces import rewritten
 from apm_analytics.privacy import PrivacyRules
 
 JSON = "+json"
@@ -77,17 +78,22 @@ class Redactor:
         """
         if kind.endswith(JSON):
             return self._redact_json(payload)
-        if self._is_clean(kind, payload) and not self._ask_all:
-            return payload
-        request = REQUESTS[kind]()
+        places = self._changing(kind, payload)
         try:
-            request.ParseFromString(payload)
+            if places is None or self._ask_all:
+                return self._redact_piece(REQUESTS[kind], payload)
+            return rewritten(kind, payload, places, self._redact_piece) if places else payload
         except DecodeError:
             return payload
-        self._redact_message(request)
-        return request.SerializeToString()
 
-    def _is_clean(self, signal: str, payload: bytes) -> bool:
+    def _redact_piece(self, kind: type[Message], payload: bytes) -> bytes:
+        message = kind()
+        message.ParseFromString(payload)
+        self._redact_message(message)
+        return message.SerializeToString()
+
+    def _changing(self, signal: str, payload: bytes) -> list[int] | None:
+        """Give where the rules change something; None when all of it must be looked at."""
         data = np.frombuffer(payload, np.uint8)
         start = data.ctypes.data
         for _ in range(SCANS):
@@ -102,14 +108,20 @@ class Redactor:
             if count == scanner.CROWDED:
                 raise _crowded(f"resource{signal.capitalize().replace('Traces', 'Spans')}")
             if count == scanner.UNREADABLE:
-                return False
-            places = self._found if count == scanner.TOO_MANY else self._found[:count]
-            if any(self._changes(payload, start, *place) for place in places.tolist()):
-                return False
+                return None
+            found = self._found if count == scanner.TOO_MANY else self._found[:count]
+            # A text may be empty, with its message's end behind it: the byte before is inside.
+            changing = [
+                place[scanner.TEXT_AT] - 1
+                for place in found.tolist()
+                if self._changes(payload, start, *place)
+            ]
             if count != scanner.TOO_MANY:
-                return True
+                return changing
+            if changing:
+                return None
             # All keys seen so far are known now.
-        return False
+        return None
 
     def _changes(
         self, payload: bytes, start: int, key_at: int, key_size: int, at: int, size: int
