@@ -44,6 +44,7 @@ STOP_GRACE_S = 5.0
 COMPACT_EVERY_S = 20.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 1 << 30
+_PR_SET_THP_DISABLE = 41  # linux/prctl.h
 
 _log = logging.getLogger(__name__)
 
@@ -270,6 +271,8 @@ def _keep_freed_memory() -> None:
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
             mallopt(parameter, _KEPT_BYTES)
         pa.set_memory_pool(pa.system_memory_pool())
+        # NumPy asks for pages of 2 MB; a flush fills few of them, and all are zeroed.
+        ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
 async def _run(config: Config, say: Callable[[str], None]) -> None:
