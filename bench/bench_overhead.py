@@ -24,9 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-import local_servers
+from demo import servers
 
 SERVICE_CORE, LOAD_CORE = 1, 0
 PRODUCTS = 2_000
@@ -91,17 +89,17 @@ def _measure(arguments: argparse.Namespace) -> None:
         os.sched_setaffinity(0, {LOAD_CORE})
         environ = {
             **os.environ,
-            "BENCH_POSTGRES": stack.enter_context(local_servers.postgres()),
-            "BENCH_REDIS": stack.enter_context(local_servers.redis(Path(name))),
+            "BENCH_POSTGRES": stack.enter_context(servers.postgres()),
+            "BENCH_REDIS": stack.enter_context(servers.redis(Path(name))),
         }
-        sink = local_servers.free_port()
+        sink = servers.free_port()
         stack.enter_context(_process(["--sink", "--port", str(sink)], environ, LOAD_CORE))
         environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{sink}"
         _fill(environ["BENCH_POSTGRES"])
         variants: dict[str, Measured] = {}
         for variant in chosen:
             how, settings = VARIANTS[variant]
-            port = local_servers.free_port()
+            port = servers.free_port()
             options = ["--serve", how, "--port", str(port)]
             named = {"OTEL_SERVICE_NAME": "bench", **settings}
             process = stack.enter_context(_process(options, {**environ, **named}, SERVICE_CORE))
@@ -118,7 +116,7 @@ def _process(
         ["taskset", "-c", str(core), sys.executable, __file__, *options], env=environ
     )
     try:
-        local_servers._await_port(int(options[-1]), process)
+        servers.await_port("127.0.0.1", int(options[-1]), process)
         yield process
     finally:
         process.terminate()
@@ -229,10 +227,10 @@ def _p99(measured: Measured) -> float:
     return sorted(measured.latencies_ms)[int(len(measured.latencies_ms) * 0.99)]
 
 
-def _fill(dsn: str) -> None:
+def _fill(url: str) -> None:
     import psycopg
 
-    with psycopg.connect(dsn) as connection:
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
         connection.execute(
             "CREATE TABLE products (id int PRIMARY KEY, name text, category int, price numeric)"
         )
@@ -301,11 +299,7 @@ def _application(how: str) -> Any:
     app = FastAPI()
     if how == "ours":
         instrument.setup(app)
-    dsn = dict(part.split("=") for part in os.environ["BENCH_POSTGRES"].split())
-    engine = sqlalchemy.create_engine(
-        f"postgresql+psycopg://{dsn['user']}@{dsn['host']}:{dsn['port']}/{dsn['dbname']}",
-        pool_size=CLIENTS,
-    )
+    engine = sqlalchemy.create_engine(os.environ["BENCH_POSTGRES"], pool_size=CLIENTS)
     cache = redis.Redis.from_url(os.environ["BENCH_REDIS"])
 
     def product(product: int, page: int = 1) -> Page:

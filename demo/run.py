@@ -100,7 +100,7 @@ def storage(folder: Path) -> Iterator[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         place = f"sqlite:///{folder / 'shop.sqlite'}"
         if servers.postgres_program("postgres"):
-            place = stack.enter_context(servers.postgres(folder))
+            place = stack.enter_context(servers.postgres())
         cache = ""
         if shutil.which("redis-server"):
             cache = stack.enter_context(servers.redis(folder))

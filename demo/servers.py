@@ -1,6 +1,6 @@
 """Private PostgreSQL and Redis from Debian's packages, on free loopback ports.
 
-In:  a folder for their data.
+In:  nothing, or a folder to work in.
 Out: running servers, stopped with the context.
 """
 
@@ -9,6 +9,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,19 +36,26 @@ def postgres_program(name: str) -> str | None:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """Run a PostgreSQL with a fresh cluster; give SQLAlchemy's URL."""
+def postgres() -> Iterator[str]:
+    """Run a PostgreSQL with a fresh cluster; give SQLAlchemy's URL.
+
+    Its data lies in a folder of its own: the account it runs as may not walk to everybody's.
+    """
+    with tempfile.TemporaryDirectory(prefix="apm-postgres-") as folder:
+        os.chmod(folder, 0o711)
+        with _postgres(Path(folder) / "data") as url:
+            yield url
+
+
+@contextmanager
+def _postgres(data: Path) -> Iterator[str]:
     initdb, server = postgres_program("initdb"), postgres_program("postgres")
     assert initdb and server  # the caller looked
-    data = folder / "postgres"
-    data.mkdir(parents=True)
+    data.mkdir(mode=0o700)
     user: dict[str, Any] = {}
     if os.geteuid() == 0:
         account = pwd.getpwnam(UNPRIVILEGED)
         os.chown(data, account.pw_uid, account.pw_gid)
-        for parent in data.parents:  # it must be able to walk there
-            if not os.stat(parent).st_mode & 0o001:
-                os.chmod(parent, os.stat(parent).st_mode | 0o011)
         user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     made = ["-D", str(data), "-U", "apm", "-A", "trust", "--no-sync"]
     subprocess.run([initdb, *made], check=True, capture_output=True, cwd="/", **user)

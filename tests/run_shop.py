@@ -18,8 +18,9 @@ from threading import Thread
 from typing import Any
 
 import httpx
-from local_servers import free_port
 from otlp_sink import Sink
+
+from demo.servers import free_port
 
 PYTHON = (sys.executable,)
 SHOP = Path(__file__).with_name("watched_shop.py")

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import local_servers
 import pytest
 from otlp_sink import attributes, otlp_sink
+
+from demo import servers
 
 PROGRAM = """
 import asyncio, sys
@@ -16,10 +17,10 @@ from apm_analytics import instrument
 pipeline = instrument.setup()
 import psycopg, redis, sqlalchemy
 from sqlalchemy.ext.asyncio import create_async_engine
-dsn, cache, url = sys.argv[1:]
+cache, url = sys.argv[1:]
 query = "SELECT 'anna@example.com' AS mail, 'hunter2' AS note"
 with instrument.transaction("by sqlalchemy"):
-    engine = sqlalchemy.create_engine(url.replace("DRIVER", "psycopg"))
+    engine = sqlalchemy.create_engine(url)
     with engine.connect() as connection:
         assert connection.execute(sqlalchemy.text(query)).one().note == "hunter2"
     with engine.connect() as connection:
@@ -27,11 +28,12 @@ with instrument.transaction("by sqlalchemy"):
             connection.execute(sqlalchemy.text("SELECT :x::int"), {"x": "hunter2"})
         except sqlalchemy.exc.DBAPIError:
             pass
+dsn = url.replace("+psycopg", "")
 with instrument.transaction("by psycopg"), psycopg.connect(dsn) as connection:
     connection.execute(query)
 async def later():
     with instrument.transaction("by async sqlalchemy"):
-        engine = create_async_engine(url.replace("DRIVER", "psycopg_async"))
+        engine = create_async_engine(url.replace("+psycopg", "+psycopg_async"))
         async with engine.connect() as connection:
             await connection.execute(sqlalchemy.text(query))
         await engine.dispose()
@@ -44,7 +46,7 @@ assert pipeline.flush(20)
 
 @pytest.fixture
 def postgres_program(server_binary: Callable[[str], Path]) -> None:
-    if local_servers.postgres_program("postgres") is None:
+    if servers.postgres_program("postgres") is None:
         server_binary("postgres")
 
 
@@ -53,18 +55,16 @@ def test_a_query_is_one_span_with_any_driver_and_carries_no_data(
 ) -> None:
     server_binary("redis-server")
     with (
-        local_servers.postgres() as dsn,
-        local_servers.redis(tmp_path) as cache,
+        servers.postgres() as url,
+        servers.redis(tmp_path) as cache,
         otlp_sink() as sink,
     ):
-        where = dict(part.split("=") for part in dsn.split())
-        url = f"postgresql+DRIVER://apm@{where['host']}:{where['port']}/{where['dbname']}"
         environ = os.environ | {
             "OTEL_EXPORTER_OTLP_ENDPOINT": sink.url,
             "APM_PRIVACY_SALT": "pepper",
         }
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, dsn, cache, url],
+            [sys.executable, "-c", PROGRAM, cache, url],
             env=environ,
             capture_output=True,
             text=True,
