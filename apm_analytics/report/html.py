@@ -24,12 +24,12 @@ from markupsafe import Markup
 from apm_analytics import settings
 from apm_analytics.atomic import write_atomic
 from apm_analytics.baselines.registry import Provenance
-from apm_analytics.report import first_screen, sections, words
+from apm_analytics.report import first_screen, sections, templates, words
 from apm_analytics.report.notebooks import NotebookResult
+from apm_analytics.report.templates import ASSETS
 from apm_analytics.settings import Params
 
 FILE_NAME = "report.html"
-ASSETS = Path(__file__).parent / "assets"
 # The Vega-Lite that Altair writes for; vl_convert names versions without the patch.
 VEGA_LITE = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
@@ -96,17 +96,8 @@ def write(
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["span"] = words.span
-    environment.filters["count"] = words.count
-    environment.filters["recorded"] = _recorded
-    return environment.get_template("report.html.j2")
+    filters = {"span": words.span, "count": words.count, "recorded": _recorded}
+    return templates.template("report.html.j2", filters)
 
 
 def _recorded(value: object) -> str:

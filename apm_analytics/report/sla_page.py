@@ -4,13 +4,11 @@ In:  reports with their provenance, and the waterfalls of the worst traces.
 Out: a page with verdicts, method, completeness, exclusions, violations, provenance, signatures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import jinja2
 import polars as pl
 from markupsafe import Markup
 
@@ -18,9 +16,9 @@ from apm_analytics.analyze import slo_tables
 from apm_analytics.analyze.slo_model import Objective, Slo
 from apm_analytics.analyze.slo_report import SloReport
 from apm_analytics.baselines.registry import Provenance
-from apm_analytics.report import words
+from apm_analytics.report import templates, words
+from apm_analytics.report.templates import ASSETS
 
-ASSETS = Path(__file__).parent / "assets"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 METHODS = {
     "Occurrences": "good requests among all requests; every request counts",
@@ -46,14 +44,7 @@ def page(
     waterfalls : trace id -> rows of `analyze.traces.waterfall`, drawn at the end of the page.
     min_events : with fewer requests nothing was said.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: Mapping[str, Callable[..., object]] = {
         "exact": amount,
         "target": target,
         "percent": percent,
@@ -62,7 +53,7 @@ def page(
         "measure": measure,
     }
     return (
-        environment.get_template("sla.html.j2")
+        templates.template("sla.html.j2", filters)
         .render(
             policy=POLICY,
             style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
