@@ -257,7 +257,7 @@ def _protobuf_documents(path: Path, stream: BinaryIO, head: bytes) -> Iterator[D
                 f"{len(content):,} there; copy the file again and repeat the import"
             )
         if framing == "single":
-            content = b"\n" + _varint(size) + content
+            content = b"\n" + varint(size) + content
         if content:
             yield Document("protobuf", content, 0, start)
 
@@ -294,7 +294,8 @@ def _read_varint(stream: IO[bytes]) -> tuple[int, int]:
     return -1, 10
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Write a number >= 0 as protobuf does: seven bits a byte, the lowest first."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)

@@ -13,6 +13,7 @@ import orjson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from apm_analytics.ingest.framing import varint
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
 
 _FIRST = 0x0A  # field 1, with a length: resource_spans, and in it resource
@@ -63,20 +64,20 @@ def _stamped_entries(payload: bytes, stamp: bytes) -> Iterator[bytes]:
         if at > len(payload):
             raise ValueError(f"the field at byte {start} says it has {size} bytes")
         entry = _stamped_entry(payload[start:at], stamp)
-        yield bytes([_FIRST]) + _as_varint(len(entry))
+        yield bytes([_FIRST]) + varint(len(entry))
         yield entry
 
 
 def _stamped_entry(entry: bytes, stamp: bytes) -> bytes:
     if not entry or entry[0] != _FIRST:
         # Several `resource` fields are merged, whatever their order.
-        return entry + bytes([_FIRST]) + _as_varint(len(stamp)) + stamp
+        return entry + bytes([_FIRST]) + varint(len(stamp)) + stamp
     size, start = _varint(entry, 1)
     end = start + size
     if end > len(entry):
         raise ValueError(f"its resource says it has {size} bytes")
     resource = entry[start:end] + stamp
-    return b"".join((bytes([_FIRST]), _as_varint(len(resource)), resource, entry[end:]))
+    return b"".join((bytes([_FIRST]), varint(len(resource)), resource, entry[end:]))
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
@@ -90,12 +91,3 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError(f"the length at byte {at} does not end")
-
-
-def _as_varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
