@@ -40,7 +40,7 @@ def test_the_projects_signals_load_from_the_folder_and_from_the_file(workspace: 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("rate.severity", "pager", r"signals\.rate\.severity: found 'pager'"),
+        ("rate.severity", "pager", r"signals\.yaml:\d+: signals\.rate\.severity: found 'pager'"),
         ("rate.promql", None, r"signals\.rate\.promql: field required"),
         ("rate.promql", "sum(rate(x[5m]))", r"signals\.rate\.promql: found .*needs a range \[\$w"),
         ("rate.record", "apm rate", r"signals\.rate\.record: found 'apm rate'"),
@@ -50,13 +50,13 @@ def test_the_projects_signals_load_from_the_folder_and_from_the_file(workspace: 
         ("rate.name", "rate", r"signals\.rate\.name: unknown key"),
         ("rate.title", "{{ x }}", r"signals\.rate\.title: found '{{ x }}'"),
         ("rate.labels.operation", "span-name", r"labels\.operation: found 'span-name'"),
-        ("rate.fallback", {}, r"signals\.rate\.fallback: found {}, .*needs an upper or a lower"),
+        ("rate.fallback", {}, r"signals\.rate\.fallback: found {}; needs an upper or a lower"),
         ("rate.fallback.upper", float("nan"), r"rate\.fallback\.upper: found nan"),
         ("latency_p95.fallback.upper", -1, r"latency_p95\.fallback\.upper: found -1"),
         ("latency_p95.fallback.lower", 1, r"latency_p95\.fallback\.lower: found 1.0, but"),
-        ("latency_p95", None, r"found \['error_ratio', 'rate'\], needs exactly"),
-        ("latency_p95", "fast", r"signals\.latency_p95: found 'fast', needs a mapping"),
-        ("apdex", {}, r"found \['apdex', .*needs exactly"),
+        ("latency_p95", None, r"there are \['error_ratio', 'rate'\], needs exactly"),
+        ("latency_p95", "fast", r"signals\.latency_p95: found 'fast'; .*valid dict"),
+        ("apdex", {}, r"there are \['apdex', .*needs exactly"),
     ],
 )
 def test_a_wrong_entry_is_refused_with_its_key_and_value(

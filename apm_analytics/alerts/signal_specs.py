@@ -4,13 +4,14 @@ In:  specs/signals.yaml.
 Out: one checked `SignalSpec` a signal, in the order of the file.
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from apm_analytics.errors import BadParameter
+from apm_analytics.specs import Place, Spec, check, read
 
 FILE_NAME = "signals.yaml"
 # Which bounds become thresholds. Low latency and few errors are no trouble; too few requests are.
@@ -23,18 +24,14 @@ METRIC_NAME = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"
 LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Labels(_Frozen):
+class Labels(Spec):
     """Which label of the PromQL result holds the service, and which the operation."""
 
     service: str = Field(pattern=LABEL_NAME)
     operation: str = Field(pattern=LABEL_NAME)
 
 
-class Fallback(_Frozen):
+class Fallback(Spec):
     """Static thresholds in the signal's unit, for when there is no fresh learned one."""
 
     upper: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -47,10 +44,10 @@ class Fallback(_Frozen):
         return self
 
 
-class SignalSpec(_Frozen):
+class SignalSpec(Spec):
     """One watched signal; see the head of specs/signals.yaml for its fields."""
 
-    name: str
+    name: str = ""  # set by `load`, from the key
     title: str = Field(min_length=1, pattern=r"^[^{}]*$")  # braces would start a template
     unit: str = Field(min_length=1, pattern=r"^[^{}]*$")
     record: str = Field(pattern=METRIC_NAME)
@@ -60,10 +57,34 @@ class SignalSpec(_Frozen):
     promql: str = Field(min_length=1)
     fallback: Fallback
 
+    @field_validator("promql")
+    @classmethod
+    def _has_window(cls, value: str) -> str:
+        if "$window" not in value:
+            raise ValueError(
+                "needs a range [$window]: live values and baselines must look at equally long "
+                "windows"
+            )
+        return value
+
     @property
     def bounds(self) -> tuple[str, ...]:
         """The bounds of this signal that become thresholds."""
         return BOUNDS[self.name]
+
+
+class _File(Spec):
+    signals: dict[str, SignalSpec]
+
+    @field_validator("signals", mode="before")
+    @classmethod
+    def _all_there(cls, value: Any) -> Any:
+        if isinstance(value, dict) and set(value) != set(BOUNDS):
+            raise ValueError(
+                f"there are {sorted(map(str, value))}, needs exactly {sorted(BOUNDS)}; "
+                "a new signal must also be computed in analyze/signals.py"
+            )
+        return value
 
 
 def load(specs: Path) -> dict[str, SignalSpec]:
@@ -83,62 +104,30 @@ def load(specs: Path) -> dict[str, SignalSpec]:
         The file is missing or no YAML; a key is unknown, missing or ill-valued (the message
         names key and value); a signal is unknown or left out; two share a record or alert name.
     """
-    file = specs / FILE_NAME if specs.is_dir() else specs
-    try:
-        raw: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadParameter(f"cannot read {file}: {error}; see the project's specs/") from error
-    signals = raw.get("signals") if isinstance(raw, dict) else None
-    if not isinstance(signals, dict) or set(raw) != {"signals"}:
-        found = sorted(map(str, raw)) if isinstance(raw, dict) else type(raw).__name__
-        raise BadParameter(f"{file}: found {found} at the top, needs one mapping `signals:`")
-    if set(signals) != set(BOUNDS):
-        raise BadParameter(
-            f"{file}: signals: found {sorted(map(str, signals))}, needs exactly {sorted(BOUNDS)}; "
-            "a new signal must also be computed in analyze/signals.py"
-        )
-    specs_by_name = {name: _signal(file, name, fields) for name, fields in signals.items()}
+    document = read(specs / FILE_NAME if specs.is_dir() else specs)
+    signals = check(document, _File).signals
+    misfits = [document.problem(("signals", *place), said) for place, said in _misfits(signals)]
+    if misfits:
+        raise BadParameter("\n".join(misfits))
+    return {name: spec.model_copy(update={"name": name}) for name, spec in signals.items()}
+
+
+def _misfits(signals: Mapping[str, SignalSpec]) -> Iterator[tuple[Place, str]]:
+    for name, spec in signals.items():
+        if spec.name:
+            yield (name, "name"), "unknown key; the key above is the name"
+        for bound in {"upper", "lower"}.difference(BOUNDS[name]):
+            value = getattr(spec.fallback, bound)
+            if value is not None:
+                yield (
+                    (name, "fallback", bound),
+                    f"found {value}, but {name} is watched for {' and '.join(BOUNDS[name])} only; "
+                    "remove the key",
+                )
     for key in ("record", "alert"):
         taken: dict[str, str] = {}
-        for name, spec in specs_by_name.items():
-            value: str = getattr(spec, key)
-            if value in taken:
-                raise BadParameter(
-                    f"{file}: signals.{name}.{key}: {value!r} is taken by signals.{taken[value]}; "
-                    "choose another name"
-                )
-            taken[value] = name
-    return specs_by_name
-
-
-def _signal(file: Path, name: str, fields: Any) -> SignalSpec:
-    if not isinstance(fields, dict):
-        raise BadParameter(f"{file}: signals.{name}: found {fields!r}, needs a mapping")
-    if "name" in fields:
-        raise BadParameter(f"{file}: signals.{name}.name: unknown key; the key above is the name")
-    try:
-        spec = SignalSpec.model_validate({**fields, "name": name})
-    except ValidationError as error:
-        found = "; ".join(
-            f"signals.{'.'.join([name, *(str(step) for step in item['loc'])])}: "
-            f"{_shown(item)}{item['msg'].lower()}"
-            for item in error.errors()
-        )
-        raise BadParameter(f"{file} does not fit: {found}; see the head of the file") from error
-    for bound in ("upper", "lower"):
-        value = getattr(spec.fallback, bound)
-        if value is not None and bound not in spec.bounds:
-            raise BadParameter(
-                f"{file}: signals.{name}.fallback.{bound}: found {value}, but {name} is watched "
-                f"for {' and '.join(spec.bounds)} only; remove the key"
-            )
-    if "$window" not in spec.promql:
-        raise BadParameter(
-            f"{file}: signals.{name}.promql: found {spec.promql!r}, needs a range [$window]: "
-            "live values and baselines must look at equally long windows"
-        )
-    return spec
-
-
-def _shown(item: Any) -> str:
-    return "" if item["type"] == "missing" else f"found {item['input']!r}, "
+        for name, spec in signals.items():
+            first = taken.setdefault(getattr(spec, key), name)
+            if first != name:
+                said = f"{getattr(spec, key)!r} is taken by signals.{first}; choose another name"
+                yield (name, key), said
