@@ -7,7 +7,6 @@ import pytest
 from rows import MONDAY_NS, NS_PER_S, table
 
 from apm_analytics import settings
-from apm_analytics.errors import NotEnoughData
 from apm_analytics.lake import query, snapshots
 from apm_analytics.report import today
 from apm_analytics.report.findings import Changed
@@ -86,8 +85,9 @@ def test_two_days_are_compared_with_each_other_and_only_large_changes_count() ->
 
 
 def test_a_single_day_has_nothing_to_be_compared_with() -> None:
-    with pytest.raises(NotEnoughData, match=r"no whole day before today"):
-        today.shifts(_features(1), WINDOW_S)
+    assert today.shifts(_features(1), WINDOW_S).is_empty()
+    assert "nothing to compare with" in today.compared_with(_features(1), WINDOW_S)
+    assert "same weekday" in today.compared_with(_features(9), WINDOW_S)
 
 
 def test_a_new_level_that_lasts_is_told_from_a_spike_that_is_over() -> None:

@@ -16,7 +16,6 @@ import polars as pl
 
 from apm_analytics.analyze.signals import OPERATION, SERIES, SIGNALS, Schema
 from apm_analytics.baselines.detector import SeriesDetector
-from apm_analytics.errors import NotEnoughData
 from apm_analytics.lake import query
 from apm_analytics.report import findings, words
 from apm_analytics.settings import DetectorParams
@@ -43,6 +42,18 @@ BEGAN: Schema = {
 }
 
 
+def compared_with(features: pl.DataFrame, window_s: int) -> str:
+    """Say which earlier days the last one is compared with."""
+    step = _step_days(features, window_s)
+    if not step:
+        return "There is no whole day before the last one, so there is nothing to compare with."
+    return (
+        f"Compared with the same weekday of up to {WEEKS} earlier weeks."
+        if step > 1
+        else f"There is no whole week before the last day: compared with up to {WEEKS} days before."
+    )
+
+
 def shifts(features: pl.DataFrame, window_s: int) -> pl.DataFrame:
     """Compare the last 24 hours of every series with the same time of earlier weeks.
 
@@ -50,20 +61,12 @@ def shifts(features: pl.DataFrame, window_s: int) -> pl.DataFrame:
     -------
     A frame with `SHIFTS`, the largest change first: a typical window of today and of the earlier
     days, `low` and `high` among those, `ratio` today to usual (null where usual is 0), `days`
-    compared with.
-
-    Raises
-    ------
-    NotEnoughData
-        There is no earlier day to compare with.
+    compared with. Without rows where there is no earlier day, see `compared_with`.
     """
     last: Any = features["time"].max()
-    first: Any = features["time"].min()
-    if last is None or last - first < 2 * DAY - timedelta(seconds=window_s):
-        raise NotEnoughData(
-            "there is no whole day before today to compare with; import more telemetry"
-        )
-    step = 7 if last - first >= 8 * DAY - timedelta(seconds=window_s) else 1
+    step = _step_days(features, window_s)
+    if not step:
+        return pl.DataFrame(schema=SHIFTS)
     time = pl.col("time")
     today = _values(features.filter(time > last - DAY))
     earlier = pl.concat(
@@ -234,3 +237,13 @@ def _values(features: pl.DataFrame) -> pl.DataFrame:
         .unpivot(list(SIGNALS), index=[*OPERATION, "time"], variable_name="signal")
         .filter(pl.col("value").is_not_null())
     )
+
+
+def _step_days(features: pl.DataFrame, window_s: int) -> int:
+    """Give how many days lie between the days compared: 7, 1, or 0 where there is only one."""
+    last: Any = features["time"].max()
+    first: Any = features["time"].min()
+    whole = timedelta(seconds=window_s)
+    if last is None or last - first < 2 * DAY - whole:
+        return 0
+    return 7 if last - first >= 8 * DAY - whole else 1
