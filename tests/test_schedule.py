@@ -129,11 +129,11 @@ def test_systemd_accepts_the_units(
 ) -> None:
     analyze = server_binary("systemd-analyze")
     units = []
-    for file in sorted((workspace / "deploy/systemd").glob("apm-nightly.*")):
+    for file in sorted((workspace / "deploy/systemd").glob("apm-*.[st]*")):
         # systemd asks for the program itself, and this checkout is not in /opt.
         text = file.read_text().replace("/opt/apm-analytics/.venv/bin/apm", sys.executable)
         units.append(tmp_path / file.name)
         units[-1].write_text(text)
-    assert [unit.suffix for unit in units] == [".service", ".timer"]
+    assert sum(unit.suffix == ".service" for unit in units) == 3
     done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
