@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 # Minutes long: begun last, they would leave one of two cores without work.
-BEGUN_FIRST = ("test_nightly.py", "test_stages.py", "test_jupyterlab.py")
+BEGUN_FIRST = (
+    "test_recorded_numbers.py",
+    "test_nightly.py",
+    "test_stages.py",
+    "test_receiver_crashes.py",
+    "test_receiver_bad_input.py",
+    "test_instrument_service.py",
+    "test_demo.py",
+    "test_jupyterlab.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -425,10 +425,12 @@ def test_memory_stays_flat_however_large_the_file(tmp_path: Path) -> None:
         for number in range(150):
             out.write(line(number, 400))
     script = (
-        "import resource, sys; from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from apm_analytics.ingest.files import import_files\n"
         "import_files([Path(sys.argv[1])], Path(sys.argv[2]), workers=1, progress=False)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+        # Not ru_maxrss: that begins with the size of the process that forked this one.
+        "peak = Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0]\n"
+        "print(int(peak) // 1024)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(file), str(tmp_path / "lake")],
@@ -436,7 +438,7 @@ def test_memory_stays_flat_however_large_the_file(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert int(done.stdout) < 700
+    assert int(done.stdout) < 500
     assert rows(tmp_path / "lake") == 60_000
 
 

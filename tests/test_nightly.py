@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from rows import table
 
 from apm_analytics import nightly, settings
@@ -19,10 +20,28 @@ from apm_analytics.ingest.files import import_files
 from apm_analytics.lake import snapshots
 from apm_analytics.nightly import NightlyResult
 from apm_analytics.report import ledger
+from apm_analytics.settings import Settings
 from apm_analytics.simulate import shop
 
 END = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 SET = ("report.html", "quality.html", "thresholds.parquet", "prometheus/apm_thresholds.prom")
+
+
+# A run takes a minute with all notebooks; tests/notebooks runs those.
+NOTEBOOKS = ("00_start_here", "20_baselines", "22_backtest_alerts", "50_publish_thresholds")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Settings:
+    """The workspace with a shorter pipeline."""
+    folder = tmp_path_factory.mktemp("workspace")
+    for name in (".git", "apm_analytics", "notebooks", "params.yaml", "specs"):
+        (folder / name).symlink_to(workspace / name)
+    pipeline = yaml.safe_load((workspace / "pipelines/nightly.yaml").read_text())
+    kept = [one for one in pipeline["notebooks"] if one["name"] in NOTEBOOKS]
+    (folder / "pipelines").mkdir()
+    (folder / "pipelines/nightly.yaml").write_text(yaml.safe_dump({"notebooks": kept}))
+    return settings.load().model_copy(update={"workspace": folder})
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +56,11 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NightlyResult]:
+def first(
+    lake: Path, own: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, NightlyResult]:
     out = tmp_path_factory.mktemp("out")
-    return out, nightly.run(lake, out, settings.load(), progress=False)
+    return out, nightly.run(lake, out, own, progress=False)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -76,17 +97,17 @@ def test_the_ledger_lists_the_run(first: tuple[Path, NightlyResult]) -> None:
 
 
 def test_a_second_run_on_the_same_data_has_nothing_to_do(
-    first: tuple[Path, NightlyResult], lake: Path
+    first: tuple[Path, NightlyResult], lake: Path, own: Settings
 ) -> None:
     before = contents(first[0])
-    again = nightly.run(lake, first[0], settings.load(), progress=False)
+    again = nightly.run(lake, first[0], own, progress=False)
     assert again.unchanged and again.run_id == first[1].run_id
     assert contents(first[0]) == before
     assert "nothing changed" in again.lines()[0]
 
 
 def test_bad_data_keeps_what_was_published_and_says_so(
-    first: tuple[Path, NightlyResult], lake: Path, tmp_path: Path
+    first: tuple[Path, NightlyResult], lake: Path, own: Settings, tmp_path: Path
 ) -> None:
     out, spoilt = tmp_path / "out", tmp_path / "lake"
     shutil.copytree(first[0], out, symlinks=True)
@@ -109,7 +130,7 @@ def test_bad_data_keeps_what_was_published_and_says_so(
     )
     snapshots.append(spoilt, {"spans": orphans})
     before = contents(out)
-    result = nightly.run(spoilt, out, settings.load(), progress=False)
+    result = nightly.run(spoilt, out, own, progress=False)
     assert not result.ok and not result.published
     assert "quality" in result.reasons[0]
     after = contents(out)
@@ -119,13 +140,14 @@ def test_bad_data_keeps_what_was_published_and_says_so(
     assert ledger.list_runs(out)["status"].to_list() == ["failed", "ok"]
 
 
-def killed_when(lake: Path, out: Path, moment: str) -> None:
+def killed_when(lake: Path, out: Path, own: Settings, moment: str) -> None:
     """Start a run and kill it, children too, as soon as a file of its release appears."""
     command = [sys.executable, "-m", "apm_analytics", "nightly", "--force", "--no-progress"]
     job = subprocess.Popen(
         [*command, "--lake", str(lake), "--out", str(out)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "APM_WORKSPACE": str(own.workspace)},
         start_new_session=True,
     )
     limit = time.monotonic() + 240
@@ -142,20 +164,20 @@ def killed_when(lake: Path, out: Path, moment: str) -> None:
 
 @pytest.mark.parametrize("moment", ["derived/features.parquet", "releases/*.partial/report.html"])
 def test_a_run_killed_at_any_moment_leaves_the_published_set_whole(
-    first: tuple[Path, NightlyResult], lake: Path, tmp_path: Path, moment: str
+    first: tuple[Path, NightlyResult], lake: Path, own: Settings, tmp_path: Path, moment: str
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(first[0], out, symlinks=True)
     before = contents(out)
-    killed_when(lake, out, moment)
+    killed_when(lake, out, own, moment)
     assert contents(out) == before
     assert (out / "published").resolve().name == first[1].run_id
     assert ledger.list_runs(out)["status"].to_list()[0] == "crashed"
 
 
-def test_one_run_at_a_time(tmp_path: Path, lake: Path) -> None:
+def test_one_run_at_a_time(tmp_path: Path, lake: Path, own: Settings) -> None:
     with nightly.nightly_lock(tmp_path), pytest.raises(ApmError, match=str(os.getpid())):
-        nightly.run(lake, tmp_path, settings.load(), progress=False)
+        nightly.run(lake, tmp_path, own, progress=False)
 
 
 def test_no_lake_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:

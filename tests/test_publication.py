@@ -137,7 +137,9 @@ def published_run(out: Path) -> str:
         if family.name == "apm_baseline_upper":
             assert len(family.samples) == 2 * 3 * 168
     generated = sorted((folder / "prometheus").rglob("*.yml"))
-    assert len(generated) == 3
+    names = ["apm_slo.yml", "apm_thresholds.yml"]
+    tests = ["apm_slo_test.yml", "apm_thresholds_test.yml", "apm_week_test.yml"]
+    assert [file.name for file in generated] == [*names, *tests]
     for file in generated:
         runs |= set(re.findall(r'^# run_id: "(.*)"$', file.read_text(), re.MULTILINE))
     assert len(runs) == 1, runs

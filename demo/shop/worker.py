@@ -8,8 +8,8 @@ import json
 import signal
 import threading
 
-from opentelemetry import propagate, trace
-from sqlalchemy import update
+from opentelemetry import context, propagate, trace
+from sqlalchemy import Engine, update
 
 from apm_analytics import instrument
 from demo.shop import places, store
@@ -31,11 +31,17 @@ def main() -> None:
                 return  # told to stop, and nothing is left to do
             continue
         order = json.loads(held)
-        ordered = propagate.extract(order["context"])
-        with tracer.start_as_current_span(
-            "process order", context=ordered, kind=trace.SpanKind.CONSUMER
-        ):
-            with engine.begin() as con:
-                done = update(store.orders).where(store.orders.c.id == order["order"])
-                con.execute(done.values(state="done"))
-            instrument.kpi("shop.orders.done", 1, unit="{order}")
+        # The whole context, so that the session's baggage reaches what is done below.
+        token = context.attach(propagate.extract(order["context"]))
+        try:
+            _do(order["order"], engine, tracer)
+        finally:
+            context.detach(token)
+
+
+def _do(order: int, engine: Engine, tracer: trace.Tracer) -> None:
+    with tracer.start_as_current_span("process order", kind=trace.SpanKind.CONSUMER):
+        with engine.begin() as con:
+            done = update(store.orders).where(store.orders.c.id == order)
+            con.execute(done.values(state="done"))
+        instrument.kpi("shop.orders.done", 1, unit="{order}")
