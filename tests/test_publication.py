@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from apm_analytics.alerts import publication, thresholds
 from apm_analytics.errors import ApmError, BadParameter, NotFound
 
-KILLS = 10
+KILLS = 6
 TESTS = Path(__file__).parent
 
 # Publishes set after set, as the nightly does, from the line "go" on.
