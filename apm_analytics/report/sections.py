@@ -19,6 +19,7 @@ from apm_analytics.report.sanitize import clean
 CHART_HEIGHT_PX = 240  # of a chart that says no height, until it is drawn
 _COLOURS = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 _HEADING = re.compile(r"<(/?)h([1-5])\b")
+ACRONYMS = ("kpi", "sla", "slo")
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ def json_text(value: object) -> Markup:
 
 def _short(name: str) -> str:
     """Name a notebook after its file: 10_explore_services -> Explore services."""
-    words = name.lstrip("0123456789_").replace("_", " ") or name
-    return words[0].upper() + words[1:]
+    words = (name.lstrip("0123456789_") or name).split("_")
+    said = " ".join(word.upper() if word in ACRONYMS else word for word in words)
+    return said[0].upper() + said[1:]
 
 
 def _opening(cells: list[dict[str, Any]], name: str) -> tuple[str, Markup]:
