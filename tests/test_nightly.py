@@ -140,36 +140,43 @@ def test_bad_data_keeps_what_was_published_and_says_so(
     assert ledger.list_runs(out)["status"].to_list() == ["failed", "ok"]
 
 
-def killed_when(lake: Path, out: Path, own: Settings, moment: str) -> None:
-    """Start a run and kill it, children too, as soon as a file of its release appears."""
-    command = [sys.executable, "-m", "apm_analytics", "nightly", "--force", "--no-progress"]
-    job = subprocess.Popen(
-        [*command, "--lake", str(lake), "--out", str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "APM_WORKSPACE": str(own.workspace)},
-        start_new_session=True,
-    )
-    limit = time.monotonic() + 240
-    began = time.time()
-    while job.poll() is None and time.monotonic() < limit:
-        found = [f for f in out.glob(moment) if f.stat().st_mtime > began]
-        if found:
-            break
-        time.sleep(0.01)
-    assert job.poll() is None, "the run ended before it could be killed"
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
+# Kills the run, children too, in the very moment its finished release is about to take its name.
+DIE_AT_RELEASE = """
+import os, runpy, signal, sys
+def watch(event, args):
+    if event == "os.rename" and os.fspath(args[0]).endswith(".partial"):
+        os.killpg(0, signal.SIGKILL)
+sys.addaudithook(watch)
+sys.argv[0] = "apm"
+runpy.run_module("apm_analytics", run_name="__main__")
+"""
 
 
-@pytest.mark.parametrize("moment", ["derived/features.parquet", "releases/*.partial/report.html"])
+@pytest.mark.parametrize("moment", ["half-way", "as it publishes"])
 def test_a_run_killed_at_any_moment_leaves_the_published_set_whole(
     first: tuple[Path, NightlyResult], lake: Path, own: Settings, tmp_path: Path, moment: str
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(first[0], out, symlinks=True)
-    before = contents(out)
-    killed_when(lake, out, own, moment)
+    before, features = contents(out), out / "derived/features.parquet"
+    learned = features.stat().st_mtime_ns
+    start = ["-m", "apm_analytics"] if moment == "half-way" else ["-c", DIE_AT_RELEASE]
+    job = subprocess.Popen(
+        [sys.executable, *start, "nightly", "--force", "--no-progress"]
+        + ["--lake", str(lake), "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "APM_WORKSPACE": str(own.workspace)},
+        start_new_session=True,
+    )
+    if moment == "half-way":
+        limit = time.monotonic() + 240
+        # Removed and written anew: between the two it may be missing.
+        while not (features.exists() and features.stat().st_mtime_ns > learned):
+            assert job.poll() is None and time.monotonic() < limit, "it never wrote its features"
+            time.sleep(0.01)
+        os.killpg(job.pid, signal.SIGKILL)
+    assert job.wait(240) == -signal.SIGKILL
     assert contents(out) == before
     assert (out / "published").resolve().name == first[1].run_id
     assert ledger.list_runs(out)["status"].to_list()[0] == "crashed"
