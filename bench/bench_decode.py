@@ -1,7 +1,7 @@
 """What decoding costs alone, and with the Parquet writer: records per CPU second.
 
 In:  generated requests of 1,000 records: spans of 12 attributes, log records, metric points.
-Out: a table on standard output; the protobuf library beside the scanner.
+Out: a table on standard output; the protobuf library and OTLP JSON beside the scanner.
 
 `a call` is how many requests are decoded into one set of tables: a receiver flushes several.
 """
@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_import import SPANS_A_REQUEST, START_NS, _request
+import orjson
+from bench_import import SPANS_A_REQUEST, START_NS, _request, otlp_json
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -21,6 +22,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from apm_analytics.ingest import otlp, otlp_protobuf
 from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.requests import Requests
 from apm_analytics.ingest.sink import Sink
 from apm_analytics.lake import parts
 
@@ -36,7 +38,9 @@ def main() -> None:
     otlp.warm_up()
     limits = Limits.around_now()
     print(
-        f"{'signal':9}{'bytes':>7}{'requests a call':>17}{'per CPU-s':>12}{'library':>10}", end=""
+        f"{'signal':9}{'bytes':>7}{'requests a call':>17}{'per CPU-s':>12}{'library':>10}"
+        f"{'JSON':>10}",
+        end="",
     )
     print(f"{'writer':>12}{'bytes on disk':>15}")
     for signal, build in (("traces", _request), ("logs", _logs), ("metrics", _points)):
@@ -45,12 +49,15 @@ def main() -> None:
         payloads = [build(draw, first, SPANS_A_REQUEST).SerializeToString() for first in firsts]
         records = len(payloads) * SPANS_A_REQUEST
         library = 10 * SPANS_A_REQUEST / _cpu_s(_library, signal, payloads[:10], limits)
+        requests = map(otlp_protobuf.REQUESTS[signal].FromString, payloads[:10])
+        documents = [orjson.dumps(otlp_json(request)) for request in requests]
+        as_json = 10 * SPANS_A_REQUEST / _cpu_s(_json, documents, limits)
         (table_name,) = otlp.decode_requests(signal, payloads, limits).tables
         for count in CALLS:
             groups = [payloads[at : at + count] for at in range(0, REQUESTS, count)]
             decode_s = _cpu_s(_scanner, signal, groups, limits)
             print(f"{signal:9}{sum(map(len, payloads)) / records:7.0f}{count:17}", end="")
-            print(f"{records / decode_s:12,.0f}{library:10,.0f}", end="")
+            print(f"{records / decode_s:12,.0f}{library:10,.0f}{as_json:10,.0f}", end="")
             table = otlp.decode_requests(signal, groups[0], limits).tables[table_name]
             with tempfile.TemporaryDirectory() as lake:
                 write_s = _cpu_s(_write, Path(lake), table_name, table)
@@ -71,6 +78,13 @@ def _cpu_s(action: Callable[..., None], *arguments: Any) -> float:
 def _scanner(signal: str, groups: list[list[bytes]], limits: Limits) -> None:
     for group in groups:
         otlp.decode_requests(signal, group, limits)
+
+
+def _json(documents: list[bytes], limits: Limits) -> None:
+    requests = Requests(Sink(), limits, None, sum(map(len, documents)))
+    for document in documents:
+        assert requests.take_json(document)
+    requests.finish()
 
 
 def _library(signal: str, payloads: list[bytes], limits: Limits) -> None:

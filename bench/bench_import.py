@@ -9,6 +9,7 @@ largest. The peer does the obvious: the protobuf library, one dict a span, `Tabl
 """
 
 import argparse
+import base64
 import gzip
 import multiprocessing
 import os
@@ -172,7 +173,7 @@ def _generate(spans: int, delimited: Path, lines: Path) -> None:
             request = _request(draw, first, min(SPANS_A_REQUEST, spans - first))
             payload = request.SerializeToString()
             binary.write(len(payload).to_bytes(4, "big") + payload)
-            text.write(orjson.dumps(_otlp_json(request)) + b"\n")
+            text.write(orjson.dumps(otlp_json(request)) + b"\n")
 
 
 def _request(draw: random.Random, first: int, count: int) -> Any:
@@ -218,16 +219,23 @@ def _request(draw: random.Random, first: int, count: int) -> Any:
     return request
 
 
-def _otlp_json(request: Any) -> Any:
+def otlp_json(request: Any) -> Any:
     """Turn a request into OTLP JSON, whose ids are hex and not protobuf's base64."""
     document = MessageToDict(request, use_integers_for_enums=True)
-    for entry, plain in zip(request.resource_spans, document["resourceSpans"], strict=True):
-        for group, plain_group in zip(entry.scope_spans, plain["scopeSpans"], strict=True):
-            for span, written in zip(group.spans, plain_group["spans"], strict=True):
-                written["traceId"] = span.trace_id.hex()
-                written["spanId"] = span.span_id.hex()
-                written["parentSpanId"] = span.parent_span_id.hex()
+    _hex_ids(document)
     return document
+
+
+def _hex_ids(node: Any) -> None:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("traceId", "spanId", "parentSpanId"):
+                node[key] = base64.b64decode(value).hex()
+            else:
+                _hex_ids(value)
+    elif isinstance(node, list):
+        for item in node:
+            _hex_ids(item)
 
 
 if __name__ == "__main__":

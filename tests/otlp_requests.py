@@ -112,9 +112,9 @@ def logs() -> ExportLogsServiceRequest:
     return request
 
 
-def as_json(request: Any) -> dict[str, Any]:
-    """The request as OTLP JSON: lowerCamelCase, ids in hex."""
-    document = MessageToDict(request)
+def as_json(request: Any, *, enum_numbers: bool = False) -> dict[str, Any]:
+    """The request as OTLP JSON: lowerCamelCase, ids in hex; enums by name, or by number."""
+    document = MessageToDict(request, use_integers_for_enums=enum_numbers)
     _hex_ids(document)
     return document
 

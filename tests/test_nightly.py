@@ -162,8 +162,17 @@ def test_a_run_killed_at_any_moment_leaves_the_published_set_whole(
     learned = features.stat().st_mtime_ns
     start = ["-m", "apm_analytics"] if moment == "half-way" else ["-c", DIE_AT_RELEASE]
     job = subprocess.Popen(
-        [sys.executable, *start, "nightly", "--force", "--no-progress"]
-        + ["--lake", str(lake), "--out", str(out)],
+        [
+            sys.executable,
+            *start,
+            "nightly",
+            "--force",
+            "--no-progress",
+            "--lake",
+            str(lake),
+            "--out",
+            str(out),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "APM_WORKSPACE": str(own.workspace)},

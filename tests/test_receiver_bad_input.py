@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import orjson
 import otlp_requests
 import pytest
 from live_receiver import exporting, running
@@ -117,6 +118,41 @@ def test_malformed_json_is_refused(receiver: Receiver, content: bytes, said: str
     answer = post(receiver, content, media="application/json")
     assert answer.status_code == 400
     assert said in answer.json()["message"]
+
+
+REQUESTS = {
+    "traces": otlp_requests.traces(1),
+    "metrics": otlp_requests.metrics(),
+    "logs": otlp_requests.logs(),
+}
+FIELDS = {"traces": "resourceSpans", "metrics": "resourceMetrics", "logs": "resourceLogs"}
+
+
+@pytest.mark.parametrize("door", FIELDS)
+@pytest.mark.parametrize("sent", FIELDS)
+def test_a_door_refuses_the_request_of_another_signal(
+    receiver: Receiver, door: str, sent: str
+) -> None:
+    payload = REQUESTS[sent].SerializeToString()
+    document = otlp_requests.as_json(REQUESTS[sent], enum_numbers=True)
+    both = {**document, FIELDS[door]: []}
+    letters = len(list(receiver.config.lake.glob("dead_letter/*")))
+    answers = [
+        post(receiver, payload, path=f"/v1/{door}"),
+        post(receiver, orjson.dumps(document), path=f"/v1/{door}", media="application/json"),
+        post(receiver, orjson.dumps(both), path=f"/v1/{door}", media="application/json"),
+    ]
+    if door == sent:
+        assert {answer.status_code for answer in answers[:2]} == {200}
+        return
+    for answer in answers:
+        assert answer.status_code == 400
+        said = f"{FIELDS[sent]}: found a {sent} request, need {FIELDS[door]}"
+        assert said.encode() in answer.content
+    with exporting(receiver.grpc_port, door) as export:
+        code, details = refusal(lambda: export(payload))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT and said in details
+    assert len(list(receiver.config.lake.glob("dead_letter/*"))) == letters
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSum
 def _decode(batch: Batch, limits: Limits, refused: Units) -> tuple[Decoded, dict[int, str]]:
     """Decode all documents into one set of tables; gives the errors of broken ones apart."""
     sink = Sink(refused)
-    size = sum(len(each.content) for each in batch.documents if each.kind != "json")
+    size = sum(len(each.content) for each in batch.documents)
     requests = Requests(sink, limits, refused, size)
     broken: dict[int, str] = {}
     name = batch.path.name
@@ -116,10 +116,10 @@ def _decode(batch: Batch, limits: Limits, refused: Units) -> tuple[Decoded, dict
     for number, document in enumerate(batch.documents):
         sink.document = number
         try:
-            if document.kind == "json":
-                otlp.read_json(document.content, sink, limits)
-            else:
+            if document.kind != "json":
                 guess = requests.read_any(document.content, guess)
+            elif not requests.take_json(document.content):
+                otlp.read_json(document.content, sink, limits)
         except BadInput as error:
             broken[number] = str(error)
     return requests.finish(), broken

@@ -40,17 +40,28 @@ _LOG = fields.names(
 )
 
 
-def read_document(document: Json, sink: Sink, limits: Limits, damage: str = "") -> None:
+def misplaced(signal: str, other: str) -> str:
+    """Say that a request of one signal came where another is taken."""
+    return (
+        f"{SIGNALS[other][0]}: found a {other} request, need {SIGNALS[signal][0]}; "
+        f"send {other} to their own service (/v1/{other})"
+    )
+
+
+def read_document(
+    document: Json, sink: Sink, limits: Limits, damage: str = "", only: str | None = None
+) -> None:
     """Read every signal of one document into the sink.
 
     Parameters
     ----------
     damage : a text that stands where the document was damaged; records with it are put aside.
+    only : the signal that may be in it; all when left out.
 
     Raises
     ------
     BadInput
-        The document is no OTLP: none of its fields is known.
+        The document is no OTLP: none of its fields is known; or it holds another signal.
     """
     if not isinstance(document, dict):
         raise BadInput(f"found a JSON {type(document).__name__}, need an OTLP object")
@@ -61,6 +72,9 @@ def read_document(document: Json, sink: Sink, limits: Limits, damage: str = "") 
             f"no OTLP document: found the fields {sorted(unknown)[:5]}, "
             "need resourceSpans, resourceMetrics or resourceLogs"
         )
+    for other in present:
+        if only is not None and other != only:
+            raise BadInput(misplaced(only, other))
     for name in unknown:
         sink.warnings[f"unknown field {name} ignored"] += 1
     for signal in present:

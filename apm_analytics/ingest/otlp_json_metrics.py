@@ -94,26 +94,27 @@ def _point(
             monotonic,
         )
         return "metric_points", (*head, *value, exemplars), attributes
-    counted = (records.count_of(fields.integer(point, "count")), fields.double(point, "sum"))
+    count, total = records.count_of(fields.integer(point, "count")), fields.double(point, "sum")
     if kind == "summary":
         quantiles = point.get("quantileValues") or ()
         pairs = (
             [float(q.get("quantile") or 0) for q in quantiles],
             [float(q.get("value") or 0) for q in quantiles],
         )
-        return "summary_points", (*head, *counted, *pairs), attributes
+        return "summary_points", (*head, count, total or 0.0, *pairs), attributes
     low_high = (fields.double(point, "min"), fields.double(point, "max"))
     if kind == "histogram":
         bounds = [float(bound) for bound in point.get("explicitBounds") or ()]
         buckets = fields.buckets(point.get("bucketCounts"))
         if buckets and len(buckets) != len(bounds) + 1:
             sink.warnings["histogram kept although bucketCounts is not explicitBounds + 1"] += 1
-        row = (*head, *counted, *low_high, bounds, buckets, exemplars)
+        row = (*head, count, total, *low_high, bounds, buckets, exemplars)
         return "histogram_points", row, attributes
     positive, negative = point.get("positive") or {}, point.get("negative") or {}
     row = (
         *head,
-        *counted,
+        count,
+        total,
         *low_high,
         fields.short_integer(point, "scale"),
         records.count_of(fields.integer(point, "zeroCount")),
@@ -129,7 +130,7 @@ def _point(
 
 def _exemplar(exemplar: Json) -> Json:
     whole = exemplar.get("asInt", exemplar.get("as_int"))
-    value = fields.double(exemplar, "asDouble") if whole is None else float(int(whole))
+    value = fields.double(exemplar, "asDouble") or 0.0 if whole is None else float(int(whole))
     return {
         "time": records.moment(
             "exemplars.timeUnixNano", fields.integer(exemplar, "timeUnixNano", "time_unix_nano")

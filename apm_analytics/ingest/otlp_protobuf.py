@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from apm_analytics.errors import BadInput
-from apm_analytics.ingest import damage, records
+from apm_analytics.ingest import damage, otlp_json, records
 from apm_analytics.ingest.columns import Value, as_text, context, text_pairs
 from apm_analytics.ingest.otlp_json import SIGNALS, wrapped
 from apm_analytics.ingest.records import Limits, Reject
@@ -53,8 +53,41 @@ def parse(signal: str, payload: bytes) -> Any:
     try:
         return REQUESTS[signal].FromString(payload)
     except DecodeError as error:
+        other = _other_signal(signal, payload)
+        if other is not None:
+            raise BadInput(otlp_json.misplaced(signal, other)) from error
         where = damage.describe(REQUESTS[signal], payload)
         raise BadInput(f"no OTLP {signal} request in protobuf: {where}") from error
+
+
+def check_signal(signal: str, request: Any, payload: bytes) -> None:
+    """Refuse what is another signal's request: much of it can be read as this one's.
+
+    Raises
+    ------
+    BadInput
+        The first record lacks what one of this signal can hardly be without, and has what one of
+        another signal has.
+    """
+    first = next(_first_records(signal, request), None)
+    if first is None or _plausible(signal, first):
+        return
+    other = _other_signal(signal, payload)
+    if other is not None:
+        raise BadInput(otlp_json.misplaced(signal, other))
+
+
+def _other_signal(signal: str, payload: bytes) -> str | None:
+    for other in REQUESTS:
+        if other == signal:
+            continue
+        try:
+            first = next(_first_records(other, REQUESTS[other].FromString(payload)), None)
+        except DecodeError:
+            continue
+        if first is not None and _plausible(other, first):
+            return other
+    return None
 
 
 def detect(payload: bytes, guess: str = "traces") -> tuple[str, Any]:

@@ -1,6 +1,6 @@
-"""Decode protobuf requests: by the scanner where it pays and can, else by the protobuf library.
+"""Decode requests: by the scanner where it pays and can, else by the protobuf library.
 
-In:  Export*ServiceRequests as bytes.
+In:  Export*ServiceRequests as bytes; OTLP JSON of the usual form.
 Out: one set of tables; rejected records and warnings as the library's way gives them.
 
 The scanner is compiled when it is first used: seconds from the disk's cache, half a minute
@@ -35,8 +35,10 @@ def warm_up() -> None:
 
     A server calls it before it serves; otherwise the first requests wait.
     """
+    from apm_analytics.ingest import json_wire
     from apm_analytics.ingest.columnar import Scanner
 
+    json_wire.to_protobuf(b'{"resourceSpans": []}')
     for signal in otlp_protobuf.REQUESTS:
         scanner = Scanner(signal, 0, Limits.around_now(), {})
         for payload in (b"", b"\xff"):
@@ -93,7 +95,24 @@ class Requests:
         """
         if not self._take(signal, payload):
             request = otlp_protobuf.parse(signal, payload)
+            otlp_protobuf.check_signal(signal, request, payload)
             otlp_protobuf.read_request(signal, request, self._sink, self._limits)
+
+    def take_json(self, document: bytes, signal: str | None = None) -> bool:
+        """Take an OTLP JSON document wholly, or leave no trace of it and say so.
+
+        Parameters
+        ----------
+        signal : the only one that is taken; any when left out.
+        """
+        if not self._by_scanner:
+            return False
+        from apm_analytics.ingest import json_wire
+
+        found = json_wire.to_protobuf(document)
+        if found is None or (signal is not None and found[0] != signal):
+            return False
+        return self._take(*found)
 
     def read_any(self, payload: bytes, guess: str) -> str:
         """Decode one request of unknown signal; `guess` is tried first. Gives its signal.

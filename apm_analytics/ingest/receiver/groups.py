@@ -137,7 +137,7 @@ class Stage:
             if signal == kind:
                 self._requests[signal].read(signal, payload)
             else:
-                _read_json(payload, sink, self._limits)
+                _read_json(signal, payload, self._requests[signal], sink, self._limits)
         except BadInput as error:
             return Refused(Reason.MALFORMED, str(error))
         return _outcome(sink.rejected[before:])
@@ -168,22 +168,25 @@ def _decode_metrics(
     if not kind.endswith(JSON):
         return otlp.decode_requests(kind, payloads, limits, refused)
     sink = Sink(refused)
+    requests = Requests(sink, limits, refused, sum(map(len, payloads)))
     broken: dict[int, str] = {}
     for number, payload in enumerate(payloads):
         sink.document = number
         try:
-            _read_json(payload, sink, limits)
+            _read_json(kind.removesuffix(JSON), payload, requests, sink, limits)
         except BadInput as error:
             broken[number] = str(error)
-    decoded = sink.finish()
+    decoded = requests.finish()
     return DecodedRequests(decoded.tables, decoded.rejected, decoded.warnings, broken)
 
 
-def _read_json(payload: bytes, sink: Sink, limits: Limits) -> None:
-    """Read stricter than importing does: no damaged UTF-8, none of Jaeger's JSON."""
+def _read_json(signal: str, payload: bytes, requests: Requests, sink: Sink, limits: Limits) -> None:
+    """Read stricter than importing does: no other signal, no damaged UTF-8, no Jaeger's JSON."""
+    if requests.take_json(payload, signal):
+        return
     before = len(sink.rejected)
     try:
-        otlp_json.read_document(orjson.loads(payload), sink, limits, "")
+        otlp_json.read_document(orjson.loads(payload), sink, limits, only=signal)
     except orjson.JSONDecodeError as error:
         raise BadInput(f"no JSON: {error.msg} at byte {error.pos}") from error
     for record in sink.rejected[before:]:

@@ -18,21 +18,26 @@ from numba import njit
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(function: Function) -> Function:
-    """Compile a part of an entry: only compiled code calls it, and no cache of its own is kept."""
+def compiled(function: Function, *, checked: bool = False) -> Function:
+    """Compile a part of an entry: only compiled code calls it, and no cache of its own is kept.
+
+    Parameters
+    ----------
+    checked : reading or writing an array beyond its end raises IndexError.
+    """
     # Without what Python would need to call it, it compiles a third faster; numba's types leave
     # these options out.
     compile_: Any = njit
-    part = compile_(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    part = compile_(nogil=True, boundscheck=checked, no_cpython_wrapper=True, no_cfunc_wrapper=True)
     return cast(Function, part(function))
 
 
-def entry(function: Function) -> Function:
-    """Compile what Python calls, and keep the result on disk."""
+def entry(function: Function, *, checked: bool = False) -> Function:
+    """Compile what Python calls, and keep the result on disk; `checked` as of `compiled`."""
     try:
-        return cast(Function, njit(nogil=True, cache=True)(function))
+        return cast(Function, njit(nogil=True, boundscheck=checked, cache=True)(function))
     except RuntimeError:  # numba found no folder that it may write to
-        return cast(Function, njit(nogil=True)(function))
+        return cast(Function, njit(nogil=True, boundscheck=checked)(function))
 
 
 @cache
