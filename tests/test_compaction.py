@@ -60,8 +60,8 @@ def test_many_small_parts_become_one_sorted_part_with_all_their_rows(tmp_path: P
     assert times_s(tmp_path) == pytest.approx(expected)
     columns = {file.schema.column(i).path: i for i in range(len(file.schema))}
     group = file.metadata.row_group(0)
-    assert group.column(columns["service_name"]).is_stats_set
-    assert not group.column(columns["url_path"]).is_stats_set
+    assert group.column(columns["service_name"]).statistics.has_min_max
+    assert not group.column(columns["url_path"]).statistics.has_min_max
 
 
 def test_tables_days_and_rows_with_nested_values_stay_as_they_were(tmp_path: Path) -> None:

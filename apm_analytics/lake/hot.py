@@ -13,11 +13,11 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from apm_analytics.errors import BadParameter
 from apm_analytics.lake import manifest, query
 from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest
+from apm_analytics.lake.parquet.reading import numbered, open_numbered
 from apm_analytics.lake.parts import NO_DICTIONARY
 from apm_analytics.lake.schema import TABLES, TEXT, TIME
 
@@ -189,8 +189,10 @@ class HotView:
     def _rows(self, part: Part, cutoff_ns: int) -> pa.Table:
         """Read the columns of one part, without rows that are too old."""
         text = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
-        with pq.ParquetFile(self._lake / part.path, read_dictionary=text) as file:
-            return _since(file.read(self._schema.names).select(self._schema.names), cutoff_ns)
+        with open_numbered(self._lake / part.path, text) as file:
+            read = file.read(self._schema.names)
+        rows = [numbered(read[field.name], field.type) for field in self._schema]
+        return _since(pa.table(rows, names=self._schema.names), cutoff_ns)
 
 
 def _since(rows: pa.Table, cutoff_ns: int) -> pa.Table:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from apm_analytics.errors import BadInput
 from apm_analytics.lake.manifest import Part
+from apm_analytics.lake.parquet.reading import numbered, open_numbered
 from apm_analytics.lake.parts import NO_DICTIONARY, ROWS_A_GROUP, in_order
 from apm_analytics.lake.schema import TABLES, TEXT
 
@@ -59,7 +59,7 @@ def read(lake: Path, part: Part, batch_rows: int = BATCH_ROWS[1]) -> Iterator[pa
     """Read one part piece by piece, with the columns of its table as they are today."""
     schema = TABLES[part.table]
     text = [one.name for one in schema if one.type == TEXT and one.name not in NO_DICTIONARY]
-    with pq.ParquetFile(lake / part.path, read_dictionary=text) as file:
+    with open_numbered(lake / part.path, text) as file:
         odd = set(file.schema_arrow.names) - set(schema.names)
         if odd:
             raise BadInput(
@@ -69,7 +69,7 @@ def read(lake: Path, part: Part, batch_rows: int = BATCH_ROWS[1]) -> Iterator[pa
         for batch in file.iter_batches(batch_rows):
             yield pa.table(
                 [
-                    batch[one.name]
+                    numbered(batch[one.name], _held_as(one))
                     if one.name in batch.schema.names
                     else pa.nulls(batch.num_rows, _held_as(one))
                     for one in schema

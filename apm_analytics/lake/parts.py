@@ -5,38 +5,33 @@ Out: temporary files, one a part, each with the `Part` that it becomes by a rena
 """
 
 import hashlib
-import io
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from apm_analytics.atomic import sync_folder
 from apm_analytics.lake.manifest import Part
+from apm_analytics.lake.parquet.files import FileWriter
+from apm_analytics.lake.schema import TABLES
 
 NS_PER_HOUR = 3_600 * 10**9
 # Hours of one day share a part until it holds this many rows (docs/decisions/0003).
 ROWS_A_PART = 50_000
 # Enough to compress well; a row group in memory is some tens of megabytes.
 ROWS_A_GROUP = 128 * 1024
-# Level 1 of zstd: twice the size of a span costs less than the CPU of a higher level.
-COMPRESSION_LEVEL = 1
 # Readers prune by these; statistics on every column cost as much as the columns themselves.
 STATISTICS = frozenset(
     {"time", "duration_ns", "service_name", "trace_id", "name", "status_code", "trace_state"}
 )
 # Ids never repeat, so a dictionary of them is pure loss.
 NO_DICTIONARY = frozenset({"trace_id", "span_id", "parent_span_id", "time", "duration_ns"})
-# Above this share of different texts among the rows, their dictionary costs more than it saves.
-VARIED = 0.5
 
 Written = tuple[Path, Part]
 
@@ -65,8 +60,7 @@ class PartWriter:
         self._temporary = folder / f".{name}.{os.getpid()}.tmp"
         self._ids = max(min(rows, ROWS_A_GROUP), 1)
         self._sink = _HashingFile(self._temporary)
-        self._writer: Any = None
-        self._varied: list[str] = []
+        self._writer: FileWriter | None = None
         self.rows = 0
         self._times_ns = (0, 0)
 
@@ -84,27 +78,28 @@ class PartWriter:
 
     def discard(self) -> None:
         """Remove what was written."""
-        with suppress(OSError, pa.ArrowException):
-            if self._writer is not None:
-                self._writer.close()
         self._sink.close()
         self._temporary.unlink(missing_ok=True)
 
     def write(self, rows: pa.Table) -> None:
         """Add at least one row, each no older than those before."""
         if self._writer is None:
-            self._varied = _varied(rows)
-            rows = _plainly(rows, self._varied)
-            self._writer = _parquet_writer(self._sink, rows.schema, self._ids, self._varied)
-        else:
-            rows = _plainly(rows, self._varied)
-        self._writer.write_table(rows, row_group_size=ROWS_A_GROUP)
+            self._writer = FileWriter(
+                self._sink.write,
+                TABLES[self._table_name],
+                statistics=STATISTICS,
+                without_dictionary=NO_DICTIONARY,
+                bloom_filters={"trace_id": self._ids},
+            )
+        for start in range(0, rows.num_rows, ROWS_A_GROUP):
+            self._writer.write_table(rows.slice(start, ROWS_A_GROUP))
         first_ns, last_ns = rows["time"][0].value, rows["time"][-1].value
         self._times_ns = (self._times_ns[0] if self.rows else first_ns, last_ns)
         self.rows += rows.num_rows
 
     def finish(self) -> Written:
         """Write it through to the disk; give the temporary file and what it becomes."""
+        assert self._writer is not None, "a part of no rows"
         self._writer.close()
         sha256 = self._sink.finish()
         part = Part(
@@ -178,77 +173,7 @@ def _part_starts(hours: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[in
     return starts
 
 
-def _varied(rows: pa.Table) -> list[str]:
-    """Name the encoded columns of which hardly two rows are alike: a dictionary is loss there."""
-    found = []
-    for name in rows.column_names:
-        column = rows[name]
-        if not pa.types.is_dictionary(column.type):
-            continue
-        least = len(column) * VARIED
-        # A slice of a larger table has all of its words, needed or not.
-        if sum(len(chunk.dictionary) for chunk in column.chunks) > least:
-            words = sum(pc.count_distinct(chunk.indices).as_py() for chunk in column.chunks)
-            if words > least:
-                found.append(name)
-    return found
-
-
-def _plainly(rows: pa.Table, names: list[str]) -> pa.Table:
-    """Decode columns that are encoded by a dictionary."""
-    for name in names:
-        if pa.types.is_dictionary(rows[name].type):
-            rows = rows.set_column(
-                rows.column_names.index(name), name, rows[name].cast(rows[name].type.value_type)
-            )
-    return rows
-
-
-def _parquet_writer(
-    sink: "_HashingFile", schema: pa.Schema, ids: int, varied: Collection[str]
-) -> Any:
-    columns = schema.names
-    return pq.ParquetWriter(
-        pa.PythonFile(sink, "w"),
-        schema,
-        compression="zstd",
-        compression_level=COMPRESSION_LEVEL,
-        use_dictionary=[
-            *(
-                field.name
-                for field in schema
-                if field.name not in NO_DICTIONARY
-                and field.name not in varied
-                and _is_text(field.type)
-            ),
-            *_repeated_leaves(schema),
-        ],
-        write_statistics=[column for column in columns if column in STATISTICS],
-        column_encoding={"time": "DELTA_BINARY_PACKED"},
-        # Sized by the rows: the default filter is made for a million ids and costs 30 ms a part.
-        bloom_filter_options=(
-            {"trace_id": {"ndv": ids, "fpp": 0.01}} if "trace_id" in columns else None
-        ),
-        # Arrow's own copy of the schema is 10 kB a part, and would bring its dictionaries back.
-        store_schema=False,
-    )
-
-
-def _repeated_leaves(schema: pa.Schema) -> Iterator[str]:
-    """Name the texts within maps and events of which few are different."""
-    for field in schema:
-        if pa.types.is_map(field.type):
-            yield from (f"{field.name}.key_value.{part}" for part in ("key", "value"))
-        elif field.name == "events":
-            inner = f"{field.name}.list.element"
-            yield from (f"{inner}.name", f"{inner}.attributes.key_value.key")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_dictionary(kind))
-
-
-class _HashingFile(io.RawIOBase):
+class _HashingFile:
     """A file that is hashed while it is written; made at the first byte."""
 
     def __init__(self, file: Path) -> None:
@@ -256,13 +181,10 @@ class _HashingFile(io.RawIOBase):
         self._digest = hashlib.sha256()
         self.size = 0
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> None:
         self._digest.update(data)
         self.size += len(data)
-        return self._file.write(data)
+        self._file.write(data)
 
     def finish(self) -> str:
         """Sync the file to the disk, close it, and give its SHA-256."""
@@ -274,4 +196,3 @@ class _HashingFile(io.RawIOBase):
     def close(self) -> None:
         with suppress(OSError):
             self._file.close()
-        super().close()

@@ -19,6 +19,7 @@ import pyarrow as pa
 from apm_analytics.errors import ApmError, BadInput, NotFound
 from apm_analytics.lake import manifest, parts
 from apm_analytics.lake.manifest import open_manifest, transaction
+from apm_analytics.lake.parquet.schemas import plain
 from apm_analytics.lake.schema import TABLES
 
 # A writer that was killed leaves its temporary files; after this long it is surely gone.
@@ -183,7 +184,7 @@ def _conform(name: str, table: pa.Table) -> pa.Table:
 
 def _column(table_name: str, values: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     """Give a column in its type; text may stay encoded by a dictionary, also within maps."""
-    if values.type != field.type and _plain(values.type) != field.type:
+    if values.type != field.type and plain(values.type) != field.type:
         try:
             values = values.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -196,19 +197,6 @@ def _column(table_name: str, values: pa.ChunkedArray, field: pa.Field) -> pa.Chu
             "and may never be; see lake/schema.py"
         )
     return values
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Give the type of decoded values."""
-    if pa.types.is_dictionary(kind):
-        return kind.value_type
-    if pa.types.is_map(kind):
-        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
-    if pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(one.name, _plain(one.type), one.nullable) for one in kind])
-    return kind
 
 
 def _part_name(documents: Sequence[str]) -> str:

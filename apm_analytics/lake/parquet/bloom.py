@@ -1,0 +1,94 @@
+"""Split-block Bloom filters of ids: a look-up by trace id opens only the parts that may hold it.
+
+In:  ids, all of 32 characters.
+Out: the filter as Parquet keeps it [1]_; no filter for texts of other lengths.
+
+References
+----------
+.. [1] Apache Parquet, Bloom Filter (parquet-format, BloomFilter.md); its hash is XXH64 with seed 0.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apm_analytics.lake.parquet.thrift import i32, struct
+
+ID_BYTES = 32
+# Of 100 look-ups of ids that are not there about one opens the part for nothing.
+BITS_AN_ID = 10.5
+_BLOCK_BYTES, _WORDS = 32, 8
+_LEAST_BYTES, _MOST_BYTES = 32, 1 << 24
+_SALT = np.array(
+    [
+        0x47B6137B,
+        0x44974D91,
+        0x8824AD5B,
+        0xA2B7289D,
+        0x705495C7,
+        0x2DF1424B,
+        0x9EFC4947,
+        0x5C6BFB31,
+    ],
+    np.uint32,
+)
+_P1, _P2, _P3, _P4 = (
+    np.uint64(0x9E3779B185EBCA87),
+    np.uint64(0xC2B2AE3D27D4EB4F),
+    np.uint64(0x165667B19E3779F9),
+    np.uint64(0x85EBCA77C2B2AE63),
+)
+_Words = NDArray[np.uint64]
+
+
+def bloom_filter(ids: NDArray[np.uint8], expected: int) -> bytes:
+    """Make a filter.
+
+    Parameters
+    ----------
+    ids : array of shape (n, 32): the characters of every id.
+    expected : how many different ids there may be.
+
+    Returns
+    -------
+    Its header and its bits.
+    """
+    wanted = max(int(expected * BITS_AN_ID / 8), _LEAST_BYTES)
+    size = min(1 << (wanted - 1).bit_length(), _MOST_BYTES)
+    hashed = xxh64(ids.view("<u8"))
+    blocks = size // _BLOCK_BYTES
+    block = ((hashed >> np.uint64(32)) * np.uint64(blocks)) >> np.uint64(32)
+    low = hashed.astype(np.uint32)
+    bits = np.zeros(8 * size, np.bool_)
+    first = block.astype(np.int64) * (8 * _BLOCK_BYTES)
+    for word in range(_WORDS):
+        bits[first + 32 * word + ((low * _SALT[word]) >> np.uint32(27))] = True
+    one = struct({1: struct({})})
+    head = struct({1: i32(size), 2: one, 3: one, 4: one})
+    return head.content + np.packbits(bits, bitorder="little").tobytes()
+
+
+def xxh64(words: _Words) -> _Words:
+    """Hash texts of 32 bytes with XXH64; `words` has the shape (n, 4)."""
+    with np.errstate(over="ignore"):
+        lanes = [
+            _rounded(np.uint64(seed), words[:, lane])
+            for lane, seed in enumerate((_P1 + _P2, _P2, np.uint64(0), np.uint64(0) - _P1))
+        ]
+        hashed = _rotated(lanes[0], 1)
+        for lane, by in zip(lanes[1:], (7, 12, 18), strict=True):
+            hashed = hashed + _rotated(lane, by)
+        for lane in lanes:
+            hashed = (hashed ^ _rounded(np.uint64(0), lane)) * _P1 + _P4
+        hashed = hashed + np.uint64(ID_BYTES)
+        hashed = (hashed ^ (hashed >> np.uint64(33))) * _P2
+        hashed = (hashed ^ (hashed >> np.uint64(29))) * _P3
+        mixed: _Words = hashed ^ (hashed >> np.uint64(32))
+    return mixed
+
+
+def _rounded(seed: np.uint64, words: _Words) -> _Words:
+    return _rotated(seed + words * _P2, 31) * _P1
+
+
+def _rotated(words: _Words, by: int) -> _Words:
+    return (words << np.uint64(by)) | (words >> np.uint64(64 - by))

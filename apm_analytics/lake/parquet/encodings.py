@@ -1,0 +1,136 @@
+"""Encode values and levels as Parquet's pages hold them.
+
+In:  NumPy arrays.
+Out: bytes, as the Parquet format lays down [1]_.
+
+Numbers are packed into whole bytes: what that leaves unused zstd takes away again, and NumPy packs
+them without a loop.
+
+References
+----------
+.. [1] Apache Parquet, Encodings (parquet-format, Encodings.md).
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from apm_analytics.lake.parquet.thrift import varint, zigzag
+
+PLAIN, RLE, DELTA_BINARY, DELTA_LENGTH, RLE_DICTIONARY = 0, 3, 5, 6, 8
+_BLOCK, _MINIBLOCKS = 128, 4
+_MINIBLOCK = _BLOCK // _MINIBLOCKS
+_UNSIGNED: dict[int, np.dtype[Any]] = {8: np.dtype("<u1"), 16: np.dtype("<u2"), 32: np.dtype("<u4")}
+# Beyond it differences are no smaller than what they are made of.
+MAX_DELTA = 2**32
+
+
+def levels(values: "NDArray[np.uint8] | int", slots: int, most: int) -> bytes:
+    """Encode definition or repetition levels of up to `most`."""
+    if most == 0:
+        return b""
+    if isinstance(values, int):
+        coded = varint(slots << 1) + values.to_bytes(1)
+    else:
+        bits: NDArray[Any] = values
+        if most > 1:
+            bits = values[:, None] >> np.arange(most.bit_length(), dtype=np.uint8) & 1
+        packed = np.packbits(bits, bitorder="little").tobytes()
+        groups = -(-slots // 8)
+        packed += bytes(groups * most.bit_length() - len(packed))
+        coded = varint(groups << 1 | 1) + packed
+    return len(coded).to_bytes(4, "little") + coded
+
+
+def indices(codes: NDArray[Any], words: int) -> bytes:
+    """Encode the codes of a dictionary of so many words."""
+    if words <= 1:
+        return b"\x08" + varint(len(codes) << 1) + b"\0"
+    bits = 8 if words <= 2**8 else 16 if words <= 2**16 else 32
+    groups = -(-len(codes) // 8)
+    spare = bytes((groups * 8 - len(codes)) * bits // 8)
+    return b"".join(
+        (bits.to_bytes(1), varint(groups << 1 | 1), codes.astype(_UNSIGNED[bits]).tobytes(), spare)
+    )
+
+
+def integers(values: NDArray[np.int64]) -> tuple[int, bytes]:
+    """Encode one 64-bit integer at least: by their differences, or plainly where those are large.
+
+    Returns
+    -------
+    The encoding, and the bytes.
+    """
+    least, most = int(values.min()), int(values.max())
+    if least == most:  # what most counts are: all steps are 0
+        return DELTA_BINARY, _deltas(least, values[1:], 0, 0)
+    if most - least < 2**63:
+        steps = np.diff(values)
+        least, most = (int(steps.min()), int(steps.max())) if steps.size else (0, 0)
+        if most - least < MAX_DELTA:
+            return DELTA_BINARY, _deltas(int(values[0]), steps, least, most - least)
+    return PLAIN, values.tobytes()
+
+
+def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> bytes:
+    """Write differences, all blocks with one least difference and one width."""
+    head = b"".join((varint(_BLOCK), varint(_MINIBLOCKS), varint(len(steps) + 1), zigzag(first)))
+    if not len(steps):
+        return head
+    bits = next(one for one in (0, 8, 16, 32) if widest < 1 << one)
+    block_head = np.frombuffer(zigzag(least) + bits.to_bytes(1) * _MINIBLOCKS, np.uint8)
+    blocks = -(-len(steps) // _BLOCK)
+    size = _BLOCK * bits // 8
+    written = np.zeros((blocks, len(block_head) + size), np.uint8)
+    written[:, : len(block_head)] = block_head
+    if bits:
+        packed = np.zeros(blocks * _BLOCK, _UNSIGNED[bits])
+        packed[: len(steps)] = steps - least
+        written[:, len(block_head) :] = packed.view(np.uint8).reshape(blocks, size)
+    # Nothing is written of those parts of the last block that hold no value.
+    in_last = len(steps) - (blocks - 1) * _BLOCK
+    absent = (_MINIBLOCKS - -(-in_last // _MINIBLOCK)) * _MINIBLOCK * bits // 8
+    content = written.tobytes()
+    return head + (content[: len(content) - absent] if absent else content)
+
+
+def texts_by_length(texts: pa.Array) -> bytes:
+    """Encode one text at least, as the lengths and then the texts: these compress best."""
+    starts, content = _content(texts)
+    lengths = np.diff(starts).astype(np.int64)
+    steps = np.diff(lengths)
+    least, most = (int(steps.min()), int(steps.max())) if steps.size else (0, 0)
+    return _deltas(int(lengths[0]), steps, least, most - least) + content.tobytes()
+
+
+def texts_plainly(texts: pa.Array) -> bytes:
+    """Encode texts each behind its length, as dictionaries are."""
+    starts, content = _content(texts)
+    lengths = np.diff(starts).astype("<i4")
+    if not lengths.size:
+        return b""
+    if lengths.min() == lengths.max():
+        size = int(lengths[0])
+        written = np.empty((len(lengths), 4 + size), np.uint8)
+        written[:, :4] = lengths[:1].view(np.uint8)
+        written[:, 4:] = content.reshape(len(lengths), size)
+        return written.tobytes()
+    places = np.arange(len(lengths) + 1, dtype=np.int32) * 4
+    heads = pa.Array.from_buffers(
+        pa.binary(), len(lengths), [None, pa.py_buffer(places), pa.py_buffer(lengths)]
+    )
+    joined = pc.binary_join_element_wise(heads, texts.cast(pa.binary()), b"")
+    return _content(joined)[1].tobytes()
+
+
+def _content(texts: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Give where each text begins, and the bytes of all."""
+    _, places, content = texts.buffers()
+    if not len(texts) or content is None:
+        return np.zeros(len(texts) + 1, np.int32), np.empty(0, np.uint8)
+    starts = np.frombuffer(places, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    whole = np.frombuffer(content, np.uint8)
+    return starts, whole[starts[0] : starts[-1]]

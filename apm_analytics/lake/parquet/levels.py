@@ -1,0 +1,173 @@
+"""Lay columns out as Parquet's leaves: values without nulls, and levels that say where they were.
+
+In:  a field and its array; maps, lists and structs nest at will.
+Out: a `Leaf` for each column of primitive values in it.
+
+A definition level counts how many of the optional and repeated things around a value are there; a
+repetition level says which list goes on [1]_. Where all rows are alike a level is one number, so a
+column without any value costs nothing.
+
+References
+----------
+.. [1] Melnik et al., Dremel: Interactive Analysis of Web-Scale Datasets, 2010.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Levels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A column of primitive values; `slots` counts values, nulls and empty lists."""
+
+    path: tuple[str, ...]
+    values: pa.Array
+    slots: int
+    definition: Levels | int
+    repetition: Levels | int
+    most_defined: int
+    most_repeated: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Levels down to here; those slots whose definition is `defined` have an entry in an array."""
+
+    path: tuple[str, ...]
+    definition: Levels | int
+    repetition: Levels | int
+    slots: int
+    defined: int = 0
+    repeated: int = 0
+
+
+def leaves(field: pa.Field, array: pa.Array) -> Iterator[Leaf]:
+    """Give the leaves of one column.
+
+    Parameters
+    ----------
+    array : one chunk; texts may be encoded by a dictionary.
+    """
+    yield from _leaves(field, array, _Place((field.name,), 0, 0, len(array)))
+
+
+def _leaves(field: pa.Field, array: pa.Array, place: _Place) -> Iterator[Leaf]:
+    if field.nullable:
+        array, place = _without_nulls(array, place)
+    kind = field.type
+    if pa.types.is_map(kind):
+        first, last = (int(array.offsets[at].as_py()) for at in (0, len(array)))
+        inner = _repeated(array, place, "key_value")
+        for name, one, values in (
+            ("key", kind.key_field, array.keys),
+            ("value", kind.item_field, array.items),
+        ):
+            yield from _leaves(one, values[first:last], _below(inner, name))
+    elif pa.types.is_list(kind):
+        inner = _repeated(array, place, "list")
+        yield from _leaves(kind.value_field, array.flatten(), _below(inner, "element"))
+    elif pa.types.is_struct(kind):
+        for number, one in enumerate(kind):
+            yield from _leaves(one, array.field(number), _below(place, one.name))
+    else:
+        yield Leaf(
+            place.path,
+            array,
+            place.slots,
+            place.definition,
+            place.repetition,
+            place.defined,
+            place.repeated,
+        )
+
+
+def _below(place: _Place, name: str) -> _Place:
+    return _Place(
+        (*place.path, name),
+        place.definition,
+        place.repetition,
+        place.slots,
+        place.defined,
+        place.repeated,
+    )
+
+
+def _without_nulls(array: pa.Array, place: _Place) -> tuple[pa.Array, _Place]:
+    """Step into what is optional: one definition more where it is there."""
+    missing = array.null_count
+    definition: Levels | int
+    if missing == 0 or missing == len(array):
+        # An empty array has no entry, so no slot gets deeper.
+        more = 0 if missing or not len(array) else 1
+        definition = _deeper(place, more)
+        array = array[:0] if missing else array
+    else:
+        valid = array.is_valid()
+        definition = _deeper(place, valid.to_numpy(zero_copy_only=False))
+        array = array.filter(valid)
+    inner = _Place(
+        place.path,
+        definition,
+        place.repetition,
+        place.slots,
+        place.defined + 1,
+        place.repeated,
+    )
+    return array, inner
+
+
+def _deeper(place: _Place, more: "NDArray[np.bool_] | int") -> Levels | int:
+    """Add to the definition of the slots that have an entry."""
+    if isinstance(place.definition, int):
+        if place.definition < place.defined:
+            return place.definition
+        if isinstance(more, int):
+            return place.definition + more
+        return more.astype(np.uint8) + np.uint8(place.defined)
+    definition = place.definition.copy()
+    definition[place.definition == place.defined] += more
+    return definition
+
+
+def _repeated(array: Any, place: _Place, name: str) -> _Place:
+    """Step into lists or maps: a slot for each entry, and for each that is empty."""
+    path = (*place.path, name)
+    if not len(array):  # then no slot goes deeper
+        return _Place(
+            path,
+            place.definition,
+            place.repetition,
+            place.slots,
+            place.defined + 1,
+            place.repeated + 1,
+        )
+    offsets = array.offsets.to_numpy(zero_copy_only=False)
+    lengths = np.diff(offsets)
+    counts = np.ones(place.slots, np.int64)
+    filled = np.zeros(place.slots, np.uint8)
+    there = (
+        slice(None)
+        if isinstance(place.definition, int)
+        else np.flatnonzero(place.definition == place.defined)
+    )
+    counts[there] = np.maximum(lengths, 1)
+    filled[there] = lengths > 0
+    slots = int(counts.sum())
+    starts = np.cumsum(counts) - counts
+    definition: Levels | int
+    if isinstance(place.definition, int) and filled.all():
+        definition = place.definition + 1
+    else:
+        definition = np.repeat(place.definition + filled, counts).astype(np.uint8, copy=False)
+    repetition: Levels | int = place.repetition
+    if slots > place.slots:
+        repetition = np.full(slots, place.repeated + 1, np.uint8)
+        repetition[starts] = place.repetition
+    return _Place(path, definition, repetition, slots, place.defined + 1, place.repeated + 1)

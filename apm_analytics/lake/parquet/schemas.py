@@ -1,0 +1,91 @@
+"""Describe Arrow schemas as Parquet does.
+
+In:  an Arrow schema of texts, 64-bit integers and floats, booleans, times; maps, lists, structs.
+Out: the elements of a Parquet schema, and the physical type of each kind of value.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from apm_analytics.lake.parquet.thrift import Value, i32, struct, text, truth
+
+BOOLEAN, INT64, DOUBLE, BYTE_ARRAY = 0, 2, 5, 6
+_REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
+_UTF8, _MAP, _LIST = 0, 1, 3  # converted types, for readers of old
+_NOTHING = struct({})
+_TIME = struct({8: struct({1: truth(False), 2: struct({3: _NOTHING})})})  # local, nanoseconds
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """Give the type that values have once they are decoded from their dictionaries."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_map(kind):
+        return pa.map_(plain(kind.key_type), plain(kind.item_type))
+    if pa.types.is_list(kind):
+        return pa.list_(plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(one.name, plain(one.type), one.nullable) for one in kind])
+    return kind
+
+
+def physical(kind: pa.DataType) -> int:
+    """Give how values are stored.
+
+    Raises
+    ------
+    TypeError
+        No column of the lake is of this type.
+    """
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind):
+        return BYTE_ARRAY
+    if pa.types.is_int64(kind) or kind == pa.timestamp("ns"):
+        return INT64
+    if pa.types.is_float64(kind):
+        return DOUBLE
+    if pa.types.is_boolean(kind):
+        return BOOLEAN
+    raise TypeError(f"{kind} in Parquet: columns are texts, int64, float64, booleans and times")
+
+
+def elements(schema: pa.Schema) -> Iterator[Value]:
+    """Give the elements of a schema, the root first and every group before its children."""
+    yield struct({4: text("schema"), 5: i32(len(schema))})
+    for field in schema:
+        yield from _elements(field.name, field.type, field.nullable)
+
+
+def _elements(name: str, kind: pa.DataType, nullable: bool) -> Iterator[Value]:
+    repetition = i32(_OPTIONAL if nullable else _REQUIRED)
+    if pa.types.is_map(kind):
+        yield _group(name, repetition, 1, _MAP, 2)
+        yield _group("key_value", i32(_REPEATED), 2)
+        yield from _elements("key", kind.key_type, False)
+        yield from _elements("value", kind.item_type, kind.item_field.nullable)
+    elif pa.types.is_list(kind):
+        yield _group(name, repetition, 1, _LIST, 3)
+        yield _group("list", i32(_REPEATED), 1)
+        yield from _elements("element", kind.value_type, kind.value_field.nullable)
+    elif pa.types.is_struct(kind):
+        yield _group(name, repetition, kind.num_fields)
+        for field in kind:
+            yield from _elements(field.name, field.type, field.nullable)
+    else:
+        fields = {1: i32(physical(kind)), 3: repetition, 4: text(name)}
+        if physical(kind) == BYTE_ARRAY:
+            fields |= {6: i32(_UTF8), 10: struct({1: _NOTHING})}
+        elif pa.types.is_timestamp(kind):
+            fields |= {10: _TIME}
+        yield struct(fields)
+
+
+def _group(
+    name: str, repetition: Value, children: int, converted: int = -1, logical: int = 0
+) -> Value:
+    fields = {3: repetition, 4: text(name), 5: i32(children)}
+    if logical:
+        fields |= {6: i32(converted), 10: struct({logical: _NOTHING})}
+    return struct(fields)
