@@ -47,7 +47,8 @@ def spans(
     Returns
     -------
     trace_id, span_id, root_span_id, root_service, root_operation, service_name, operation,
-    status_code, depth (1 is the root), start_s (Unix time), critical_s.
+    status_code, sample_weight (of the root), depth (1 is the root), start_s (Unix time),
+    critical_s.
 
     Examples
     --------
@@ -75,12 +76,21 @@ def slowest_steps(path: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     `STEPS`: traces with the step on their path, its critical self time in all of them, and its
-    share of the time of all their roots; the slowest first.
+    share of the time of all their roots; the slowest first. A trace counts as often as its
+    sampling says.
     """
-    whole = path["critical_s"].sum()
+    weighted = path.with_columns(critical_s=pl.col("critical_s") * pl.col("sample_weight"))
+    whole = weighted["critical_s"].sum()
+    traces = (
+        path.group_by("service_name", "operation", "trace_id")
+        .agg(pl.col("sample_weight").max())
+        .group_by("service_name", "operation")
+        .agg(traces=pl.col("sample_weight").sum().round())
+    )
     return (
-        path.group_by("service_name", "operation")
-        .agg(traces=pl.col("trace_id").n_unique(), critical_s=pl.col("critical_s").sum())
+        weighted.group_by("service_name", "operation")
+        .agg(critical_s=pl.col("critical_s").sum())
+        .join(traces, on=["service_name", "operation"])
         .with_columns(share=pl.col("critical_s") / whole if whole else pl.lit(0.0))
         .sort("critical_s", "service_name", "operation", descending=[True, False, False])
         .cast(pl.Schema(STEPS))

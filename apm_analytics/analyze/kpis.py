@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 import polars as pl
 
-from apm_analytics.analyze import kpi_files
+from apm_analytics.analyze import kpi_files, sampling
 from apm_analytics.analyze.kpi_specs import (
     ApdexSource,
     FileSource,
@@ -30,7 +30,7 @@ from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
 WHOLE = ""  # the segment of a figure that is not split
 UNKNOWN = "unknown"
 # Of the counted things: the column, null where a span belongs to none.
-_COUNTED = {"sessions": "session_id", "users": "user_id", "spans": "span_id"}
+_THINGS = {"sessions": "session_id", "users": "user_id"}
 _REDUCED = {"sum": "sum(amount)", "mean": "avg(amount)", "last": "arg_max(amount, moment)"}
 _REDUCED["increase"] = _REDUCED["sum"]
 
@@ -266,23 +266,41 @@ def _of_spans(
             f" when duration_ns <= {4 * limit_ns} then 0.5 else 0.0 end) / sum({weight})"
         )
     elif isinstance(source, ShareSource):
-        thing = _COUNTED[source.per]
-        value = f"count(distinct {thing}) filter ({source.of}) / count(distinct {thing})"
-        if source.per == "spans":
-            value = f"sum({weight}) filter ({source.of}) / sum({weight})"
+        value = f"sum({weight}) filter ({source.of}) / sum({weight})"
     elif source.aggregate == "error_ratio":
         value = f"coalesce(sum({weight}) filter (status_code = 'error'), 0) / sum({weight})"
-    elif source.aggregate == "count":
-        value = f"sum({weight})"
     else:
-        value = f"count(distinct {_COUNTED[source.aggregate]})"
-    additive = isinstance(source, SpanSource) and source.aggregate != "error_ratio"
+        value = f"sum({weight})"
     rows = chosen.project(f"*, time::timestamp as moment, {_segment(source.segment)} as segment")
-    value = f"({value})::double"
-    if not additive:
-        return _windows(rows, value, window_s, times)
+    thing = _THINGS.get(getattr(source, "per", getattr(source, "aggregate", "")))
+    if thing is None:
+        frame = _windows(rows, f"({value})::double", window_s, times)
+    else:
+        frame = _things(rows, source, thing, window_s, times)
+    if not isinstance(source, SpanSource) or source.aggregate == "error_ratio":
+        return frame
     seen = spans.project(f"time::timestamp as moment, '{UNKNOWN}' as segment")
-    return _windows(rows, value, window_s, times, _windows(seen, "1.0", window_s, times))
+    return _with_zeros(frame, _windows(seen, "1.0", window_s, times))
+
+
+def _things(
+    rows: duckdb.DuckDBPyRelation,
+    source: SpanSource | ShareSource | ApdexSource,
+    thing: str,
+    window_s: int,
+    times: pl.DataFrame,
+) -> pl.DataFrame:
+    """Count people or sessions in windows, or the share of those that a condition fits."""
+    if not rows.aggregate("coalesce(max(sample_weight), 1) > 1").fetchall()[0][0]:
+        value = f"count(distinct {thing})"
+        if isinstance(source, ShareSource):
+            value = f"count(distinct {thing}) filter ({source.of}) / {value}"
+        return _windows(rows, f"({value})::double", window_s, times)
+    kept = _within(rows, times, window_s).project(f"*, {_bucket(window_s)} as window_start")
+    of = source.of if isinstance(source, ShareSource) else "true"
+    found = sampling.distinct(kept, thing, by=["window_start", "segment"], of=of)
+    value = "part / whole" if isinstance(source, ShareSource) else "whole"
+    return _frame(found.project(f"window_start as time, segment, ({value})::double as value"))
 
 
 def _windows(
@@ -290,21 +308,37 @@ def _windows(
     value: str,
     window_s: int,
     times: pl.DataFrame,
-    reporting: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Reduce rows to windows, split and whole; where others report, nothing is a zero."""
-    bucket = f"time_bucket(to_seconds({window_s}), moment)"
-    first = times["time"][0]
-    last = times["time"][-1] + timedelta(seconds=window_s)
-    kept = rows.filter(f"moment >= timestamp '{first}' and moment < timestamp '{last}'")
-    reduced = kept.aggregate(
+    """Reduce rows to windows, split and whole."""
+    bucket = _bucket(window_s)
+    reduced = _within(rows, times, window_s).aggregate(
         f"{bucket} as time, segment, {value} as value",
         f"grouping sets (({bucket}, segment), ({bucket}))",
     )
-    frame = pl.DataFrame(reduced.to_arrow_table()).with_columns(
+    return _frame(reduced)
+
+
+def _bucket(window_s: int) -> str:
+    return f"time_bucket(to_seconds({window_s}), moment)"
+
+
+def _within(
+    rows: duckdb.DuckDBPyRelation, times: pl.DataFrame, window_s: int
+) -> duckdb.DuckDBPyRelation:
+    first = times["time"][0]
+    last = times["time"][-1] + timedelta(seconds=window_s)
+    return rows.filter(f"moment >= timestamp '{first}' and moment < timestamp '{last}'")
+
+
+def _frame(reduced: duckdb.DuckDBPyRelation) -> pl.DataFrame:
+    return pl.DataFrame(reduced.to_arrow_table()).with_columns(
         pl.col("time").cast(pl.Datetime("us")), pl.col("segment").fill_null(WHOLE)
     )
-    if reporting is None or frame.is_empty():
+
+
+def _with_zeros(frame: pl.DataFrame, reporting: pl.DataFrame) -> pl.DataFrame:
+    """Where others report, nothing is a zero."""
+    if frame.is_empty():
         return frame
     zero = reporting.filter(pl.col("segment") == WHOLE).select("time")
     missing = zero.join(frame.filter(pl.col("segment") == WHOLE), on="time", how="anti")

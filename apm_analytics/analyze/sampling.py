@@ -6,9 +6,15 @@ Out: estimates with confidence intervals; without sampling an interval is one po
 The estimators are Horvitz and Thompson's total and the ratio of two of them; the interval of a
 quantile is Woodruff's [1]_. What is drawn is a trace: its spans are kept or lost together.
 
+How many people or sessions there were cannot be summed up so: who made many requests is likelier to
+be seen. What was seen once and twice tells of what was not seen at all [2]_.
+
 .. [1] Woodruff, Confidence Intervals for Medians and Other Position Measures, 1952.
+.. [2] Chao and Lin, Nonparametric Lower Bounds for Species Richness and Shared Species Richness
+   under Sampling without Replacement, Biometrics 68, 2012.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -113,6 +119,97 @@ def traffic(
         latency_p95=_quantile(kept["duration_s"].to_numpy(), weight, trace, z),
         traces=traces,
     )
+
+
+def quantiles(rows: str, *, by: Sequence[str], levels: Sequence[float]) -> str:
+    """Give SQL for the quantiles of all traffic out of the rows that were kept.
+
+    Parameters
+    ----------
+    rows : SQL with the columns of `by`, never null, `value`, and `weight`: how many it stands for.
+    levels : in (0, 1).
+
+    Returns
+    -------
+    A select of `by` and `quantiles`, a list in the order of the levels. Where all rows count the
+    same, as without sampling, these are DuckDB's own; else the least value that, with all below
+    it, has its share of the weight.
+
+    Examples
+    --------
+    >>> con.sql(quantiles("select 1 as part, duration_ns as value, sample_weight as weight"
+    ...                   " from spans", by=["part"], levels=[0.95]))  # doctest: +SKIP
+    """
+    keys = ", ".join(by)
+    listed = ", ".join(map(repr, levels))
+    reached = ", ".join(f"min(value) filter (share >= {level!r})" for level in levels)
+    return f"""
+        with kept as materialized ({rows}),
+        even as (
+          select {keys}, quantile_cont(value, [{listed}]) as own, min(weight) < max(weight) as mixed
+          from kept
+          group by {keys}
+        ),
+        ranked as (
+          select {keys}, value, sum(weight) over (
+            partition by {keys} order by value rows unbounded preceding
+          ) / sum(weight) over (partition by {keys}) as share
+          from kept
+          join (select {keys} from even where mixed) as mixed using ({keys})
+        ),
+        weighted as (select {keys}, [{reached}] as reached from ranked group by {keys})
+        select {keys}, coalesce(reached, own) as quantiles
+        from even
+        left join weighted using ({keys})
+    """
+
+
+def distinct(
+    rows: duckdb.DuckDBPyRelation, thing: str, *, by: Sequence[str], of: str = "true"
+) -> duckdb.DuckDBPyRelation:
+    """Estimate how many different people or sessions there were, in groups and in all of them.
+
+    Parameters
+    ----------
+    rows : spans with `trace_id`, `sample_weight` and what the rest names.
+    thing : the column with the id.
+    by : one column for the groups of `whole`, such as a window, and more for finer groups.
+    of : SQL of the rows that count for `part`.
+
+    Returns
+    -------
+    The columns of `by`, of which all but the first are null for the whole; `whole` and `part`:
+    things, and things with a row that fits. Without sampling both are plain counts; with it, a
+    lower bound that is close when things differ little in how many traces they have.
+    """
+    first, keys = by[0], ", ".join(by)
+    traces = rows.aggregate(
+        f"{keys}, {thing} as thing, trace_id, max(sample_weight) as weight,"
+        f" coalesce(bool_or({of}), false) as fits",
+        f"grouping sets (({keys}, {thing}, trace_id), ({first}, {thing}, trace_id))",
+    )
+    things = traces.aggregate(
+        f"{keys}, thing, count(*) as kept, sum(weight) as stood_for, max(weight) > 1 as sampled,"
+        " count(*) filter (fits) as kept_part, sum(weight) filter (fits) as stood_for_part",
+        f"{keys}, thing",
+    )
+    return things.aggregate(
+        f"{keys}, {_seen_and_unseen('kept', 'stood_for')} as whole,"
+        f" {_seen_and_unseen('kept_part', 'stood_for_part')} as part",
+        keys,
+    )
+
+
+def _seen_and_unseen(kept: str, stood_for: str) -> str:
+    """Give the SQL of seen + once^2 / (2 twice + share / (1 - share) once)."""
+    chosen = f"thing is not null and sampled and {kept}"
+    once = f"count(*) filter ({chosen} = 1)"
+    twice = f"count(*) filter ({chosen} = 2)"
+    # share / (1 - share) = kept / (all - kept)
+    unkept = f"nullif(sum({stood_for} - {kept}) filter ({chosen} > 0), 0)"
+    odds = f"(sum({kept}) filter ({chosen} > 0) / {unkept})"
+    seen = f"count(*) filter (thing is not null and {kept} > 0)"
+    return f"{seen} + coalesce({once} ** 2 / nullif(2 * {twice} + {odds} * {once}, 0), 0)"
 
 
 def _standard_error(

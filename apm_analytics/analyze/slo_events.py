@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import duckdb
 import polars as pl
 
+from apm_analytics.analyze import sampling
 from apm_analytics.analyze.slo_model import Objective, Selection, Slo
 from apm_analytics.lake import query
 
@@ -173,13 +174,20 @@ def slice_quantiles(
     total = objective.indicator.total
     size_ns = objective.slice_min * 60 * NS_PER_S
     begins = asked.bind(start)
+    rows = (
+        f"select (epoch_ns(time) - epoch_ns({begins}::timestamp)) // {size_ns} as slice,"
+        f" duration_ns as value, weight from {requests.table(objective)}"
+        f" where {asked.between(start, until)} and {_fits(asked, total)}"
+        f" and not ({_during(asked, maintenance)})"
+    )
+    assert total.quantile is not None
+    measured = sampling.quantiles(rows, by=["slice"], levels=[total.quantile])
     return query.frame(
         requests.con,
-        f"select (epoch_ns(time) - epoch_ns({begins}::timestamp)) // {size_ns} as slice,"
-        f" quantile_cont(duration_ns, {asked.bind(total.quantile)}) / 1e9 as value,"
-        f" sum(weight) as total from {requests.table(objective)}"
-        f" where {asked.between(start, until)} and {_fits(asked, total)}"
-        f" and not ({_during(asked, maintenance)}) group by slice order by slice",
+        f"with measured as ({measured}), counted as ("
+        f"select slice, sum(weight) as total from ({rows}) group by slice)"
+        " select slice, quantiles[1] / 1e9 as value, total"
+        " from measured join counted using (slice) order by slice",
         asked.values,
     )
 

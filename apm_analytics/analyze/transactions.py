@@ -15,7 +15,7 @@ from datetime import datetime
 import duckdb
 import polars as pl
 
-from apm_analytics.analyze import critical_path
+from apm_analytics.analyze import critical_path, sampling
 from apm_analytics.analyze.transactions_hours import Hours
 from apm_analytics.analyze.transactions_specs import Transaction
 from apm_analytics.lake import query
@@ -112,9 +112,14 @@ def summary(found: Instances, *, by: str | None = None) -> pl.DataFrame:
     frames = []
     for one in found.transactions:
         quantiles = ", ".join(
-            f"quantile_cont(duration_ns, {level}) filter (where state = 'completed') / 1e9"
-            f" as latency_p{level * 100:.0f}_s"
-            for level in QUANTILES
+            f"quantiles[{place}] / 1e9 as latency_p{level * 100:.0f}_s"
+            for place, level in enumerate(QUANTILES, 1)
+        )
+        durations = sampling.quantiles(
+            f"select {part}, duration_ns as value, weight from {found.tables[one.name]}"
+            " where state = 'completed'",
+            by=["part"],
+            levels=QUANTILES,
         )
         states = ", ".join(
             f"coalesce(sum(weight) filter (where state = '{state}'), 0) as {state}"
@@ -123,10 +128,13 @@ def summary(found: Instances, *, by: str | None = None) -> pl.DataFrame:
         judged = f"in_hours and state in ({judged_states(one)})"
         rows = query.frame(
             found.con,
-            f"select {part}, coalesce(sum(weight), 0) as instances, {states}, {quantiles},"
+            f"with counted as (select {part}, coalesce(sum(weight), 0) as instances, {states},"
             f" coalesce(sum(weight) filter (where {judged}), 0) as judged,"
             f" coalesce(sum(weight) filter (where {judged} and attained), 0) as attained"
-            f" from {found.tables[one.name]} {group} order by instances desc, part",
+            f" from {found.tables[one.name]} {group}), durations as ({durations})"
+            f" select part, instances, completed, failed, in_flight, abandoned, {quantiles},"
+            " judged, attained from counted left join durations using (part)"
+            " order by instances desc, part",
         )
         value = one.value
         frames.append(

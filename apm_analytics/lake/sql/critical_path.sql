@@ -1,4 +1,4 @@
--- the critical path of every trace: its spans with their critical self time (ns), which sum to the root's duration
+-- the critical path of every trace: its spans with their critical self time (ns), which sum to the root's duration, and how many the root stands for (1)
 with recursive
 -- a span that arrived twice is one; $trace_ids null: all that begin in [$since, $until)
 found as (
@@ -10,7 +10,8 @@ found as (
     name,
     status_code,
     epoch_ns(time) as starts,
-    epoch_ns(time) + greatest(duration_ns, 0) as ends
+    epoch_ns(time) + greatest(duration_ns, 0) as ends,
+    sample_weight
   from spans
   where ($since::timestamp is null or time >= $since::timestamp::timestamp_ns)
     and ($until::timestamp is null or time < $until::timestamp::timestamp_ns)
@@ -169,6 +170,7 @@ select
   numbered.service_name,
   numbered.name as operation,
   numbered.status_code,
+  roots.sample_weight,
   path.depth,
   path.starts,
   (path.ends - path.starts - coalesce(inside.covered, 0))::bigint as critical_ns

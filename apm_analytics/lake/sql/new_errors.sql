@@ -1,4 +1,4 @@
--- errors of the last 24 hours of the spans (UTC) that their operation had not before, with counts
+-- errors of the last 24 hours of the spans (UTC) that their operation had not before, with counts, sampling made up for
 with failed as (
   select
     coalesce(service_name, '') as service_name,
@@ -9,7 +9,7 @@ with failed as (
       'HTTP ' || http_response_status_code,
       'no type'
     ) as error,
-    count(*) as count,
+    round(sum(sample_weight))::bigint as count,
     min(time) as first_seen
   from spans
   where status_code = 'error'

@@ -24,8 +24,8 @@ hung as (
   select
     child.service_name,
     child.name,
-    count(*) as traces,
-    count(*) filter (
+    sum(child.sample_weight) as traces,
+    sum(child.sample_weight) filter (
       root.service_name = $service
       and root.name in (select unnest($operations))
     ) as own
