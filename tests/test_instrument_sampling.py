@@ -151,7 +151,7 @@ def test_a_failed_child_keeps_its_whole_local_trace() -> None:
         span.end()
     assert {span.name for span in process.kept} == {"root", "child", "grandchild"}
     assert process.states() == {"ot=th:0"}
-    assert process.traces.open_spans() == 0
+    assert process.traces.open_traces() == 0
 
 
 def test_a_child_that_ends_after_its_root_follows_the_decision() -> None:
@@ -220,7 +220,7 @@ def test_a_trace_that_never_ends_is_decided_after_the_timeout() -> None:
     process.tracer.start_span("child", set_span_in_context(stuck)).end()
     process.tracer.start_span("next").end()
     assert [span.name for span in process.kept] == ["child"]
-    assert process.traces.open_spans() == 0
+    assert process.traces.open_traces() == 0
 
 
 def test_an_exception_of_ours_never_reaches_the_application() -> None:

@@ -55,7 +55,7 @@ class BusinessContext(SpanProcessor):
                 found = {
                     key: str(carried[key])[:LONGEST_VALUE] for key in CARRIED if key in carried
                 }
-            if span.parent is None or span.parent.is_remote:
+            if getattr(span, "above", None) is None:
                 if correlation := context.get(CORRELATION):
                     found["correlation.id"] = str(correlation)
                 if request := context.get(REQUEST):

@@ -10,7 +10,7 @@ neither. Whoever makes a call says so with `calls_host` just before its headers 
 import logging
 import random
 import re
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
 from fnmatch import translate
 from functools import lru_cache
@@ -18,6 +18,7 @@ from typing import Any
 
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, create_key, get_current, get_value, set_value
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import (
     CarrierT,
     Getter,
@@ -142,25 +143,20 @@ class OwnBaggagePropagator(W3CBaggagePropagator):
             carrier.pop(BAGGAGE_HEADER, None)
 
 
-class ResponseIds:
-    """Put the ids on answers; contrib's ASGI middleware calls it for every message sent."""
-
-    def inject(self, carrier: Any, context: Context | None = None, setter: Any = None) -> None:
-        """Add the headers to the start of an answer, unless the application has set them."""
-        if carrier.get("type") != "http.response.start":
-            return
-        headers = carrier.get("headers") or ()
-        present = {bytes(name).lower() for name, _ in headers}
-        added = [
-            (header.encode(), value.encode())
-            for header, value in (
-                (CORRELATION_HEADER, get_value(CORRELATION) or correlation_id(context)),
-                (REQUEST_HEADER, request_id()),
-            )
-            if isinstance(value, str) and header.encode() not in present
-        ]
-        # A new list: the old one belongs to the answer, which may be sent again.
-        carrier["headers"] = [*headers, *added]
+def identify_answer(message: Any) -> None:
+    """Put the ids on the start of an ASGI answer, unless the application has set them."""
+    headers = message.get("headers") or ()
+    present = {bytes(name).lower() for name, _ in headers}
+    added = [
+        (header, value.encode())
+        for header, value in (
+            (CORRELATION_HEADER.encode(), correlation_id()),
+            (REQUEST_HEADER.encode(), request_id()),
+        )
+        if value and header not in present
+    ]
+    # A new list: the old one belongs to the answer, which may be sent again.
+    message["headers"] = [*headers, *added]
 
 
 def identify_log_records() -> None:
@@ -183,10 +179,10 @@ def identify_log_records() -> None:
 
 
 def _received(carrier: Any, getter: Getter[Any]) -> tuple[str | None, str | None]:
-    headers = carrier.get("headers") if isinstance(carrier, dict) and "type" in carrier else None
-    if headers is not None:  # ASGI: one walk, as getters decode all headers for each look-up
+    raw = raw_headers(carrier)
+    if raw is not None:
         correlation = request = None
-        for name, value in headers:
+        for name, value in raw:
             if name == b"x-correlation-id":
                 correlation = value.decode("latin-1")
             elif name == b"x-request-id":
@@ -195,3 +191,37 @@ def _received(carrier: Any, getter: Getter[Any]) -> tuple[str | None, str | None
     first = (getter.get(carrier, header) for header in (CORRELATION_HEADER, REQUEST_HEADER))
     correlation, request = (values[0] if values else None for values in first)
     return correlation, request
+
+
+def raw_headers(carrier: Any) -> Iterable[tuple[bytes, bytes]] | None:
+    """Give an ASGI request's headers, from its scope or Starlette's `Headers`; None of others."""
+    if isinstance(carrier, dict):
+        return carrier.get("headers") if "type" in carrier else None
+    found = getattr(carrier, "raw", None)
+    return found if isinstance(found, list) else None
+
+
+class Propagation(CompositePropagator):
+    """The propagators in turn; one whose headers have not come is not asked.
+
+    Each would decode all headers of a request for each of its own.
+    """
+
+    def __init__(self, parts: list[TextMapPropagator], always: TextMapPropagator) -> None:
+        super().__init__([*parts, always])
+        self._parts = [(frozenset(name.encode() for name in part.fields), part) for part in parts]
+        self._always = always
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,
+    ) -> Context:
+        """Take from the headers what each part knows."""
+        raw = raw_headers(carrier)
+        names = None if raw is None else {name for name, _ in raw}
+        for fields, part in self._parts:
+            if names is None or not fields.isdisjoint(names):
+                context = part.extract(carrier, context, getter)
+        return self._always.extract(carrier, context, getter)

@@ -25,6 +25,7 @@ from opentelemetry.trace import SpanContext, StatusCode, TraceFlags
 
 from apm_analytics.instrument.counts import Losses
 from apm_analytics.instrument.sampling import CRITICAL, Live, with_threshold
+from apm_analytics.instrument.spans import LightSpan
 
 MAX_HELD = 50_000  # spans held in all, so that a stall cannot eat the memory
 REASON = "sampling.reason"
@@ -35,8 +36,8 @@ class _LocalTrace:
 
     __slots__ = ("keep", "reason", "root", "spans", "started_s")
 
-    def __init__(self, root: int, started_s: float) -> None:
-        self.root = root
+    def __init__(self, root: LightSpan, started_s: float) -> None:
+        self.root: LightSpan | None = root
         self.started_s = started_s
         self.spans: list[ReadableSpan] = []
         self.reason = ""  # why it must be kept
@@ -69,52 +70,48 @@ class LocalTraces(SpanProcessor):
         self._losses = losses
         self._timeout_s = timeout_s
         self._max_spans = max_spans
-        self._open: dict[int, _LocalTrace] = {}  # by the ids of open spans
-        self._roots: dict[int, _LocalTrace] = {}  # by the id of the root, oldest first
+        self._open: dict[_LocalTrace, None] = {}  # oldest first
         self._held = 0
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Find the local trace of a new span, or begin one."""
+        if not isinstance(span, LightSpan):
+            return
         try:
-            span_id = span.get_span_context().span_id
-            parent = span.parent
-            trace = None
-            if parent is not None and not parent.is_remote:
-                trace = self._open.get(parent.span_id)
-            if trace is None:
-                now = time.monotonic()
-                trace = _LocalTrace(span_id, now)
-                self._expire(now - self._timeout_s)
-                self._roots[span_id] = trace
-            self._open[span_id] = trace
-            if parent_context is not None and parent_context.get(CRITICAL) and not trace.reason:
+            trace = span.above.local if span.above is not None else None
+            if trace is None or trace.keep is not None:
+                trace = _LocalTrace(span, time.monotonic())
+                self._expire(trace.started_s - self._timeout_s)
+                self._open[trace] = None
+            span.local = trace
+            if parent_context is not None and CRITICAL in parent_context and not trace.reason:
                 trace.reason = "critical"
         except Exception:
             self._losses.add("spans", "failed")
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hold a span, or decide about its trace when it is the root."""
+        if not isinstance(span, LightSpan):
+            return
         try:
             self._ended(span)
         except Exception:
             self._losses.add("spans", "failed")
 
-    def open_spans(self) -> int:
-        """Give how many spans have begun and not ended."""
+    def open_traces(self) -> int:
+        """Give how many local traces have begun and are not decided."""
         return len(self._open)
 
-    def _ended(self, span: ReadableSpan) -> None:
-        context = span.context
-        assert context is not None
-        trace = self._open.pop(context.span_id, None)
-        failed = span.status.status_code is StatusCode.ERROR
+    def _ended(self, span: LightSpan) -> None:
+        trace: _LocalTrace | None = span.local
+        failed = span._status.status_code is StatusCode.ERROR
         if trace is None or trace.keep is not None:  # a straggler: its trace was decided before it
             reason = "error" if failed else trace.reason if trace else ""
             self._send(span, reason)
             return
         if failed and not trace.reason:
             trace.reason = "error"
-        if context.span_id != trace.root:
+        if span is not trace.root:
             if len(trace.spans) >= self._max_spans - 1 or self._held >= MAX_HELD:
                 self._losses.add("spans", "trace_too_long")
             else:
@@ -125,11 +122,12 @@ class LocalTraces(SpanProcessor):
             return
         if not trace.reason and _seconds(span) >= self._live.policy.slow_s:
             trace.reason = "slow"
-        self._decide(trace, context.trace_flags.sampled)
+        self._decide(trace, span._context.trace_flags.sampled)
         self._send(span, trace.reason)
 
     def _decide(self, trace: _LocalTrace, sampled: bool) -> None:
-        self._roots.pop(trace.root, None)
+        self._open.pop(trace, None)
+        trace.root = None  # no circle: what is dropped is free at once
         trace.keep = sampled or bool(trace.reason)
         self._release(trace)
 
@@ -150,15 +148,12 @@ class LocalTraces(SpanProcessor):
     def _expire(self, before_s: float) -> None:
         """Decide about the oldest trace if it is open since before a time: it is slow by now."""
         try:
-            root, trace = next(iter(self._roots.items()))
+            trace = next(iter(self._open))
         except (StopIteration, RuntimeError):  # none, or another thread came between
             return
-        if trace.started_s >= before_s or self._roots.pop(root, None) is None:
-            return
-        trace.reason = trace.reason or "slow"
-        self._decide(trace, sampled=False)
-        for span_id in [key for key, value in list(self._open.items()) if value is trace]:
-            self._open.pop(span_id, None)
+        if trace.started_s < before_s:
+            trace.reason = trace.reason or "slow"
+            self._decide(trace, sampled=False)
 
 
 def _seconds(span: ReadableSpan) -> float:

@@ -9,16 +9,15 @@ instrumentations make eight a request.
 
 import weakref
 from collections.abc import Iterable
+from functools import partialmethod
 from typing import Any
 
 from opentelemetry.metrics import (
     CallbackOptions,
-    Histogram,
     Meter,
     MeterProvider,
     NoOpMeter,
     Observation,
-    UpDownCounter,
 )
 
 # Body sizes and the number of running requests: no question of ours reads them.
@@ -43,22 +42,24 @@ class FewerMeters(MeterProvider):
 
 
 class _FewerMeter(NoOpMeter):
-    """Hands on what contrib's HTTP and database instrumentations make."""
+    """Hands on what is asked of it, but for what is left out."""
 
     def __init__(self, meter: Meter, left_out: tuple[str, ...]) -> None:
         super().__init__(meter.name)
         self._meter = meter
         self._left_out = left_out
 
-    def create_histogram(self, name: str, *args: Any, **kwargs: Any) -> Histogram:
-        if name in self._left_out:
-            return super().create_histogram(name)
-        return self._meter.create_histogram(name, *args, **kwargs)
+    def _create(self, kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        maker = NoOpMeter(self.name) if name in self._left_out else self._meter
+        return getattr(maker, kind)(name, *args, **kwargs)
 
-    def create_up_down_counter(self, name: str, *args: Any, **kwargs: Any) -> UpDownCounter:
-        if name in self._left_out:
-            return super().create_up_down_counter(name)
-        return self._meter.create_up_down_counter(name, *args, **kwargs)
+    create_counter = partialmethod(_create, "create_counter")
+    create_up_down_counter = partialmethod(_create, "create_up_down_counter")
+    create_histogram = partialmethod(_create, "create_histogram")
+    create_gauge = partialmethod(_create, "create_gauge")
+    create_observable_counter = partialmethod(_create, "create_observable_counter")
+    create_observable_gauge = partialmethod(_create, "create_observable_gauge")
+    create_observable_up_down_counter = partialmethod(_create, "create_observable_up_down_counter")
 
 
 class Pools:

@@ -5,14 +5,15 @@ Out: spans as the SDK's, which their processors see at start and end.
 
 The SDK's own span copies, locks and checks every attribute when it is set, and copies the span
 when it ends. These keep what they are given; limits and checks come when a span is sent, see
-`redaction`. A span takes a third of the SDK's time.
+`redaction`. A span below another of this process is of the same trace and shares its decision, so
+it draws its id only when somebody asks for it.
 """
 
 from collections.abc import Mapping, Sequence
 from time import time_ns
 from typing import Any
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, Span, SpanLimits, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -26,47 +27,78 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
-from apm_analytics.instrument.sampling import ConsistentSampler
+from apm_analytics.instrument.sampling import CRITICAL, ConsistentSampler
 
 _FLAGS = [TraceFlags(flags) for flags in range(4)]
 _UNSET = Status(StatusCode.UNSET)
 
 
 class LightSpan(Span):
-    """A span of the SDK that keeps what it is given; nothing is taken after its end."""
+    """A span of the SDK that keeps what it is given; nothing is taken after its end.
+
+    `above` is the span of this process that it lies in, None for a local root; `local` is the
+    state of its local trace, see `local_traces`.
+    """
+
+    # What most spans never get is not set on each.
+    _made: SpanContext | None = None
+    _from: SpanContext | None = None
+    _events: Any = ()
+    _links: Any = ()
+    _instrumentation_info = None
+    _status = _UNSET
+    _end_time: int | None = None
+    _record_exception = True
+    _set_status_on_exception = True
+    local: Any = None
 
     def __init__(
         self,
+        tracer: "LightTracer",
+        above: "LightSpan | None",
         name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
         kind: SpanKind,
         attributes: Mapping[str, Any] | None,
-        links: Sequence[Link] | None,
-        resource: Resource,
-        scope: InstrumentationScope,
-        processor: SpanProcessor,
-        limits: SpanLimits,
-        record_exception: bool,
-        set_status_on_exception: bool,
+        start_time: int | None,
     ) -> None:
+        self._tracer = tracer
+        self.above = above
         self._name = name
-        self._context = context
-        self._parent = parent
         self._kind = kind
         self._attributes: dict[str, Any] = dict(attributes) if attributes else {}
-        self._events: list[Event] = []
-        self._links: list[Link] = list(links) if links else []
-        self._resource = resource
-        self._instrumentation_scope = scope
-        self._instrumentation_info = None
-        self._status = _UNSET
-        self._start_time: int | None = None
-        self._end_time: int | None = None
-        self._span_processor = processor
-        self._limits = limits
-        self._record_exception = record_exception
-        self._set_status_on_exception = set_status_on_exception
+        self._start_time = time_ns() if start_time is None else start_time
+
+    @property
+    def _context(self) -> SpanContext:  # type: ignore[override]
+        made = self._made
+        if made is None:
+            above = self.above
+            assert above is not None  # a local root gets its context at once
+            trace_id, _, _, flags, state, _ = above._context
+            span_id = self._tracer.id_generator.generate_span_id()
+            made = SpanContext(trace_id, span_id, False, flags, state)
+            made = self.__dict__.setdefault("_made", made)  # one for all threads
+        return made
+
+    @property
+    def _parent(self) -> SpanContext | None:  # type: ignore[override]
+        return self._from if self.above is None else self.above._context
+
+    @property
+    def _resource(self) -> Resource:  # type: ignore[override]
+        return self._tracer.resource
+
+    @property
+    def _instrumentation_scope(self) -> InstrumentationScope:  # type: ignore[override]
+        return self._tracer._instrumentation_scope
+
+    @property
+    def _limits(self) -> SpanLimits:
+        return self._tracer._span_limits
+
+    @property
+    def _span_processor(self) -> SpanProcessor:  # type: ignore[override]
+        return self._tracer.span_processor
 
     def set_attribute(self, key: str, value: Any) -> None:
         if self._end_time is None:
@@ -81,11 +113,13 @@ class LightSpan(Span):
     ) -> None:
         most = self._limits.max_events
         if self._end_time is None and (most is None or len(self._events) < most):
+            self._events = self._events or []
             self._events.append(Event(name, dict(attributes or {}), timestamp))
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         most = self._limits.max_links
         if self._end_time is None and (most is None or len(self._links) < most):
+            self._links = self._links or []
             self._links.append(Link(context, dict(attributes or {})))
 
     def update_name(self, name: str) -> None:
@@ -101,7 +135,7 @@ class LightSpan(Span):
     def end(self, end_time: int | None = None) -> None:
         if self._end_time is None:
             self._end_time = time_ns() if end_time is None else end_time
-            self._span_processor.on_end(self)
+            self._tracer.span_processor.on_end(self)
 
 
 class LightTracer(Tracer):
@@ -118,42 +152,43 @@ class LightTracer(Tracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> Span:
-        above = get_current_span(context).get_span_context()
-        ids = self.id_generator
-        if above.is_valid:
-            parent: SpanContext | None = above
-            trace_id = above.trace_id
-            random = above.trace_flags & TraceFlags.RANDOM_TRACE_ID
+        present = get_current() if context is None else context
+        above = get_current_span(present)
+        if type(above) is LightSpan:
+            span = LightSpan(self, above, name, kind, attributes, start_time)
+            if CRITICAL in present:
+                self._decide(span, present, above._context)
         else:
-            parent = None
+            span = LightSpan(self, None, name, kind, attributes, start_time)
+            self._decide(span, present, above.get_span_context())
+        if links:
+            span._links = list(links)
+        if not record_exception:
+            span._record_exception = False
+        if not set_status_on_exception:
+            span._set_status_on_exception = False
+        self.span_processor.on_start(span, parent_context=present)
+        return span
+
+    def _decide(self, span: LightSpan, context: Context, parent: SpanContext) -> None:
+        """Give a span its ids and whether it is sampled."""
+        ids = self.id_generator
+        if parent.is_valid:
+            span._from = parent
+            trace_id = parent.trace_id
+            random = parent.trace_flags & TraceFlags.RANDOM_TRACE_ID
+        else:
             trace_id = ids.generate_trace_id()
             random = TraceFlags.RANDOM_TRACE_ID if ids.is_trace_id_random() else 0
         assert isinstance(self.sampler, ConsistentSampler)
-        sampled, state = self.sampler.decide(context, above, trace_id)
-        span_context = SpanContext(
+        sampled, state = self.sampler.decide(context, parent, trace_id)
+        span._made = SpanContext(
             trace_id,
             ids.generate_span_id(),
             is_remote=False,
             trace_flags=_FLAGS[random | sampled],
             trace_state=state,
         )
-        span = LightSpan(
-            name,
-            span_context,
-            parent,
-            kind,
-            attributes,
-            links,
-            self.resource,
-            self._instrumentation_scope,
-            self.span_processor,
-            self._span_limits,
-            record_exception,
-            set_status_on_exception,
-        )
-        span._start_time = time_ns() if start_time is None else start_time
-        self.span_processor.on_start(span, parent_context=context)
-        return span
 
 
 class LightTracerProvider(TracerProvider):

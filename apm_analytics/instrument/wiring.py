@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from opentelemetry import _logs, metrics, propagate, trace
-from opentelemetry.instrumentation.propagators import set_global_response_propagator
-from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -29,15 +27,14 @@ from apm_analytics.instrument.correlation import (
     CorrelationPropagator,
     OwnBaggagePropagator,
     OwnHosts,
-    ResponseIds,
-    correlation_id,
+    Propagation,
     identify_log_records,
-    request_id,
 )
 from apm_analytics.instrument.engines import Engines
 from apm_analytics.instrument.meters import LEFT_OUT_HTTP, POOLS, FewerMeters, Pools
 from apm_analytics.instrument.pipeline import Pipeline
 from apm_analytics.instrument.remote import RemoteSettings
+from apm_analytics.instrument.requests import watch_requests
 
 # Today's names of HTTP and database attributes, which the lake's columns carry.
 STABLE_NAMES = ("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
@@ -106,10 +103,9 @@ def start(
     os.environ.setdefault(*STABLE_NAMES)
     pipeline = Pipeline(settings, Resource.create(resource_attributes or {}))
     trace.set_tracer_provider(pipeline.traces)
-    metrics.set_meter_provider(pipeline.meters)
+    metrics.set_meter_provider(FewerMeters(pipeline.meters, LEFT_OUT_HTTP))
     _logs.set_logger_provider(pipeline.logs)
     propagate.set_global_textmap(_propagator())
-    set_global_response_propagator(ResponseIds())  # type: ignore[no-untyped-call]
     identify_log_records()
     limit_series(settings.kpi_max_series)
     transaction.live = pipeline.live
@@ -143,15 +139,7 @@ def instrument_library(name: str, pipeline: Pipeline) -> bool:
 
 def watch_application(app: Any, pipeline: Pipeline) -> None:
     """Watch the requests of a FastAPI application, and give errors an answer with their ids."""
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-
-    answer_errors(app)
-    FastAPIInstrumentor.instrument_app(
-        app,
-        tracer_provider=pipeline.traces,
-        meter_provider=FewerMeters(pipeline.meters, LEFT_OUT_HTTP),
-        exclude_spans=["receive", "send"],
-    )
+    watch_requests(app, pipeline)
     profiling.profile_in_threads()
     _send_at_shutdown(app, pipeline)
 
@@ -176,30 +164,7 @@ def _send_at_shutdown(app: Any, pipeline: Pipeline) -> None:
     router.lifespan_context = lifespan
 
 
-def answer_errors(app: Any) -> None:
-    """Answer an exception nobody handles with a 500 that names the ids.
-
-    Handlers of the application stay, those that it adds later take the place of ours.
-    """
-    handlers = getattr(app, "exception_handlers", None)
-    if handlers is None or Exception in handlers or 500 in handlers:
-        return
-    from starlette.responses import JSONResponse
-
-    async def answer(_: Any, error: Exception) -> JSONResponse:
-        return JSONResponse(
-            {
-                "error": "internal server error",
-                "correlation_id": correlation_id(),
-                "request_id": request_id(),
-            },
-            status_code=500,
-        )
-
-    handlers[Exception] = answer
-
-
-def _propagator() -> CompositePropagator:
+def _propagator() -> Propagation:
     """Give what OTEL_PROPAGATORS asks for, baggage for our own hosts only, and the X-ids."""
     names = os.environ.get("OTEL_PROPAGATORS", "tracecontext,baggage").split(",")
     known: dict[str, Callable[[], TextMapPropagator]] = {
@@ -215,7 +180,7 @@ def _propagator() -> CompositePropagator:
                 "OTEL_PROPAGATORS: found %r, needs some of tracecontext, baggage; it is left out",
                 name,
             )
-    return CompositePropagator([*found, CorrelationPropagator()])
+    return Propagation(found, CorrelationPropagator())
 
 
 def _watch_memory(seconds: float, pipeline: Pipeline) -> None:

@@ -1,0 +1,115 @@
+"""Watch the requests of a FastAPI application, by what FastAPI or contrib measures itself.
+
+In:  an application, the pipeline's providers.
+Out: a span and a duration for each request; the ids on every answer, the exception behind a failed
+     one on its span.
+
+FastAPI 0.142 and newer are instrumented from within [1]_: that knows the route it has chosen and
+costs half of contrib's ASGI middleware, which matches all routes once more. Contrib's serves older
+ones, and applications that have switched FastAPI's own off.
+
+References
+----------
+.. [1] https://fastapi.tiangolo.com/advanced/opentelemetry/
+"""
+
+import logging
+import sys
+from typing import Any
+
+from opentelemetry.trace import get_current_span
+
+from apm_analytics.instrument.correlation import correlation_id, identify_answer, request_id
+from apm_analytics.instrument.meters import LEFT_OUT_HTTP, FewerMeters
+from apm_analytics.instrument.pipeline import Pipeline
+
+_log = logging.getLogger(__name__)
+
+
+def watch_requests(app: Any, pipeline: Pipeline) -> None:
+    """Watch the requests of an application that has not served any."""
+    answer_errors(app)
+    native = _watches_itself(app)
+    if not native:
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        FastAPIInstrumentor.instrument_app(
+            app,
+            tracer_provider=pipeline.traces,
+            meter_provider=FewerMeters(pipeline.meters, LEFT_OUT_HTTP),
+            exclude_spans=["receive", "send"],
+        )
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: Answers(build(), records_errors=native)
+
+
+def answer_errors(app: Any) -> None:
+    """Answer an exception nobody handles with a 500 that names the ids.
+
+    Handlers of the application stay, those that it adds later take the place of ours.
+    """
+    handlers = getattr(app, "exception_handlers", None)
+    if handlers is None or Exception in handlers or 500 in handlers:
+        return
+    from starlette.responses import JSONResponse
+
+    async def answer(_: Any, error: Exception) -> JSONResponse:
+        return JSONResponse(
+            {
+                "error": "internal server error",
+                "correlation_id": correlation_id(),
+                "request_id": request_id(),
+            },
+            status_code=500,
+        )
+
+    handlers[Exception] = answer
+
+
+class Answers:
+    """An ASGI application around another: looks at the answers that it sends."""
+
+    def __init__(self, app: Any, *, records_errors: bool) -> None:
+        self.app = app
+        self._records_errors = records_errors
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_identified(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                try:
+                    identify_answer(message)
+                    if self._records_errors and message["status"] >= 500:
+                        _record(sys.exc_info()[1])  # a handler answers while it is handled
+                except Exception:
+                    _log.debug("an answer was not looked at", exc_info=True)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_identified)
+        except Exception as error:
+            if self._records_errors:
+                _record(error)
+            raise
+
+
+def _record(error: BaseException | None) -> None:
+    span = get_current_span()
+    if isinstance(error, Exception) and span.is_recording():
+        span.record_exception(error)
+
+
+def _watches_itself(app: Any) -> bool:
+    """Tell whether FastAPI makes spans for an application; spare what we leave out of them.
+
+    Where a coming FastAPI keeps its settings elsewhere, contrib's instrumentation is used.
+    """
+    config = getattr(app, "_telemetry", None)
+    if not isinstance(config, dict) or not config.get("tracing") or not config.get("metrics"):
+        return False
+    # Spans of a request's inner steps, and log records of what is recorded on its span.
+    config.update(operation_spans=False, logs=False)
+    return True
