@@ -126,11 +126,12 @@ class GateParams(_Frozen):
 
 
 class ServiceRetention(_Frozen):
-    """Days that differ for one service."""
+    """What differs for one service."""
 
     metrics_days: float | None = Field(default=None, gt=0)
     traces_days: float | None = Field(default=None, gt=0)
     logs_days: float | None = Field(default=None, gt=0)
+    high_resolution_hours: float | None = Field(default=None, gt=0)
 
 
 class RetentionSettings(_Frozen):
@@ -141,6 +142,13 @@ class RetentionSettings(_Frozen):
     logs_days: float = Field(default=30, gt=0)
     high_resolution_hours: float = Field(default=24, gt=0)
     services: dict[str, ServiceRetention] = {}
+
+    def said(self) -> str:
+        """Say for a person how long what is kept."""
+        return (
+            f"metrics {self.metrics_days:g} days (every point {self.high_resolution_hours:g} hours,"
+            f" then one a minute), traces {self.traces_days:g} days, logs {self.logs_days:g} days"
+        )
 
 
 class Params(_Frozen):

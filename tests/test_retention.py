@@ -1,9 +1,11 @@
 """Old telemetry goes; old metric points get coarser, and what is asked of them stays right."""
 
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import live_receiver
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -11,6 +13,8 @@ from rows import MONDAY_NS, spans, table
 
 from apm_analytics import cli, settings
 from apm_analytics.errors import BadParameter
+from apm_analytics.ingest.receiver import Config
+from apm_analytics.ingest.receiver import service as live
 from apm_analytics.lake import compaction, query, snapshots
 from apm_analytics.lake.manifest import live_parts, open_manifest
 from apm_analytics.lake.retention import retain
@@ -33,9 +37,9 @@ def points(lake: Path, name: str, times_s: Any, **columns: Any) -> None:
     snapshots.append(lake, {name: table(name, {"time": times, **filled})})
 
 
-def ask(lake: Path, sql: str) -> list[dict[str, Any]]:
+def ask(lake: Path, sql: str, **values: object) -> list[dict[str, Any]]:
     with query.connect(lake) as con:
-        return query.frame(con, sql).to_dicts()
+        return query.frame(con, sql, values).to_dicts()
 
 
 def quantile(row: dict[str, Any], q: float) -> float:
@@ -259,6 +263,54 @@ def test_one_service_can_have_more_or_fewer_days_than_the_others(tmp_path: Path)
         assert live_parts(con) == parts
     assert left(31) == ["long"]
     assert left(91) == []
+
+
+def test_one_service_can_keep_its_points_for_longer_or_shorter(tmp_path: Path) -> None:
+    services = ["short", "long", "other"]
+    for one in services:
+        columns = {"kind": "gauge", "service_name": one}
+        points(tmp_path, "metric_points", [0, 20, 40], value=[1.0, 2.0, 3.0], **columns)
+    compaction.compact(tmp_path, now_s=WEEK_LATER_S)
+    hours = {"short": {"high_resolution_hours": 6}, "long": {"high_resolution_hours": 72}}
+    periods = RetentionSettings.model_validate({"services": hours})
+
+    def left(after_hours: float) -> dict[str, list[float]]:
+        now_s = MONDAY_S + after_hours * 3_600
+        assert retain(tmp_path, periods, now_s=now_s, dry_run=True).points_after == 0
+        retain(tmp_path, periods, now_s=now_s)
+        before = live_paths(tmp_path)
+        assert retain(tmp_path, periods, now_s=now_s).points_before == 0
+        assert live_paths(tmp_path) == before
+        sql = "select service_name, value from metric_points order by time, value"
+        rows = ask(tmp_path, sql)
+        return {one: [r["value"] for r in rows if r["service_name"] == one] for one in services}
+
+    every, last = [1.0, 2.0, 3.0], [3.0]
+    assert left(5) == {"short": every, "long": every, "other": every}
+    assert left(7) == {"short": last, "long": every, "other": every}
+    assert left(25) == {"short": last, "long": every, "other": last}
+    assert left(73) == {"short": last, "long": last, "other": last}
+    counts = ask(tmp_path, "select count from exp_histogram_points")
+    assert [row["count"] for row in counts] == [3, 3, 3]
+
+
+def test_a_receiver_retains_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = spans([0]), spans([float(time.time() - MONDAY_S)])
+    snapshots.append(tmp_path, {"spans": old})
+    snapshots.append(tmp_path, {"spans": new})
+    monkeypatch.setattr(live, "RETAIN_EVERY_S", 0.01)
+    with live_receiver.running(Config(tmp_path, retain=True)):
+        deadline = time.monotonic() + 60
+        while live_receiver.count(tmp_path) == 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert ask(tmp_path, "select epoch_ns(time) > $limit as young from spans", limit=MONDAY_NS) == [
+        {"young": True}
+    ]
+
+
+def live_paths(lake: Path) -> list[str]:
+    with open_manifest(lake) as con:
+        return [part.path for part in live_parts(con)]
 
 
 def test_periods_come_from_the_environment_and_the_specs(

@@ -144,11 +144,7 @@ def lake_retain(lake: Path, dry_run: bool) -> None:
 
     periods = settings.retention(settings.load().workspace)
     now = datetime.now(UTC)
-    click.echo(
-        f"relative to now, {now:%Y-%m-%d %H:%M} UTC: metrics {periods.metrics_days:g} days "
-        f"(every point {periods.high_resolution_hours:g} hours, then one a minute), "
-        f"traces {periods.traces_days:g} days, logs {periods.logs_days:g} days"
-    )
+    click.echo(f"relative to now, {now:%Y-%m-%d %H:%M} UTC: {periods.said()}")
     with tqdm(desc="looking", unit=" rows", unit_scale=True, disable=None) as bar:
         done = retention.retain(
             lake, periods, now_s=now.timestamp(), dry_run=dry_run, progress=bar.update

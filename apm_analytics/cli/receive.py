@@ -35,6 +35,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Seconds."
 )
+@click.option("--no-retention", is_flag=True, help="Keep everything, whatever its age.")
 def receive(
     lake: Path,
     host: str | None,
@@ -51,6 +52,7 @@ def receive(
     max_request_mb: float,
     budget_mb: float,
     timeout: float,
+    no_retention: bool,
 ) -> None:
     """Take OTLP from SDKs and Collectors into the lake, live."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
@@ -79,7 +81,13 @@ def receive(
         max_request_bytes=int(max_request_mb * 1024 * 1024),
         budget_bytes=int(budget_mb * 1024 * 1024),
         timeout_s=timeout,
+        retain=not no_retention,
     )
+    if not no_retention:
+        periods = settings.retention(settings.load().workspace)
+        click.echo(
+            f"every hour what is too old goes: {periods.said()}; or --no-retention", err=True
+        )
     receiver.run(config, lambda line: click.echo(line, err=True))
 
 

@@ -129,7 +129,7 @@ def rewrite(
     level: int,
     resolution_s: int = 0,
     origin: str | None = None,
-    beside: tuple[str, Callable[[], pa.Table]] | None = None,
+    beside: Sequence[tuple[str, Callable[[], pa.Table], int]] = (),
 ) -> Part | None:
     """Let one part with `rows` stand for old ones, in one step.
 
@@ -138,8 +138,8 @@ def rewrite(
     old : parts of one table and day.
     rows : tables in order of time; without a row nothing takes their place.
     origin : what the new part was made from; its own hash when left out.
-    beside : another table and what gives its rows once all `rows` were taken; they appear in the
-        same step.
+    beside : a table, what gives rows of it once all `rows` were taken, and their resolution in s;
+        they appear in the same step.
 
     Returns
     -------
@@ -165,9 +165,9 @@ def rewrite(
                 written.append((temporary, replace(part, origin=origin or part.origin)))
             else:
                 writer.discard()
-        if beside is not None:
-            for temporary, part in parts.write_parts(lake, beside[0], beside[1](), name):
-                written.append((temporary, _stamped(part, old, level, resolution_s)))
+        for number, (table_name, more, own_s) in enumerate(beside):
+            for temporary, part in parts.write_parts(lake, table_name, more(), f"{name}{number}"):
+                written.append((temporary, _stamped(part, old, level, own_s)))
         with open_manifest(lake, create=True) as con, transaction(con):
             if not manifest.replace_parts(con, old, [part for _, part in written], now_s):
                 raise ApmError(

@@ -4,7 +4,7 @@ In:  a lake, how long each signal is kept, the time that this is relative to.
 Out: parts without what is too old; metric points older than a day rolled up to one a minute.
 
 A part goes once all of it is too old; it never spans midnight, so records stay for up to a day
-longer than asked for.
+longer than asked for. A service may have figures of its own for all of it.
 """
 
 import time
@@ -26,6 +26,7 @@ SIGNALS = {"spans": "traces_days", "logs": "logs_days"} | dict.fromkeys(
 )
 # Points that are rolled up together, in memory.
 ROWS_AT_ONCE = 250_000
+ALL, NONE = "true", "false"  # of the rows, in SQL
 
 Progress = Callable[[int], object]
 
@@ -79,11 +80,10 @@ def retain(
             done.removed[part.table] += _expire(lake, part, periods, now_s, dry_run)
             if progress is not None:
                 progress(part.rows)
-        limit_ns = now_ns - int(periods.high_resolution_hours * NS_PER_HOUR)
-        for some in _old_points(_live(lake), limit_ns):
-            rows = sum(part.rows for part in some)
-            if not dry_run:
-                done.points_after += _roll_up(lake, some, now_s)
+        for some, chosen in _old_points(_live(lake), periods, now_ns):
+            rows = _rows(lake, some, chosen)
+            if rows and not dry_run:
+                done.points_after += _roll_up(lake, some, chosen, now_s)
             done.points_before += rows
             if progress is not None:
                 progress(rows)
@@ -141,25 +141,58 @@ def _expire(lake: Path, part: Part, periods: RetentionSettings, now_s: float, dr
     return part.rows - kept
 
 
-def _old_points(live: Iterable[Part], limit_ns: int) -> Iterator[list[Part]]:
-    """Give parts of raw metric points older than a time, some of one table and day together."""
-    groups: dict[tuple[str, int], list[Part]] = {}
+def _old_points(
+    live: Iterable[Part], periods: RetentionSettings, now_ns: int
+) -> Iterator[tuple[list[Part], str]]:
+    """Give parts of raw points, some of one table and day together, and the SQL of the old rows."""
+    groups: dict[tuple[str, int, str], list[Part]] = {}
     for part in live:
-        raw = part.table in METRIC_TABLES and part.resolution_s < rollup.SECONDS
-        if raw and part.last_time_ns < limit_ns:
-            groups.setdefault((part.table, part.first_time_ns // NS_PER_DAY), []).append(part)
-    for group in groups.values():
+        if part.table in METRIC_TABLES and part.resolution_s < rollup.SECONDS:
+            chosen = _chosen(periods, (now_ns - part.last_time_ns) / NS_PER_HOUR)
+            key = (part.table, part.first_time_ns // NS_PER_DAY, chosen)
+            groups.setdefault(key, []).append(part)
+    for (_, _, chosen), group in groups.items():
+        if chosen == NONE:
+            continue
         some: list[Part] = []
         for part in group:
             if some and sum(one.rows for one in some) + part.rows > ROWS_AT_ONCE:
-                yield some
+                yield some, chosen
                 some = []
             some.append(part)
-        yield some
+        yield some, chosen
 
 
-def _roll_up(lake: Path, some: Sequence[Part], now_s: float) -> int:
-    points, gauges = rollup.roll_up([lake / part.path for part in some], some[0].table)
+def _chosen(periods: RetentionSettings, age_hours: float) -> str:
+    """Say in SQL of which services points of this age lose their resolution."""
+    old = age_hours > periods.high_resolution_hours
+    odd = sorted(
+        service
+        for service, own in periods.services.items()
+        if own.high_resolution_hours is not None and (age_hours > own.high_resolution_hours) != old
+    )
+    if not odd:
+        return ALL if old else NONE
+    listed = ", ".join("'" + service.replace("'", "''") + "'" for service in odd)
+    return f"coalesce(service_name, '') {'not in' if old else 'in'} ({listed})"
+
+
+def _rows(lake: Path, some: Sequence[Part], chosen: str) -> int:
+    if chosen == ALL:
+        return sum(part.rows for part in some)
+    return int(_select(lake, some, "count(*) as rows", chosen)["rows"][0].as_py())
+
+
+def _roll_up(lake: Path, some: Sequence[Part], chosen: str, now_s: float) -> int:
+    """Let rolled-up points stand for the chosen ones; the others stay as they are."""
+    table = some[0].table
+    points, gauges = rollup.roll_up([lake / part.path for part in some], table, chosen=chosen)
+
+    def others() -> pa.Table:
+        if chosen == ALL:
+            return TABLES[table].empty_table()
+        return _select(lake, some, "*", f"not ({chosen})").cast(TABLES[table])
+
     compaction.rewrite(
         lake,
         some,
@@ -167,6 +200,16 @@ def _roll_up(lake: Path, some: Sequence[Part], now_s: float) -> int:
         now_s=now_s,
         level=max(part.level for part in some) + 1,
         resolution_s=rollup.SECONDS,
-        beside=(rollup.EXPONENTIAL, lambda: gauges),
+        beside=[(rollup.EXPONENTIAL, lambda: gauges, rollup.SECONDS), (table, others, 0)],
     )
     return int(points.num_rows)
+
+
+def _select(lake: Path, some: Sequence[Part], what: str, where: str) -> pa.Table:
+    with query.offline() as con:
+        found = con.sql(
+            f"select {what} from read_parquet($files, hive_partitioning = false) where {where}",
+            params={"files": [str(lake / part.path) for part in some]},
+        )
+        assert found is not None  # a select gives rows
+        return found.to_arrow_table()

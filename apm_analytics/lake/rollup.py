@@ -58,15 +58,21 @@ _VALUES = {
 Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-def roll_up(files: Sequence[Path], table: str) -> tuple[pa.Table, pa.Table]:
+def roll_up(
+    files: Sequence[Path], table: str, *, chosen: str = "true"
+) -> tuple[pa.Table, pa.Table]:
     """Roll up the points of some parts.
+
+    Parameters
+    ----------
+    chosen : SQL of the rows that are taken.
 
     Returns
     -------
     The points a minute of the same table, and exponential histograms of its gauges (no rows for
     other tables), both in order of time.
     """
-    points = _points(files, table)
+    points = _points(files, table, chosen)
     merged = points.filter(pc.field("last"))
     if table == "histogram_points":
         merged = _with_explicit_buckets(points, merged)
@@ -76,7 +82,7 @@ def roll_up(files: Sequence[Path], table: str) -> tuple[pa.Table, pa.Table]:
     return _finished(merged, table), gauges
 
 
-def _points(files: Sequence[Path], table: str) -> pa.Table:
+def _points(files: Sequence[Path], table: str, chosen: str) -> pa.Table:
     """Read points with the number of their `cell`, of which one comes, and whether it is `last`."""
     schema = TABLES[table]
     names = set(schema.names)
@@ -118,6 +124,7 @@ def _points(files: Sequence[Path], table: str) -> pa.Table:
                 time_bucket(interval {SECONDS} seconds, time::timestamp) as minute,
                 {bounds} as bounds
               from read_parquet($files, hive_partitioning = false)
+              where {chosen}
             )
             select
               * replace ({", ".join(replaced)}),

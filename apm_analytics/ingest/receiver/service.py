@@ -12,6 +12,8 @@ import resource
 import signal
 import socket
 import ssl
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +44,8 @@ GRPC_SHARE = 0.6
 STOP_GRACE_S = 5.0
 # Some forty parts a table: enough to merge, too few to slow a query.
 COMPACT_EVERY_S = 20.0
+# The first time an hour after the start: whoever tries something out loses nothing.
+RETAIN_EVERY_S = 3_600.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 1 << 30
 _PR_SET_THP_DISABLE = 41  # linux/prctl.h
@@ -77,6 +81,7 @@ class Config:
     readers: int = 32
     timeout_s: float = 10.0
     idle_s: float = 60.0
+    retain: bool = False  # remove every hour what `apm lake retain` would
 
 
 class Receiver:
@@ -103,6 +108,7 @@ class Receiver:
         self._grpc: grpc.aio.Server | None = None
         self._stopping = asyncio.Event()
         self._compacting: asyncio.Task[None] | None = None
+        self._retaining: asyncio.Task[None] | None = None
         self.grpc_port = self.http_port = self.admin_port = 0
 
     async def start(self) -> None:
@@ -147,6 +153,8 @@ class Receiver:
             connections=lambda: open_connections(server),
         )
         self._compacting = asyncio.create_task(self._compact_often())
+        if config.retain:
+            self._retaining = asyncio.create_task(self._retain_often())
 
     async def stop(self) -> None:
         """Answer what is on its way, write everything, close."""
@@ -156,8 +164,9 @@ class Receiver:
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._serving)
-        if self._compacting is not None:
-            await self._compacting
+        for task in (self._compacting, self._retaining):
+            if task is not None:
+                await task
         await asyncio.to_thread(self.pipeline.stop)
 
     async def _compact_often(self) -> None:
@@ -172,6 +181,25 @@ class Receiver:
                 _log.warning("compaction did not finish: %s", error)
             else:
                 self.metrics.compacted_parts.inc(done.merged)
+
+    async def _retain_often(self) -> None:
+        """Run `apm lake retain`, in a process whose memory goes with it, until the receiver stops.
+
+        It may be ended at any moment: the next run does the rest.
+        """
+        command = (sys.executable, "-m", "apm_analytics", "lake", "retain", "--lake")
+        stopping = asyncio.create_task(self._stopping.wait())
+        while not (await asyncio.wait({stopping}, timeout=RETAIN_EVERY_S))[0]:
+            process = await asyncio.create_subprocess_exec(
+                *command, str(self.config.lake), stdout=DEVNULL, stderr=PIPE
+            )
+            ended = asyncio.create_task(process.communicate())
+            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                process.kill()
+            _, said = await ended
+            if process.returncode and not self._stopping.is_set():
+                _log.warning("retention did not finish: %s", said.decode(errors="replace").strip())
 
     def _bind_grpc(self, server: grpc.aio.Server) -> int:
         config = self.config
