@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from apm_analytics.errors import BadInput, BadParameter
-from apm_analytics.ingest import redaction_scan
+from apm_analytics.ingest import redaction_scan, requests
+from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.redaction import Redactor
+from apm_analytics.ingest.sink import Sink
 from apm_analytics.privacy import load_rules
 
 RULES = load_rules(Path(__file__).parents[1] / "specs" / "privacy.yaml", salt="tests")
@@ -221,6 +223,50 @@ def test_secrets_anywhere_in_a_large_request_are_found_as_by_reading_all_of_it()
         quick = redacted(made)
         REDACTOR._redact_message(made)
         assert quick == made
+
+
+def test_redacting_what_the_scanner_took_gives_the_same_bytes_as_redacting_first() -> None:
+    requests.warm_up()
+    draw = random.Random(11)
+    kept_as_they_were = 0
+    for _ in range(6):  # texts and keys are known again from request to request
+        redactor = Redactor(RULES)
+        reading = requests.Requests(Sink(), Limits.around_now(), None, 1024 * 1024)
+        alike = requests.Requests(Sink(), Limits.around_now(), None, 1024 * 1024)
+        for _ in range(60):
+            made = otlp_requests.traces(draw.randrange(1, 5))
+            entry = made.resource_spans[0]
+            spans = entry.scope_spans[0].spans
+            for span in spans:
+                for key, value in draw.sample(CLEAN, 3):
+                    span.attributes.append(otlp_requests.attribute(key, value))
+            if draw.random() < 0.4:
+                place = draw.choice(list(places("")))
+                places(draw.choice(["ada@shop.example", "fine", "4111111111111111"]))[place](made)
+            if draw.random() < 0.3:
+                pair = otlp_requests.attribute(*draw.choice(SECRETS))
+                draw.choice([*spans, entry.resource, entry.scope_spans[0].scope]).attributes.append(
+                    pair
+                )
+            content = made.SerializeToString()
+            first = REDACTOR.redact("traces", content)
+            assert reading.read_redacted("traces", content, redactor) == first
+            kept_as_they_were += first is content
+            alike.read("traces", first)
+        assert reading.finish().tables["spans"].equals(alike.finish().tables["spans"])
+    assert kept_as_they_were > 100
+
+
+def test_a_record_of_very_many_attributes_is_refused_on_every_way() -> None:
+    requests.warm_up()
+    reading = requests.Requests(Sink(), Limits.around_now(), None, 1024 * 1024)
+    made = otlp_requests.traces(1)
+    span = made.resource_spans[0].scope_spans[0].spans[0]
+    for number in range(redaction_scan.MAX_PAIRS + 1):
+        span.attributes.add(key=f"{number}")
+    with pytest.raises(BadInput, match="attributes in one record"):
+        reading.read_redacted("traces", made.SerializeToString(), REDACTOR)
+    assert not reading.finish().tables
 
 
 def test_damaged_requests_are_read_within_their_bounds() -> None:

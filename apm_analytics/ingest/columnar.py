@@ -42,21 +42,25 @@ class Scanner:
     ) -> None:
         self._signal = signal
         self._refused_units = refused_units
-        self._state = State(signal, expected, limits, allocate)
+        self.state = State(signal, expected, limits, allocate)
         self._contexts: list[tuple[Any, ...]] = []
         self._known: dict[bytes, int] = {}
         self._context_of: list[int] = []
         self._bytes = 0
+        # Of the last request: where it began, and what is around its records.
+        self._began: tuple[Any, int, int] = (self.state.mark(), 0, 0)
+        self.bodies: set[bytes] = set()
 
     def take(self, payload: bytes) -> bool:
         """Take one request wholly, or leave no trace of it and say so."""
-        state = self._state
+        state = self.state
         if self._bytes + len(payload) > MAX_BYTES:
             return False
         buffer = pa.py_buffer(payload)
         mark = state.mark()
         metrics = state.count(layout.HEAD, layout.METRIC)
-        state.clear_ranges()
+        state.begin_request()
+        self.bodies.clear()
         number = SIGNAL_NUMBERS[self._signal]
         while True:
             result = scan(state.address, number, buffer.address, buffer.address + buffer.size)
@@ -64,8 +68,9 @@ class Scanner:
                 break
             state.grow()
             state.roll_back(mark, texts=False)
-            state.clear_ranges()
+            state.begin_request()
         groups = len(self._context_of)
+        self._began = (mark, groups, self._bytes)
         if (
             result == 0
             and self._take_contexts(payload, buffer.address)
@@ -73,19 +78,28 @@ class Scanner:
         ):
             self._bytes += len(payload)
             return True
-        del self._context_of[groups:]
-        state.roll_back(mark, texts=True)
+        self.take_back()
         return False
+
+    def take_back(self) -> None:
+        """Leave no trace of the last request."""
+        mark, groups, self._bytes = self._began
+        del self._context_of[groups:]
+        self.state.roll_back(mark, texts=True)
+
+    def new_texts(self) -> int:
+        """Give the code of the first text that came with the last request."""
+        return int(self._began[0][1])
 
     def tables(self) -> dict[str, pa.Table]:
         """Give the tables of all requests taken; the scanner is not used again."""
         return assembly.tables(
-            self._state, self._contexts, np.array(self._context_of, dtype=np.int32)
+            self.state, self._contexts, np.array(self._context_of, dtype=np.int32)
         )
 
     def _take_contexts(self, payload: bytes, address: int) -> bool:
         """Let the library read what is around the records; it tells whether that is damaged."""
-        state = self._state
+        state = self.state
         owners, starts, ends = (
             state.column(layout.HEAD, offset, np.int64).tolist()
             for offset in (layout.RANGE_OWNER, layout.RANGE_START, layout.RANGE_END)
@@ -107,6 +121,7 @@ class Scanner:
 
     def _context(self, entry: bytes, group: bytes) -> int | None:
         body = entry + _message(_LENGTH_FIELD_2, group)
+        self.bodies.add(body)
         known = self._known.get(body)
         if known is not None:
             return known
@@ -123,10 +138,10 @@ class Scanner:
         if not self._refused_units:
             return False
         names, units, groups = (
-            self._state.column(layout.HEAD, offset, np.int32)[first:].tolist()
+            self.state.column(layout.HEAD, offset, np.int32)[first:].tolist()
             for offset in (layout.METRIC_NAME, layout.METRIC_UNIT, layout.METRIC_GROUP)
         )
-        text = self._state.text
+        text = self.state.text
         return any(
             (self._contexts[self._context_of[group]][SERVICE], text(name), text(unit))
             in self._refused_units

@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace import export as sdk_trace
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from apm_analytics.errors import ApmError
-from apm_analytics.ingest.receiver.groups import Outcome, Stage, Units, write_letters
+from apm_analytics.ingest.receiver.groups import Stage, Taken, Units, write_letters
 from apm_analytics.ingest.redaction import Redactor
 from apm_analytics.lake import snapshots
 from apm_analytics.lake.journal import Entry
@@ -53,10 +53,10 @@ class _Writer:
             if self._closed:
                 return False
             try:
-                payload = self._redactor.redact(self._signal, request.SerializeToString())
+                payload = request.SerializeToString()
                 stage = Stage(self._units, len(payload))
-                (result,) = stage.take([Entry(self._signal, payload)])
-                if not isinstance(result, Outcome):
+                (result,) = stage.take([Entry(self._signal, payload)], self._redactor)
+                if not isinstance(result, Taken):
                     raise result
                 rows = stage.finish()
                 document = f"exporter:{uuid.uuid4().hex}"

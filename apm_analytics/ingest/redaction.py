@@ -8,7 +8,7 @@ only the records that change are parsed and written anew (`redaction_pieces`).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -20,7 +20,11 @@ from apm_analytics.ingest import redaction_scan as scanner
 from apm_analytics.ingest.columns import as_text
 from apm_analytics.ingest.otlp_protobuf import REQUESTS
 from apm_analytics.ingest.redaction_pieces import rewritten
+from apm_analytics.ingest.wire.layout import KEY_CLEAN, KEY_RULED
 from apm_analytics.privacy import PrivacyRules
+
+if TYPE_CHECKING:
+    from apm_analytics.ingest.columnar import Scanner
 
 JSON = "+json"
 # The fields that hold free text; every other text is a name of the instrumentation.
@@ -35,6 +39,8 @@ _VALUE_RULES = ("drop", "mask", "hash")
 PLACES = 4096
 # Before a request is parsed although it may be clean: how often unknown keys may fill all places.
 SCANS = 8
+# What is around the records of clean requests: resources and scopes, a few hundred bytes each.
+REMEMBERED_BODIES = 10_000
 
 
 class Redactor:
@@ -48,20 +54,58 @@ class Redactor:
 
     def __init__(self, rules: PrivacyRules) -> None:
         self._rules = rules
-        parts = _needed_parts(rules)
+        *parts, pairs = _needed_parts(rules)
         self._key_hashes = np.zeros(scanner.KEY_SLOTS, np.int64)
         self._key_known = np.zeros(scanner.KEY_SLOTS, np.int64)
-        self._kept = [*parts, self._key_hashes, self._key_known]
+        self._kept = [*parts, self._key_hashes, self._key_known, pairs]
         self._tables: dict[str, Any] = {}
         for signal, request in REQUESTS.items():
             fields = _field_table(request)
             self._kept.append(fields)
-            self._tables[signal] = _addresses([*self._kept[:7], fields])
+            self._tables[signal] = _addresses([*self._kept[:7], fields, pairs])
         self._stack = np.empty(scanner.MAX_DEPTH * scanner.FRAME, np.uint8)
         self._keys = 0
         # A pattern that needs no part could be in any text, so every text must be asked.
         self._ask_all = any(not (pattern.needs or pattern.luhn) for pattern in rules.patterns)
         self._found = np.empty((PLACES, 4), np.int64)
+        self._clean_bodies: set[bytes] = set()
+
+    def leaves(self, signal: str, taken: "Scanner") -> bool:
+        """Tell whether the rules surely change nothing of the request that a scanner took last.
+
+        It asks of each text and key once that the scanner has not seen before, instead of
+        walking the request again.
+        """
+        if self._ask_all:
+            return False
+        state = taken.state
+        unsure = state.unsure
+        asked = state.asked_keys()
+        ruled = [key for key in asked if self._has_rule(state.text(key))]
+        state.answer(asked, KEY_CLEAN)
+        state.answer(ruled, KEY_RULED)
+        if unsure or ruled or not taken.bodies <= self._clean_bodies:
+            return False
+        starts, content = state.texts()
+        count = scanner.screen(
+            starts.ctypes.data,
+            content.ctypes.data,
+            taken.new_texts(),
+            len(starts) - 1,
+            self._tables[signal].ctypes.data,
+            self._found.ctypes.data,
+            PLACES,
+        )
+        if count == scanner.TOO_MANY:
+            return False
+        texts = map(state.text, self._found.ravel()[:count].tolist())
+        return all(self._rules.text(text) == text for text in texts)
+
+    def trust(self, taken: "Scanner") -> None:
+        """Note that the rules change nothing around the records of the scanner's last request."""
+        if len(self._clean_bodies) > REMEMBERED_BODIES:
+            self._clean_bodies.clear()
+        self._clean_bodies |= taken.bodies
 
     def redact(self, kind: str, payload: bytes) -> bytes:
         """Give the request as it may be kept.
@@ -135,11 +179,14 @@ class Redactor:
         except UnicodeDecodeError:
             return True  # the parser will refuse the request
         rule = self._rules.key_rule(key)
-        ruled = rule is not None and rule.action != "keep"
-        self._learn(start + key_at, key_size, ruled)
+        self._learn(start + key_at, key_size, self._has_rule(key))
         if size == scanner.NOT_TEXT:
             return rule is not None and rule.action in _VALUE_RULES
         return self._rules.attribute(key, text) != text
+
+    def _has_rule(self, key: str) -> bool:
+        rule = self._rules.key_rule(key)
+        return rule is not None and rule.action != "keep"
 
     def _learn(self, key_at: int, key_size: int, ruled: bool) -> None:
         hashed = scanner.key_hash(key_at, key_size)
@@ -261,14 +308,17 @@ def _needed_parts(rules: PrivacyRules) -> list[Any]:
         raise BadParameter(f"specs/privacy.yaml: `needs` of {short}: at least three bytes, please")
     marks = np.zeros(scanner.TRIGRAMS, np.uint8)
     first = np.full(scanner.TRIGRAMS, -1, np.int64)
+    pairs = np.zeros(scanner.PAIRS, np.uint8)
     following = np.full(max(len(parts), 1), -1, np.int64)
     for number, part in enumerate(parts):
         slot = scanner.slot(int.from_bytes(part[:3], "little"))
         marks[slot] = 1
+        pairs[int.from_bytes(part[:2], "little") & (scanner.PAIRS - 1)] = 1
+        pairs[int.from_bytes(part[1:3], "little") & (scanner.PAIRS - 1)] = 1
         following[number] = first[slot]
         first[slot] = number
     content = np.frombuffer(b"".join(parts) or b" ", np.uint8)
-    return [marks, first, following, content, np.cumsum([0, *map(len, parts)])]
+    return [marks, first, following, content, np.cumsum([0, *map(len, parts)]), pairs]
 
 
 def _addresses(arrays: list[Any]) -> Any:

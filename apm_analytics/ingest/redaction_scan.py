@@ -9,9 +9,10 @@ every message ends within the one around it, every field within its message.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from apm_analytics.ingest.wire.compiled import compiled, entry, sources_hash
-from apm_analytics.ingest.wire.memory import load8, load64, store64
+from apm_analytics.ingest.wire.memory import load8, load32, load64, store64
 
 # What a field of a message is.
 # ODD is a second key, which no encoder writes.
@@ -27,6 +28,8 @@ NOT_TEXT = -1  # as TEXT_SIZE: the value under the key is no text
 UNREADABLE, TOO_MANY, CROWDED = -1, -2, -3
 
 TRIGRAMS = 8192
+_PAIR = 0x7F7F  # two bytes of ASCII
+PAIRS = _PAIR + 1
 KEY_SLOTS = 16384
 MIN_CARD_DIGITS = 13
 # Attributes of one record, or entries of one value; SDKs send at most 128 by default.
@@ -94,34 +97,55 @@ def _holds_part(place: int, end: int, first: int, tables: int) -> bool:
 
 
 @compiled
+def _suspicious_word(place: int, end: int, tables: int) -> bool:
+    """Tell whether a part begins at one of the first six of these eight bytes, or is cut off."""
+    word = load64(place)
+    other = word ^ _AT_SIGNS
+    if word & _HIGH_BITS or (other - _ONES) & ~other & _HIGH_BITS:
+        return True
+    lower = word | _BLANKS
+    # Every three bytes in a row hold one of these three pairs.
+    pairs = load64(tables + 64)
+    if not (
+        load8(pairs + (lower >> 8 & _PAIR))
+        | load8(pairs + (lower >> 24 & _PAIR))
+        | load8(pairs + (lower >> 40 & _PAIR))
+    ):
+        return False
+    marks, first = load64(tables), load64(tables + 8)
+    for byte in range(6):
+        found = _slot(lower >> 8 * byte & 0xFFFFFF)
+        if load8(marks + found) and _holds_part(
+            place + byte, end, load64(first + 8 * found), tables
+        ):
+            return True
+    return False
+
+
+@compiled
 def _suspicious(at: int, size: int, tables: int) -> bool:
     """Tell whether a text holds what some pattern needs."""
     end = at + size
-    marks, first = load64(tables), load64(tables + 8)
-    place = at
-    while place + 8 <= end:
-        word = load64(place)
-        other = word ^ _AT_SIGNS
-        if word & _HIGH_BITS or (other - _ONES) & ~other & _HIGH_BITS:
-            return True
-        lower = word | _BLANKS
-        for byte in range(6):
-            found = _slot(lower >> 8 * byte & 0xFFFFFF)
-            if load8(marks + found) and _holds_part(
-                place + byte, end, load64(first + 8 * found), tables
-            ):
+    if size >= 8:
+        place = at
+        while place + 8 < end:
+            if _suspicious_word(place, end, tables):
                 return True
-        place += 6
-    while place < end:
-        byte = load8(place)
-        if byte >= 0x80 or byte == 0x40:
+            place += 6
+        if _suspicious_word(end - 8, end, tables):
             return True
-        if place + 2 < end:
-            three = byte | load8(place + 1) << 8 | load8(place + 2) << 16
-            found = _slot(three | 0x202020)
-            if load8(marks + found) and _holds_part(place, end, load64(first + 8 * found), tables):
+    else:
+        marks, first = load64(tables), load64(tables + 8)
+        for place in range(at, end):
+            byte = load8(place)
+            if byte >= 0x80 or byte == 0x40:
                 return True
-        place += 1
+            if place + 2 < end:
+                three = byte | load8(place + 1) << 8 | load8(place + 2) << 16
+                found = _slot(three | 0x202020)
+                known = load64(first + 8 * found)
+                if load8(marks + found) and _holds_part(place, end, known, tables):
+                    return True
     # A run of 13 digits, with a blank or dash between groups, covers one of these places.
     place = at + MIN_CARD_DIGITS - 1
     while place < end:
@@ -172,9 +196,10 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
     Parameters
     ----------
     start, size : address of the request, and its bytes.
-    tables : address of eight others. Of needed parts: marks (a byte a slot), the first part of
+    tables : address of nine others. Of needed parts: marks (a byte a slot), the first part of
         each slot, the part that follows each, their bytes, where each begins. Of keys: their
         hashes, what is known of them. Of messages: what their fields are, FIELDS to a message.
+        Of needed parts again: marks of the two pairs in the first three bytes of each.
     stack : address of MAX_DEPTH times FRAME bytes to work with.
     found : address of `places` times KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE, to be filled.
 
@@ -287,15 +312,61 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
             return UNREADABLE
 
 
-def _entry_point() -> Callable[[int, int, int, int, int, int], int]:
-    version = int(sources_hash()[:15], 16)
+@compiled
+def _screen(
+    starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
+) -> int:
+    count = 0
+    for number in range(first, last):
+        at = load32(starts + 4 * number)
+        if _suspicious(content + at, load32(starts + 4 * number + 4) - at, tables):
+            if count == places:
+                return TOO_MANY
+            store64(found + 8 * count, number)
+            count += 1
+    return count
 
+
+class _Entries(NamedTuple):
+    scan: Callable[[int, int, int, int, int, int], int]
+    screen: Callable[[int, int, int, int, int, int, int], int]
+
+
+def _compile(version: int) -> _Entries:
+    # `version` is never below 0; the kept code depends by it on the sources that it is made of.
     @entry
     def scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
-        # Never true; it has the kept code depend on the sources that it is made of.
         return UNREADABLE if version < 0 else _scan(start, size, tables, stack, found, places)
 
-    return scan
+    @entry
+    def screen(
+        starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
+    ) -> int:
+        if version < 0:
+            return UNREADABLE
+        return _screen(starts, content, first, last, tables, found, places)
+
+    return _Entries(scan, screen)
 
 
-scan = _entry_point()
+_entries = _compile(int(sources_hash()[:15], 16))
+scan = _entries.scan
+
+
+def screen(
+    starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
+) -> int:
+    """Look through texts that lie behind each other.
+
+    Parameters
+    ----------
+    starts, content : addresses: where each text begins (int32), and the bytes of all.
+    first, last : the numbers of the first text and the one behind the last.
+    tables : as for `scan`.
+    found : address of `places` integers: the numbers of texts that some pattern might change.
+
+    Returns
+    -------
+    How many were found, or TOO_MANY.
+    """
+    return _entries.screen(starts, content, first, last, tables, found, places)

@@ -20,6 +20,7 @@ from apm_analytics.ingest.sink import Decoded, DecodedRequests, Sink
 
 if TYPE_CHECKING:
     from apm_analytics.ingest.columnar import Scanner
+    from apm_analytics.ingest.redaction import Redactor
 
 Units = Mapping[tuple[str, str, str], str]
 # The library decodes so much in about the time that the compiled scanner takes to load.
@@ -97,6 +98,35 @@ class Requests:
             request = otlp_protobuf.parse(signal, payload)
             otlp_protobuf.check_signal(signal, request, payload)
             otlp_protobuf.read_request(signal, request, self._sink, self._limits)
+
+    def read_redacted(self, signal: str, payload: bytes, redactor: "Redactor") -> bytes:
+        """Decode one request without what the privacy rules take out; gives what was decoded.
+
+        Where the scanner has taken it, only what is new to the scanner is held against the rules.
+
+        Raises
+        ------
+        BadInput
+            The bytes are no such message, or the redactor refuses it.
+        """
+        if not self._take(signal, payload):
+            kept = redactor.redact(signal, payload)
+            self.read(signal, kept)
+            return kept
+        scanner = self._scanners[signal]
+        if redactor.leaves(signal, scanner):
+            return payload
+        try:
+            kept = redactor.redact(signal, payload)
+        except BadInput:
+            scanner.take_back()
+            raise
+        if kept is payload:
+            redactor.trust(scanner)
+        else:
+            scanner.take_back()
+            self.read(signal, kept)
+        return kept
 
     def take_json(self, document: bytes, signal: str | None = None) -> bool:
         """Take an OTLP JSON document wholly, or leave no trace of it and say so.

@@ -18,8 +18,9 @@ from apm_analytics.ingest import dead_letters, otlp, otlp_json
 from apm_analytics.ingest.dead_letters import Letter
 from apm_analytics.ingest.otlp_protobuf import REQUESTS
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
-from apm_analytics.ingest.receiver.repeats import plain_kind
+from apm_analytics.ingest.receiver.repeats import plain_kind, sent_as
 from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.redaction import Redactor
 from apm_analytics.ingest.requests import Requests
 from apm_analytics.ingest.sink import DecodedRequests, Rejected, Sink
 from apm_analytics.ingest.wire import assembly
@@ -29,6 +30,8 @@ from apm_analytics.lake.schema import METRIC_TABLES
 
 SIGNALS = ("traces", "metrics", "logs")
 JSON = "+json"
+# Decoded request by request; metrics come in groups.
+_ALONE = ("traces", "logs")
 _JSON_TOP = ("resourceSpans", "resourceMetrics", "resourceLogs")
 # A partial success names this many rejected records; all of them are in the dead letters.
 NAMED_REJECTIONS = 3
@@ -40,6 +43,14 @@ class Outcome:
 
     rejected: int = 0
     message: str = ""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A request that was taken: the outcome for its sender, the entry for the journal."""
+
+    outcome: Outcome
+    entry: Entry
 
 
 @dataclass(frozen=True)
@@ -94,27 +105,45 @@ class Stage:
         self._metrics: dict[str, list[pa.Table]] = {}
         self._letters: list[Letter] = []
 
-    def take(self, entries: Sequence[Entry]) -> list[Outcome | Refused]:
-        """Decode entries; each gets its own outcome, and one that is refused leaves no row.
+    def take(
+        self, entries: Sequence[Entry], redactor: Redactor | None = None
+    ) -> list[Taken | Refused]:
+        """Redact and decode entries, each by itself; one that is refused leaves no row.
+
+        Parameters
+        ----------
+        redactor : left out where the entries are redacted already.
 
         Raises
         ------
         ApmError
             The manifest, which knows the units, cannot be used.
         """
-        results: list[Outcome | Refused] = [Outcome()] * len(entries)
-        by_kind: dict[str, list[int]] = {}
+        results: dict[int, Taken | Refused] = {}
+        metrics: dict[str, list[int]] = {}
+        kept = list(entries)
         for place, entry in enumerate(entries):
-            by_kind.setdefault(plain_kind(entry.kind), []).append(place)
-        for kind, places in by_kind.items():
-            payloads = [entries[place].payload for place in places]
-            if kind.startswith("metrics"):
-                own = self._take_metrics(kind, payloads)
-            else:
-                own = [self._take_one(kind, payload) for payload in payloads]
-            for place, result in zip(places, own, strict=True):
-                results[place] = result
-        return results
+            kind = plain_kind(entry.kind)
+            try:
+                if redactor is not None and kind in _ALONE:
+                    kept[place], outcome = self._take_redacted(entry, redactor)
+                    results[place] = Taken(outcome, kept[place])
+                    continue
+                if redactor is not None:
+                    kept[place] = _kept(entry, redactor.redact(kind, entry.payload))
+                if kind.startswith("metrics"):
+                    metrics.setdefault(kind, []).append(place)
+                    continue
+                results[place] = Taken(self._take_one(kind, kept[place].payload), kept[place])
+            except BadInput as error:
+                results[place] = Refused(Reason.MALFORMED, str(error))
+        for kind, places in metrics.items():
+            taken = self._take_metrics(kind, [kept[place].payload for place in places])
+            for place, result in zip(places, taken, strict=True):
+                results[place] = (
+                    Taken(result, kept[place]) if isinstance(result, Outcome) else result
+                )
+        return [results[place] for place in range(len(entries))]
 
     def finish(self) -> Rows:
         """Give everything; the stage is not used again."""
@@ -126,21 +155,29 @@ class Stage:
             letters += map(_letter, decoded.rejected)
         return Rows(tables, letters)
 
-    def _take_one(self, kind: str, payload: bytes) -> Outcome | Refused:
+    def _take_redacted(self, entry: Entry, redactor: Redactor) -> tuple[Entry, Outcome]:
+        signal = plain_kind(entry.kind)
+        requests, sink = self._requests_of(signal)
+        before = len(sink.rejected)
+        left = requests.read_redacted(signal, entry.payload, redactor)
+        return _kept(entry, left), _outcome(sink.rejected[before:])
+
+    def _take_one(self, kind: str, payload: bytes) -> Outcome:
         signal = kind.removesuffix(JSON)
+        requests, sink = self._requests_of(signal)
+        before = len(sink.rejected)
+        if signal == kind:
+            requests.read(signal, payload)
+        else:
+            _read_json(signal, payload, requests, sink, self._limits)
+        return _outcome(sink.rejected[before:])
+
+    def _requests_of(self, signal: str) -> tuple[Requests, Sink]:
         sink = self._sinks.get(signal)
         if sink is None:
             sink = self._sinks[signal] = Sink()
             self._requests[signal] = Requests(sink, self._limits, None, self._expected)
-        before = len(sink.rejected)
-        try:
-            if signal == kind:
-                self._requests[signal].read(signal, payload)
-            else:
-                _read_json(signal, payload, self._requests[signal], sink, self._limits)
-        except BadInput as error:
-            return Refused(Reason.MALFORMED, str(error))
-        return _outcome(sink.rejected[before:])
+        return self._requests[signal], sink
 
     def _take_metrics(self, kind: str, payloads: list[bytes]) -> list[Outcome | Refused]:
         decoded = _decode_metrics(kind, payloads, self._limits, {})
@@ -160,6 +197,11 @@ class Stage:
             else _outcome(rejected.get(number, []))
             for number in range(len(payloads))
         ]
+
+
+def _kept(entry: Entry, left: bytes) -> Entry:
+    """Give the entry of what redaction left; changed, it keeps the fingerprint of what was sent."""
+    return entry if left is entry.payload else Entry(sent_as(entry.kind, entry.payload), left)
 
 
 def _decode_metrics(

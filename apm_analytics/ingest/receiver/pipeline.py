@@ -14,15 +14,14 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from apm_analytics.errors import ApmError, BadInput
+from apm_analytics.errors import ApmError
 from apm_analytics.ingest import requests
-from apm_analytics.ingest.receiver.groups import Outcome, Stage, Units, samples
+from apm_analytics.ingest.receiver.groups import Outcome, Stage, Taken, Units, samples
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
 from apm_analytics.ingest.receiver.repeats import (
     Repeats,
     fingerprint,
-    sent_as,
     sent_fingerprint,
 )
 from apm_analytics.ingest.receiver.writer import Batch, Writer
@@ -110,7 +109,7 @@ class Pipeline:
         requests.warm_up()
         stage = Stage(self._units, MIN_STAGE_BYTES)
         for signal, payload in samples().items():
-            stage.take([Entry(signal, self._redactor.redact(signal, payload))])
+            stage.take([Entry(signal, payload)], self._redactor)
         stage.finish()
 
     def start(self) -> None:
@@ -233,16 +232,14 @@ class Pipeline:
 
     def _take_in(self, entries: list[Entry]) -> list[Outcome | Refused]:
         """Redact and decode entries, and journal those that are whole."""
-        left = [self._redacted(entry) for entry in entries]
         with self._lock:
-            whole = [entry for entry in left if isinstance(entry, Entry)]
-            taken = iter(self._stage.take(whole))
-            results = [next(taken) if isinstance(entry, Entry) else entry for entry in left]
+            taken = self._stage.take(entries, self._redactor)
             kept = [
-                (entry, len(sent.payload))
-                for entry, sent, result in zip(left, entries, results, strict=True)
-                if isinstance(entry, Entry) and isinstance(result, Outcome)
+                (result.entry, len(sent.payload))
+                for sent, result in zip(entries, taken, strict=True)
+                if isinstance(result, Taken)
             ]
+            results = [one.outcome if isinstance(one, Taken) else one for one in taken]
             if not kept:
                 return results
             try:
@@ -258,15 +255,6 @@ class Pipeline:
         if self._staged_bytes > FLUSH_BYTES:
             self._writer.ask()
         return results
-
-    def _redacted(self, entry: Entry) -> Entry | Refused:
-        try:
-            left = self._redactor.redact(entry.kind, entry.payload)
-        except BadInput as error:
-            return Refused(Reason.MALFORMED, str(error))
-        if left is entry.payload:
-            return entry
-        return Entry(sent_as(entry.kind, entry.payload), left)
 
     def _take(self) -> Batch | None:
         with self._lock:

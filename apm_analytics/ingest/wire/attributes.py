@@ -9,6 +9,8 @@ from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint
 from apm_analytics.ingest.wire.layout import (
     ARENA_CAPACITY,
+    ASKED,
+    ASKED_COUNT,
     CAPACITY,
     ENDS,
     FALSE_CODE,
@@ -20,6 +22,11 @@ from apm_analytics.ingest.wire.layout import (
     ITEM_MAP,
     ITEM_PAIR,
     ITEM_STAMPS,
+    KEY_ASKED,
+    KEY_CLEAN,
+    KEY_MARKS,
+    KEY_NEW,
+    KEY_RULED,
     LACKING,
     LACKING_SIZE,
     MAP,
@@ -45,6 +52,7 @@ from apm_analytics.ingest.wire.layout import (
     TEXTS,
     TEXTS_CAPACITY,
     TRUE_CODE,
+    UNSURE,
 )
 from apm_analytics.ingest.wire.memory import (
     double_bits,
@@ -216,12 +224,32 @@ def _pair(at: int, end: int) -> tuple[int, int, int, int]:
 
 
 @compiled
+def _key(shared: int, at: int, size: int) -> int:
+    """Give the code of a key, and note it where nobody said yet whether privacy rules have it."""
+    key = intern(shared, at, size)
+    if key < 0:
+        return key
+    place = load64(shared + KEY_MARKS) + 4 * key
+    mark = load32(place)
+    if mark == KEY_CLEAN:
+        return key
+    if mark == KEY_NEW:
+        count = load64(shared + ASKED_COUNT)
+        store32(load64(shared + ASKED) + 4 * count, key)
+        store64(shared + ASKED_COUNT, count + 1)
+        store32(place, KEY_ASKED)
+    elif mark == KEY_RULED:
+        store64(shared + UNSURE, 1)
+    return key
+
+
+@compiled
 def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
     """Take one attribute of a record; `ODD` where the library must decide."""
     key_at, key_size, value_at, value_size = _pair(at, end)
     if key_at < 0:
         return ODD
-    key = intern(shared, key_at, key_size)
+    key = _key(shared, key_at, key_size)
     kind, value, size = _value(value_at, value_at + value_size)
     if key < 0 or kind < 0:
         return ODD
@@ -329,7 +357,7 @@ def item_attribute(shared: int, block: int, at: int, end: int) -> int:
     key_at, key_size, value_at, value_size = _pair(at, end)
     if key_at < 0:
         return ODD
-    key = intern(shared, key_at, key_size)
+    key = _key(shared, key_at, key_size)
     value = any_text(shared, value_at, value_at + value_size)
     if key < 0 or value < -1 or _seen(shared, ITEM_STAMPS, ITEM_MAP, key):
         return ODD

@@ -37,8 +37,14 @@ WORD = 8
     GROUP,  # the present resource and scope
     LACKING,  # the block that has no room, and for how many bytes of a record
     LACKING_SIZE,
-) = range(0, 20 * WORD, WORD)
-SHARED_BYTES = 20 * WORD
+    KEY_MARKS,  # address: int32, what is known of each text as a key, see below
+    ASKED,  # address: int32, the texts that became keys since `ASKED_COUNT` was set to 0
+    ASKED_COUNT,
+    UNSURE,  # whether a record came that a privacy rule may change whatever its texts are
+) = range(0, 24 * WORD, WORD)
+SHARED_BYTES = 24 * WORD
+# Of a key: nobody asked yet, asked for, no privacy rule has it, one has.
+KEY_NEW, KEY_ASKED, KEY_CLEAN, KEY_RULED = range(4)
 
 # --- every block: count and capacity of each frame ---
 RECORD, TEXT_PAIR, NUMBER_PAIR, ITEM, LINK, ITEM_PAIR, LIST_ONE, LIST_TWO = range(0, 128, 16)

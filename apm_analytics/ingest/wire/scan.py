@@ -36,6 +36,7 @@ from apm_analytics.ingest.wire.layout import (
     SPANS,
     SUMMARIES,
     TABLE_NAMES,
+    UNSURE,
     table_offset,
 )
 from apm_analytics.ingest.wire.logs import log
@@ -52,6 +53,8 @@ GAUGE, SUM_KIND, HISTOGRAM, EXPONENTIAL, SUMMARY = 5, 7, 9, 10, 11
 
 # A larger record is rare, and its attributes are checked one by one.
 _LARGEST_RECORD = MAX_ATTRIBUTE_BYTES // 4
+# Only a larger record can hold more attributes than redaction allows: each has two bytes at least.
+_CROWDED_RECORD = 20_000
 _HEAD = table_offset(0)
 (_SPANS, _POINTS, _HISTOGRAMS, _EXPONENTIALS, _SUMMARIES, _LOGS) = (
     table_offset(1 + TABLE_NAMES.index(name))
@@ -135,6 +138,8 @@ def _group(shared: int, signal: int, number: int, at: int, end: int) -> int:
 def _record(shared: int, signal: int, at: int, end: int) -> int:
     if end - at > _LARGEST_RECORD:
         return ODD
+    if end - at > _CROWDED_RECORD:
+        store64(shared + UNSURE, 1)
     if signal == TRACES:
         if not has_room(shared, shared + _SPANS, end - at + 1):
             return NO_ROOM

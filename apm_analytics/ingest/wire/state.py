@@ -43,6 +43,14 @@ LEAST_PAIRS, _BYTES_A_PAIR = 4_096, 48
 LEAST_TEXTS, _BYTES_A_TEXT = 2_048, 128
 LEAST_ARENA, _ARENA_SHARE = 32 * 1_024, 2
 _UNUSED = 2**62
+# One number for each text.
+_BESIDE_TEXTS = (
+    layout.TEXT_STAMPS,
+    layout.NUMBER_STAMPS,
+    layout.ITEM_STAMPS,
+    layout.KEY_MARKS,
+    layout.ASKED,
+)
 _ALIGNMENT = 64
 
 
@@ -150,9 +158,27 @@ class State:
         if texts:
             forget(self.address, mark[1])
 
-    def clear_ranges(self) -> None:
-        """Forget the address ranges of the request before."""
+    def begin_request(self) -> None:
+        """Forget what was noted of the request before: ranges, and what nobody asked for."""
         self._set(table_offset(0) + layout.RANGE, 0)
+        self._set(layout.UNSURE, 0)
+        self.answer(self.asked_keys(), layout.KEY_NEW)
+
+    @property
+    def unsure(self) -> bool:
+        """Tell whether the request has a key with a rule, or a record of very many attributes."""
+        return bool(self._get(layout.UNSURE))
+
+    def asked_keys(self) -> list[int]:
+        """Give the keys of the request of which nobody said yet whether they have a rule."""
+        found = self._buffers[layout.ASKED].view(np.int32)[: self._get(layout.ASKED_COUNT)]
+        keys: list[int] = found.tolist()
+        return keys
+
+    def answer(self, keys: list[int], mark: int) -> None:
+        """Say of keys that were asked for what is known: one of `layout.KEY_CLEAN` and so on."""
+        self._buffers[layout.KEY_MARKS].view(np.int32)[keys] = mark
+        self._set(layout.ASKED_COUNT, 0)
 
     def grow(self) -> None:
         """Make room for the record that found none."""
@@ -199,7 +225,7 @@ class State:
         if count + texts > capacity:
             rows = max(2 * capacity, count + texts)
             self._enlarge(
-                [(layout.TEXT_STAMPS, 4), (layout.NUMBER_STAMPS, 4), (layout.ITEM_STAMPS, 4)],
+                [(place, 4) for place in _BESIDE_TEXTS],
                 count,
                 rows,
             )

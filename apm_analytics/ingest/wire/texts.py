@@ -10,6 +10,8 @@ from apm_analytics.ingest.wire.layout import (
     ARENA,
     ENDS,
     ITEM_STAMPS,
+    KEY_MARKS,
+    KEY_NEW,
     NUMBER_STAMPS,
     SCRATCH,
     SLOT_MASK,
@@ -112,6 +114,7 @@ def intern(shared: int, at: int, size: int) -> int:
     store32(load64(shared + TEXT_STAMPS) + 4 * code, -1)
     store32(load64(shared + NUMBER_STAMPS) + 4 * code, -1)
     store32(load64(shared + ITEM_STAMPS) + 4 * code, -1)
+    store32(load64(shared + KEY_MARKS) + 4 * code, KEY_NEW)
     store64(slots + 8 * place, (hashed & _UPPER) | (code + 1))
     store64(shared + TEXTS, code + 1)
     return code
