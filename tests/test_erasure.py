@@ -1,15 +1,19 @@
 """`erase` removes a person from every table and file of the lake, and nobody else."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import live_receiver
+import otlp_requests
 import pytest
 from click.testing import CliRunner
 from rows import MONDAY_NS, spans, table
 
 from apm_analytics import cli
 from apm_analytics.errors import BadInput, BadParameter
+from apm_analytics.ingest.receiver import Config
 from apm_analytics.lake import compaction, query, snapshots
 from apm_analytics.lake.erasure import erase
 from apm_analytics.lake.hot import HotView
@@ -191,6 +195,89 @@ def test_a_number_as_an_id_is_found_as_one(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "removed 1 logs" in done.output
     with query.connect(tmp_path) as con:
         assert con.execute("select body from logs").fetchall() == [("b",)]
+
+
+def test_where_others_mention_the_person_the_id_is_masked(tmp_path: Path) -> None:
+    user = "anna@example.org"
+    event_ = {"time": 1, "name": f"mail to {user}", "attributes": [("to", user)]}
+    columns = {
+        "time": [MONDAY_NS, MONDAY_NS + 1],
+        "duration_ns": [1, 1],
+        "trace_id": ["t", "u"],
+        "span_id": ["s", "s"],
+        "name": [f"GET /users/{user}", f"GET /users/x{user}"],
+        "service_name": [user, user],
+        "url_path": ["/users/anna%40example.org", None],
+        "attributes": [[("mail", f"{user} {user},{user}"), (user, "1")], []],
+        "resource_attributes": [[("owner", f"<{user}>")], None],
+        "events": [[event_], [{**event_, "name": f"{user}.uk", "attributes": [("to", "ben")]}]],
+        "links": [[{"trace_id": user, "span_id": "s", "attributes": [("a", user)]}], None],
+    }
+    snapshots.append(tmp_path, {"spans": table("spans", columns)})
+    snapshots.append(
+        tmp_path, {"logs": table("logs", {"time": [MONDAY_NS], "body": [f"{user}\nlogged in"]})}
+    )
+    compaction.compact(tmp_path)
+    said = receipt_of(tmp_path, user)
+    assert (said["masked"]["spans"], said["masked"]["logs"]) == (2, 1)
+    assert sum(said["records"].values()) == 0
+    with query.connect(tmp_path) as con:
+        first, second = query.frame(con, "select * from spans order by time").to_dicts()
+        [body] = con.execute("select body from logs").fetchall()
+    assert body == ("[erased]\nlogged in",)
+    assert (first["name"], first["url_path"]) == ("GET /users/[erased]", "/users/[erased]")
+    assert first["attributes"] == {"mail": "[erased] [erased],[erased]", user: "1"}
+    assert first["resource_attributes"] == {"owner": "<[erased]>"}
+    assert first["events"][0]["name"] == "mail to [erased]"
+    assert first["events"][0]["attributes"] == {"to": "[erased]"}
+    # Who is called like a service or a trace does not rename it.
+    assert first["service_name"] == first["links"][0]["trace_id"] == user
+    assert first["links"][0]["attributes"] == {"a": "[erased]"}
+    # Another word that holds the id is another word; a dot ends one.
+    assert second["name"] == f"GET /users/x{user}"
+    assert second["events"][0]["name"] == "[erased].uk"
+    again = receipt_of(tmp_path, user)
+    assert again["parts_rewritten"] == sum(again["masked"].values()) == 0
+
+
+def test_a_short_id_is_looked_for_in_its_attributes_only_and_that_is_said(tmp_path: Path) -> None:
+    columns = {
+        "time": [MONDAY_NS, MONDAY_NS],
+        "body": ["took 42 ms", "mine"],
+        "user_id": [None, "42"],
+    }
+    snapshots.append(tmp_path, {"logs": table("logs", columns)})
+    done = CliRunner().invoke(cli.apm, ["lake", "erase", "--lake", str(tmp_path), "--user", "42"])
+    assert done.exit_code == 0 and "too short" in done.output
+    with query.connect(tmp_path) as con:
+        assert con.execute("select body from logs").fetchall() == [("took 42 ms",)]
+
+
+def test_what_a_running_receiver_holds_is_waited_for(tmp_path: Path) -> None:
+    request = otlp_requests.traces(2)
+    span = request.resource_spans[0].scope_spans[0].spans[0]
+    span.attributes.append(otlp_requests.attribute("user.id", ANNA))
+    with live_receiver.running(Config(tmp_path)) as receiver:
+        with live_receiver.exporting(receiver.grpc_port) as export:
+            assert export(request.SerializeToString()) == b""
+        said = receipt_of(tmp_path, ANNA)
+    assert (said["records"]["spans"], said["journal_segments_left"]) == (1, 0)
+    assert live_receiver.count(tmp_path) == 1
+    assert not [file for file in tmp_path.rglob("*") if ANNA.encode() in read(file)]
+
+
+def read(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
+
+
+def test_what_a_killed_process_left_goes_too(lake: Path) -> None:
+    [live, *_] = lake.rglob("spans/*/*/*.parquet")
+    stray, ours = live.with_name("stray.parquet"), live.with_name(f".x.{os.getpid()}.tmp")
+    gone = live.with_name(".x.4194305.tmp")  # no process has so large a number
+    for file in (stray, ours, gone):
+        file.write_bytes(ANNA.encode())
+    erase(lake, BEN)
+    assert (stray.exists(), ours.exists(), gone.exists()) == (False, True, False)
 
 
 def test_an_empty_id_is_refused(lake: Path) -> None:

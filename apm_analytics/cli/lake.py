@@ -119,9 +119,15 @@ def lake_erase(lake: Path, user: str) -> None:
     said = json.loads(receipt.read_text())
     counts = ", ".join(f"{count:,} {table}" for table, count in said["records"].items() if count)
     click.echo(
-        f"removed {counts or 'nothing'} and {said['dead_letters']:,} dead letters; "
+        f"removed {counts or 'nothing'} and {said['dead_letters']:,} dead letters, masked the id "
+        f"in {sum(said['masked'].values()):,} other records; "
         f"{said['parts_rewritten']:,} parts were rewritten; the receipt is {receipt}"
     )
+    if not said["mentions_masked"]:
+        click.echo(
+            "the id is too short to be told from other words: records that mention it without "
+            "being the person's stay as they are"
+        )
     if said["journal_segments_left"]:
         click.echo(
             f"{said['journal_segments_left']} segments of the journal mention the id and are no "

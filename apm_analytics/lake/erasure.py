@@ -5,7 +5,9 @@ Out: parts without these records, and a receipt that does not name the person.
 
 A record is the person's when it carries the id: in the column, in one of its maps (also under an
 older name), in an event or a link. A metric point stands for many people; it only loses its
-exemplars that carry the id. Spans of the same trace that do not carry it stay.
+exemplars that carry the id. Spans of the same trace that do not carry it stay. Where other records
+mention the id as a word, in a body, a URL or another attribute, it is masked; but an id of few
+signs stands for too much else, and is left there.
 """
 
 import base64
@@ -27,8 +29,9 @@ import pyarrow as pa
 from apm_analytics import __version__
 from apm_analytics.atomic import write_atomic
 from apm_analytics.errors import BadParameter
-from apm_analytics.lake import compaction, manifest, query
+from apm_analytics.lake import compaction, journal, manifest, masking, query
 from apm_analytics.lake.manifest import Part, open_manifest, transaction
+from apm_analytics.lake.masking import Mask
 from apm_analytics.lake.parts import ROWS_A_GROUP
 from apm_analytics.lake.schema import OLD_NAMES, TABLES, TEXT_MAP
 
@@ -38,6 +41,9 @@ RECEIPTS = "receipts"
 KEY_FILE = "key"
 DEAD_LETTERS = "dead_letter"
 JOURNAL = "journal"
+# A receiver makes parts of what it took within a second, and removes the segment a second later.
+WAIT_S = 15.0
+LOOK_AGAIN_S = 0.1
 
 Progress = Callable[[int], object]
 
@@ -59,9 +65,10 @@ def erase(
 
     Returns
     -------
-    The receipt: counts a table, parts rewritten, time, version, and the id under a keyed hash
-    whose key is in `receipts/key`. `journal_segments_left` above 0: a receiver has yet to make
-    parts of requests that mention the id; let it, then run this again.
+    The receipt: records removed and records masked by table, parts rewritten, time, version, and
+    the id under a keyed hash whose key is in `receipts/key`. `mentions_masked` false: the id is
+    too short to be looked for as a word. `journal_segments_left` above 0: requests that mention
+    the id are no parts yet and no receiver makes them; start one, then run this again.
 
     Raises
     ------
@@ -78,25 +85,19 @@ def erase(
     if not user.strip():
         raise BadParameter("got an empty id, need the user.id of one person")
     now_s = time.time() if now_s is None else now_s
-    records: Counter[str] = Counter({table: 0 for table in TABLES})
-    rewritten = 0
     with open_manifest(lake):
         pass
     with compaction.maintenance(lake):
-        looked: set[str] = set()
-        # What arrives while we work is looked through as well.
-        while parts := {one: live for one, live in _parts(lake).items() if one.path not in looked}:
-            for part, live in parts.items():
-                looked.add(part.path)
-                count = _count(lake, part, user)
-                if count:
-                    made = _without(lake, part, user, now_s) if live else None
-                    looked.update([made.path] if made else [])
-                    _remove(lake, part)
-                    records[part.table] += count if live else 0
-                    rewritten += live
-                if progress is not None:
-                    progress(part.bytes)
+        done = _Erasing(lake, user, now_s, progress)
+        until = time.monotonic() + WAIT_S
+        done.all_parts()
+        # What a running receiver has taken and not yet made parts of is waited for.
+        received = _is_received(lake, user)
+        while received and time.monotonic() < until:
+            time.sleep(LOOK_AGAIN_S)
+            done.all_parts()
+            received = bool(_segments(lake, ".segment", user))
+        _remove_strays(lake)
         with open_manifest(lake, create=True) as con, transaction(con):
             con.execute("insert into erasures (erased_at_s) values (?)", (now_s,))
     letters, damaged = _erase_letters(lake, user), _erase_damaged(lake, user)
@@ -106,8 +107,10 @@ def erase(
         {
             "erased_at": datetime.fromtimestamp(now_s, UTC).isoformat(timespec="seconds"),
             "version": __version__,
-            "records": dict(records),
-            "parts_rewritten": rewritten,
+            "records": dict(done.removed),
+            "masked": dict(done.masked),
+            "mentions_masked": masking.is_distinctive(user),
+            "parts_rewritten": done.rewritten,
             "dead_letters": letters,
             "damaged_segments": damaged,
             "journal_segments_left": len(_segments(lake, ".segment", user)),
@@ -122,15 +125,59 @@ def _parts(lake: Path) -> dict[Part, bool]:
         return dict.fromkeys(manifest.replaced_parts(con), False) | dict.fromkeys(live, True)
 
 
-def _count(lake: Path, part: Part, user: str) -> int:
-    """Count the rows of a part that carry the id."""
+class _Erasing:
+    """Parts that are looked through, and what came of it."""
+
+    def __init__(self, lake: Path, user: str, now_s: float, progress: Progress | None) -> None:
+        self.removed: Counter[str] = Counter({table: 0 for table in TABLES})
+        self.masked: Counter[str] = Counter({table: 0 for table in TABLES})
+        self.rewritten = 0
+        self._lake, self._user, self._now_s = lake, user, now_s
+        self._progress = progress
+        self._looked: set[str] = set()
+
+    def all_parts(self) -> None:
+        """Look through all parts, and through those that arrive meanwhile."""
+        while parts := {
+            one: live for one, live in _parts(self._lake).items() if one.path not in self._looked
+        }:
+            for part, live in parts.items():
+                self._looked.add(part.path)
+                self._one(part, live)
+                if self._progress is not None:
+                    self._progress(part.bytes)
+
+    def _one(self, part: Part, live: bool) -> None:
+        if not live and not (self._lake / part.path).exists():
+            _remove(self._lake, part)  # whoever removed the file died before it said so
+            return
+        removed, masked = _count(self._lake, part, self._user)
+        if not removed and not masked:
+            return
+        if live:
+            made = _without(self._lake, part, self._user, self._now_s)
+            self._looked.update([made.path] if made else [])
+            self.removed[part.table] += removed
+            self.masked[part.table] += masked
+            self.rewritten += 1
+        _remove(self._lake, part)
+
+
+def _count(lake: Path, part: Part, user: str) -> tuple[int, int]:
+    """Count the rows of a part that carry the id, and the others that mention it."""
     carries = f"({_is_the_persons(part.table)}) or ({_exemplar_of(part.table)})"
+    mentions, parameters = "false", {"file": str(lake / part.path), "user": user}
+    if masking.is_distinctive(user):
+        mask = Mask.of(part.table, user)
+        mentions, parameters = mask.mentions(), {**parameters, **mask.parameters}
     with query.offline() as con:
-        found = con.execute(
-            f"select count(*) from read_parquet($file, hive_partitioning = false) where {carries}",
-            {"file": str(lake / part.path), "user": user},
-        ).fetchone()
-    return int(found[0]) if found else 0
+        ((removed, masked),) = con.execute(
+            f"select count(*) filter ({carries}),"
+            f" count(*) filter (not ({carries}) and ({mentions}))"
+            " from read_parquet($file, hive_partitioning = false)",
+            parameters,
+        ).fetchall()
+    return int(removed), int(masked)
 
 
 def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
@@ -138,14 +185,24 @@ def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
 
     def rows() -> Iterator[pa.Table]:
         with query.offline() as con:
+            parameters = {"file": str(lake / part.path), "user": user}
+            columns = "*"
+            if masking.is_distinctive(user):
+                mask = Mask.of(part.table, user)
+                columns = ", ".join(
+                    mask.columns.get(name, name) for name in TABLES[part.table].names
+                )
+                parameters |= mask.parameters
             found = con.sql(
-                f"select {_columns(part.table)} from read_parquet($file, hive_partitioning = false)"
-                f" where not coalesce({_is_the_persons(part.table)}, false)",
-                params={"file": str(lake / part.path), "user": user},
+                f"select {columns} from (select {_columns(part.table)}"
+                " from read_parquet($file, hive_partitioning = false)"
+                f" where not coalesce({_is_the_persons(part.table)}, false))",
+                params=parameters,
             )
             assert found is not None  # a select gives rows
             for batch in found.to_arrow_reader(ROWS_A_GROUP):
-                yield pa.Table.from_batches([batch]).cast(TABLES[part.table])
+                named = pa.Table.from_batches([batch]).rename_columns(TABLES[part.table].names)
+                yield named.cast(TABLES[part.table])
 
     return compaction.rewrite(
         lake,
@@ -221,6 +278,8 @@ def _letter_mentions(line: bytes, user: str) -> bool:
         return _is_word(user, line)
     text = letter.get("document", "").encode()
     content = base64.b64decode(letter.get("document_base64", ""))
+    if masking.is_distinctive(user) and _is_word(user, line):
+        return True
     return _is_word(user, text) or _is_word(user, content) or _carries(letter, user)
 
 
@@ -251,6 +310,36 @@ def _segments(lake: Path, suffix: str, user: str) -> list[Path]:
             if _is_word(user, file.read_bytes()):
                 found.append(file)
     return found
+
+
+def _is_received(lake: Path, user: str) -> bool:
+    """Tell whether a running receiver holds requests that mention the id."""
+    return any(journal.is_locked(file.parent) for file in _segments(lake, ".segment", user))
+
+
+def _remove_strays(lake: Path) -> None:
+    """Remove what killed processes left: nobody reads it, and it may hold the person's records."""
+    with open_manifest(lake, create=True) as con, transaction(con):
+        # In a transaction no other process is between its renames and its commit.
+        named = {part.path for part in manifest.live_parts(con) + manifest.replaced_parts(con)}
+        for table in TABLES:
+            for file in (lake / table).glob("date=*/hour=*/*"):
+                if file.suffix == ".parquet" and str(file.relative_to(lake)) not in named:
+                    file.unlink(missing_ok=True)
+    for table in TABLES:
+        for file in (lake / table).glob("date=*/hour=*/.*.tmp"):
+            if not _is_alive(int(file.name.split(".")[-2])):
+                file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _is_word(user: str, content: bytes) -> bool:

@@ -262,6 +262,16 @@ def _buffers(entries: Sequence[Entry]) -> list[bytes]:
     return buffers
 
 
+def is_locked(folder: Path) -> bool:
+    """Tell whether a running receiver owns this folder."""
+    if not (folder / LOCK).exists():
+        return False
+    lock = _locked(folder)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
+
+
 def _locked(folder: Path) -> int | None:
     """Lock a folder; None when its writer is alive."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)

@@ -1,0 +1,112 @@
+"""Mask a text wherever it stands as a whole word: in bodies, URLs, names and attribute values.
+
+In:  the schema of a lake table, the text.
+Out: SQL that gives the columns without it, and tells the rows that mention it.
+
+What says where telemetry comes from and what kind it is stays: ids of traces, services, hosts,
+units, severities. So a person who is called like a service does not rename it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from apm_analytics.lake.schema import METRIC_TABLES, RESOURCE_COLUMNS, TABLES, TEXT, TEXT_MAP
+
+ERASED = "[erased]"
+# Shorter words, and numbers of few digits, stand for too much else.
+MIN_CHARACTERS = 6
+MIN_DIGITS = 8
+_STRUCTURE = frozenset(
+    {
+        *RESOURCE_COLUMNS.values(),
+        *("trace_id", "span_id", "parent_span_id", "trace_state", "kind", "status_code"),
+        *("unit", "temporality", "severity_text", "scope_name", "scope_version"),
+        *("scope_schema_url", "resource_schema_url", "peer_service", "rpc_system", "rpc_service"),
+        *("http_request_method", "url_scheme", "db_system_name", "db_operation_name"),
+    }
+)
+
+
+def is_distinctive(text: str) -> bool:
+    """Tell whether a text stands for nothing else where it is met as a word."""
+    return len(text) >= (MIN_DIGITS if text.isdigit() else MIN_CHARACTERS)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The SQL of one table; `parameters` go with every statement that holds some of it."""
+
+    columns: dict[str, str]
+    parameters: dict[str, str]
+    looks: dict[str, str]
+
+    @classmethod
+    def of(cls, table: str, text: str) -> "Mask":
+        """Give the mask of a text in a table.
+
+        Examples
+        --------
+        >>> Mask.of("logs", "anna@example.org").parameters["pattern"]
+        '(^|[^0-9A-Za-z_])(?:anna@example\\\\.org|anna%40example\\\\.org)($|[^0-9A-Za-z_])'
+        """
+        kept = _STRUCTURE | ({"name"} if table in METRIC_TABLES else set())
+        columns = {
+            field.name: masked
+            for field in TABLES[table]
+            if field.name not in kept
+            and (masked := _masked(field.name, field.type, 0)) != field.name
+        }
+        forms = dict.fromkeys((text, quote(text, safe=""), quote(text)))
+        words = "|".join(_escaped(form) for form in forms)
+        edge = "[^0-9A-Za-z_]"
+        pattern = f"(^|{edge})(?:{words})($|{edge})"
+        # Most columns hold nothing like it: looking costs less than masking. Where nested values
+        # are written as text, some signs come with others.
+        plain = not set(text) & set("\"'\\")
+        looks = {
+            name: f"regexp_matches({name}::varchar, $pattern)"
+            for name in columns
+            if plain or TABLES[table].field(name).type == TEXT
+        }
+        return cls(columns, {"pattern": pattern}, looks)
+
+    def mentions(self) -> str:
+        """Say in SQL that a row mentions the text."""
+        return " or ".join(
+            f"coalesce({self.looks.get(name, 'true')} and {masked} <> {name}, false)"
+            for name, masked in self.columns.items()
+        )
+
+
+def _escaped(form: str) -> str:
+    # RE2 knows no escape of other signs.
+    return re.sub(r"([.^$*+?{}\[\]\\|()-])", r"\\\1", form)
+
+
+def _masked(value: str, kind: pa.DataType, depth: int) -> str:
+    one = f"one_{depth}"
+    if kind == TEXT:
+        replaced = value
+        # A sign between two words belongs to the first of them: the second is met in a second pass.
+        for _ in range(2):
+            replaced = f"regexp_replace({replaced}, $pattern, '\\1{ERASED}\\2', 'g')"
+        return replaced
+    if kind == TEXT_MAP:
+        pair = f"struct_pack(key := {one}.key, value := {_masked(f'{one}.value', TEXT, depth)})"
+        return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {pair}))"
+    if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+        fields = ", ".join(_fields(one, kind.value_type, depth + 1))
+        return f"list_transform({value}, lambda {one}: struct_pack({fields}))"
+    return value
+
+
+def _fields(holder: str, kind: pa.StructType, depth: int) -> Iterator[str]:
+    for number in range(kind.num_fields):
+        field = kind.field(number)
+        value = f"{holder}.{field.name}"
+        masked = value if field.name in _STRUCTURE else _masked(value, field.type, depth)
+        yield f"{field.name} := {masked}"
