@@ -11,8 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from live_receiver import running
 from rows import MONDAY_NS, spans, table
 
+from apm_analytics.ingest.receiver import Config, upkeep
 from apm_analytics.lake import compaction, merging, query, snapshots
 from apm_analytics.lake.compaction import CLOSED_DAY, OPEN_DAY, choose, compact
 from apm_analytics.lake.hot import HotView
@@ -174,6 +176,22 @@ def test_parts_that_overlap_are_merged_with_a_bounded_number_of_rows_in_memory(
     assert [one.num_rows for one in tables] == [1_000, 1_000, 1_000, 200]
     times = pa.concat_tables(tables)["time"].cast(pa.int64()).to_pylist()
     assert times == sorted(MONDAY_NS + int(t * 1e9) for one in at for t in one)
+
+
+def test_a_receiver_has_its_parts_merged_beside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fill(tmp_path, 20)
+    assert compaction.due(tmp_path)
+    monkeypatch.setattr(upkeep, "COMPACT_EVERY_S", 0.01)
+    with running(Config(tmp_path)) as receiver:
+        deadline = time.monotonic() + 60
+        merged = 0.0
+        while merged < 20 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            merged = receiver.metrics.compacted_parts._value.get()
+    assert merged == 20 and not compaction.due(tmp_path)
+    assert times_s(tmp_path) == pytest.approx(expected) and len(live(tmp_path)) == 1
 
 
 def test_the_hot_view_sees_every_row_once_while_parts_are_replaced(tmp_path: Path) -> None:

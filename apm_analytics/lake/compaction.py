@@ -107,6 +107,21 @@ def compact(
     return done
 
 
+def due(lake: Path) -> bool:
+    """Tell whether `compact` would find something to do now.
+
+    Raises
+    ------
+    NotFound
+        There is no lake at `lake`.
+    """
+    now_s = time.time()
+    with open_manifest(lake) as con:
+        live = manifest.live_parts(con)
+        replaced = manifest.replaced_parts(con, now_s - GRACE_S)
+    return bool(replaced) or any(choose(group, _rule(group, now_s)) for group in _groups(live))
+
+
 @contextmanager
 def maintenance(lake: Path, *, wait_s: float = -1) -> Iterator[None]:
     """Be the only one that replaces parts of this lake; the end of the process ends it too.
@@ -226,6 +241,11 @@ def choose(group: Sequence[Part], rule: Rule) -> list[Part]:
     return chosen[:best]
 
 
+def _rule(group: Sequence[Part], now_s: float) -> Rule:
+    closed = (_day(group[0]) + 1) * DAY_S + LATE_S < now_s
+    return CLOSED_DAY if closed else OPEN_DAY
+
+
 def _stamped(part: Part, old: Sequence[Part], level: int, resolution_s: int) -> Part:
     newest = max(one.snapshot for one in old)
     return replace(part, snapshot=newest, level=level, resolution_s=resolution_s)
@@ -239,8 +259,8 @@ def _size_class(part: Part) -> int:
 def _compact_group(
     lake: Path, group: list[Part], now_s: float, done: Compaction, progress: Progress | None
 ) -> None:
-    closed = (_day(group[0]) + 1) * DAY_S + LATE_S < now_s
-    while chosen := choose(group, CLOSED_DAY if closed else OPEN_DAY):
+    rule = _rule(group, now_s)
+    while chosen := choose(group, rule):
         rows = sum(part.rows for part in chosen)
         level = max(part.level for part in chosen) + 1
         try:

@@ -24,8 +24,8 @@ from apm_analytics.lake.schema import TABLES
 NS_PER_HOUR = 3_600 * 10**9
 # Hours of one day share a part until it holds this many rows (docs/decisions/0003).
 ROWS_A_PART = 50_000
-# Enough to compress well; a row group in memory is some tens of megabytes.
-ROWS_A_GROUP = 128 * 1024
+# Enough to compress well; a merge holds a few of them, of some 30 MB of spans each.
+ROWS_A_GROUP = 64 * 1024
 # Readers prune by these; statistics on every column cost as much as the columns themselves.
 STATISTICS = frozenset(
     {"time", "duration_ns", "service_name", "trace_id", "name", "status_code", "trace_state"}
@@ -91,8 +91,11 @@ class PartWriter:
                 without_dictionary=NO_DICTIONARY,
                 bloom_filters={"trace_id": self._ids},
             )
-        for start in range(0, rows.num_rows, ROWS_A_GROUP):
-            self._writer.write_table(rows.slice(start, ROWS_A_GROUP))
+        # Not a full group and one of a few rows.
+        groups = max(round(rows.num_rows / ROWS_A_GROUP), 1)
+        size = -(-rows.num_rows // groups)
+        for start in range(0, rows.num_rows, size):
+            self._writer.write_table(rows.slice(start, size))
         first_ns, last_ns = rows["time"][0].value, rows["time"][-1].value
         self._times_ns = (self._times_ns[0] if self.rows else first_ns, last_ns)
         self.rows += rows.num_rows

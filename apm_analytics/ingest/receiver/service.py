@@ -1,4 +1,4 @@
-"""The receiver as a whole: doors, pipeline, writer, compaction, in one process.
+"""The receiver as a whole: doors, pipeline and writer; compaction and retention beside them.
 
 In:  where to listen, who may send, the lake.
 Out: a running receiver, until a signal or `stop`.
@@ -7,13 +7,10 @@ Out: a running receiver, until a signal or `stop`.
 import asyncio
 import contextlib
 import ctypes
-import logging
 import resource
 import signal
 import socket
 import ssl
-import sys
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +29,8 @@ from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.receiver.limits import Readers
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
+from apm_analytics.ingest.receiver.upkeep import compact_often, retain_often
 from apm_analytics.ingest.redaction import Redactor
-from apm_analytics.lake import compaction
 from apm_analytics.privacy import PrivacyRules
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -42,15 +39,11 @@ RESERVED_FILES = 512
 # gRPC takes no connection beyond its share; HTTP closes the one that has been idle longest.
 GRPC_SHARE = 0.6
 STOP_GRACE_S = 5.0
-# Some forty parts a table: enough to merge, too few to slow a query.
-COMPACT_EVERY_S = 20.0
 # The first time an hour after the start: whoever tries something out loses nothing.
 RETAIN_EVERY_S = 3_600.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 1 << 30
 _PR_SET_THP_DISABLE = 41  # linux/prctl.h
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,9 +145,13 @@ class Receiver:
             held_bytes=lambda: self.pipeline.held_bytes,
             connections=lambda: open_connections(server),
         )
-        self._compacting = asyncio.create_task(self._compact_often())
+        self._compacting = asyncio.create_task(
+            compact_often(config.lake, self._stopping, self.metrics.compacted_parts.inc)
+        )
         if config.retain:
-            self._retaining = asyncio.create_task(self._retain_often())
+            self._retaining = asyncio.create_task(
+                retain_often(config.lake, self._stopping, RETAIN_EVERY_S)
+            )
 
     async def stop(self) -> None:
         """Answer what is on its way, write everything, close."""
@@ -168,38 +165,6 @@ class Receiver:
             if task is not None:
                 await task
         await asyncio.to_thread(self.pipeline.stop)
-
-    async def _compact_often(self) -> None:
-        """Merge the parts that two flushes a second leave, until the receiver stops."""
-        while not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), COMPACT_EVERY_S)
-                return
-            try:
-                done = await asyncio.to_thread(compaction.compact, self.config.lake)
-            except ApmError as error:
-                _log.warning("compaction did not finish: %s", error)
-            else:
-                self.metrics.compacted_parts.inc(done.merged)
-
-    async def _retain_often(self) -> None:
-        """Run `apm lake retain`, in a process whose memory goes with it, until the receiver stops.
-
-        It may be ended at any moment: the next run does the rest.
-        """
-        command = (sys.executable, "-m", "apm_analytics", "lake", "retain", "--lake")
-        stopping = asyncio.create_task(self._stopping.wait())
-        while not (await asyncio.wait({stopping}, timeout=RETAIN_EVERY_S))[0]:
-            process = await asyncio.create_subprocess_exec(
-                *command, str(self.config.lake), stdout=DEVNULL, stderr=PIPE
-            )
-            ended = asyncio.create_task(process.communicate())
-            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                process.kill()
-            _, said = await ended
-            if process.returncode and not self._stopping.is_set():
-                _log.warning("retention did not finish: %s", said.decode(errors="replace").strip())
 
     def _bind_grpc(self, server: grpc.aio.Server) -> int:
         config = self.config

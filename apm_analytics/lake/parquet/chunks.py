@@ -35,7 +35,7 @@ class Chunk:
     """The pages of one column in one row group, and its ColumnChunk for the footer."""
 
     pages: list[bytes]
-    size: int
+    raw_size: int
     metadata: Value
 
 
@@ -100,7 +100,7 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
     fields[12] = _statistics(missing, bounds)
     if bloom:
         fields |= {14: i64(offset), 15: i32(len(bloom))}
-    return Chunk(pages, at - offset, struct({2: i64(0), 3: struct(fields)}))
+    return Chunk(pages, whole, struct({2: i64(0), 3: struct(fields)}))
 
 
 def _page(kind: int, field: int, about: Value, content: bytes, codec: int) -> tuple[bytes, bytes]:

@@ -63,6 +63,7 @@ class FileWriter:
         """Write one row group of at least one row."""
         start = self._at
         columns: list[Value] = []
+        raw_size = 0
         for field in self._schema:
             for leaf in leaves(field, _one_chunk(table[field.name])):
                 made = chunk(
@@ -74,8 +75,9 @@ class FileWriter:
                 )
                 self._put(made.pages)
                 columns.append(made.metadata)
-        size = i64(self._at - start)
-        group = {1: listed(columns), 2: size, 3: i64(table.num_rows), 5: i64(start), 6: size}
+                raw_size += made.raw_size
+        group = {1: listed(columns), 2: i64(raw_size), 3: i64(table.num_rows)}
+        group |= {5: i64(start), 6: i64(self._at - start)}
         self._groups.append(struct(group))
         self._columns = len(columns)
         self._rows += table.num_rows
