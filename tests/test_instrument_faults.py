@@ -176,7 +176,9 @@ def test_an_outbox_drops_and_counts_what_does_not_fit_and_survives_a_bad_exporte
         return True
 
     losses = Losses()
-    outbox: Outbox[Any] = Outbox("spans", send, losses, max_queue=10, max_batch=5, delay_s=0.01)
+    outbox: Outbox[Any] = Outbox(
+        "spans", lambda item: item, send, losses, max_queue=10, max_batch=5, delay_s=0.01
+    )
     for number in range(100):
         outbox.put(number)
     go.set()

@@ -65,9 +65,11 @@ class Process:
         self.live = Live(policy)
         self.traces = LocalTraces(self.kept.append, self.live, self.losses, **limits)
         provider = LightTracerProvider(
-            sampler=ConsistentSampler(self.live), id_generator=SeededIds(7), shutdown_on_exit=False
+            self.traces,
+            sampler=ConsistentSampler(self.live),
+            id_generator=SeededIds(7),
+            shutdown_on_exit=False,
         )
-        provider.add_span_processor(self.traces)
         self.tracer = provider.get_tracer("test")
 
     def states(self) -> set[str]:
@@ -229,8 +231,8 @@ def test_an_exception_of_ours_never_reaches_the_application() -> None:
 
     losses = Losses()
     live = Live(Policy())
-    provider = LightTracerProvider(sampler=ConsistentSampler(live), shutdown_on_exit=False)
-    provider.add_span_processor(LocalTraces(broken, live, losses))
+    traces = LocalTraces(broken, live, losses)
+    provider = LightTracerProvider(traces, sampler=ConsistentSampler(live), shutdown_on_exit=False)
     provider.get_tracer("test").start_span("a").end()
     assert losses.by_reason() == {("spans", "failed"): 1}
 

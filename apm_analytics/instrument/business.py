@@ -16,12 +16,11 @@ from typing import Any, Literal, TypeVar, cast
 from opentelemetry import baggage, metrics, trace
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
 from opentelemetry.context import Context, attach, detach, get_current, set_value
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import Status, StatusCode
 
 from apm_analytics.instrument.correlation import CORRELATION, REQUEST
-from apm_analytics.instrument.counts import Losses
 from apm_analytics.instrument.sampling import CRITICAL, Live, Policy
+from apm_analytics.instrument.spans import LightSpan
 
 SCOPE = "apm_analytics.instrument"
 TRANSACTION = "business.transaction"
@@ -39,34 +38,22 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
 
 
-class BusinessContext(SpanProcessor):
-    """Put the business context that arrived or was set on every span that starts."""
+def add_business_context(span: LightSpan) -> None:
+    """Put on a span that is sent what baggage carried when it began, and a local root's ids.
 
-    def __init__(self, losses: Losses) -> None:
-        self._losses = losses
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Set what baggage carries; on the entry into this process the ids too."""
-        try:
-            context = get_current() if parent_context is None else parent_context
-            found: dict[str, Any] = {}
-            carried = baggage.get_all(context)
-            if carried:
-                found = {
-                    key: str(carried[key])[:LONGEST_VALUE] for key in CARRIED if key in carried
-                }
-            if getattr(span, "above", None) is None:
-                if correlation := context.get(CORRELATION):
-                    found["correlation.id"] = str(correlation)
-                if request := context.get(REQUEST):
-                    found["request.id"] = str(request)
-            if found:
-                span.set_attributes(found)
-        except Exception:
-            self._losses.add("spans", "failed")
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Nothing is left to do."""
+    Nine in ten spans are not sent and spared this; what a span was given otherwise stays.
+    """
+    found: dict[str, Any] = {}
+    carried = baggage.get_all(span.within)
+    if carried:
+        found = {key: str(carried[key])[:LONGEST_VALUE] for key in CARRIED if key in carried}
+    if span.above is None:
+        if correlation := span.within.get(CORRELATION):
+            found["correlation.id"] = str(correlation)
+        if request := span.within.get(REQUEST):
+            found["request.id"] = str(request)
+    if found:
+        span.add_missing(found)
 
 
 class transaction:
@@ -181,6 +168,7 @@ class transaction:
     def _begin(self) -> None:
         above = trace.get_current_span()
         context = get_current()
+        outermost = TRANSACTION not in baggage.get_all(context)
         for key, value in self._carried.items():
             context = baggage.set_baggage(key, value, context)
         if self._critical or self._name in self.live.policy.critical_transactions:
@@ -189,10 +177,8 @@ class transaction:
             self._name, context, attributes=self._attributes
         )
         self._token = attach(trace.set_span_in_context(self._span, context))
-        if above.is_recording():  # the request that it belongs to: the outermost transaction's
-            known = getattr(above, "attributes", None) or {}
-            if TRANSACTION not in known:
-                above.set_attributes(self._carried)
+        if outermost and above.is_recording():  # the request that it belongs to
+            above.set_attributes(self._carried)
 
 
 def event(name: str, body: str = "", **attributes: Any) -> None:

@@ -19,10 +19,10 @@ decides about every request that reaches it.
 import time
 from collections.abc import Callable
 
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanContext, StatusCode, TraceFlags
 
+from apm_analytics.instrument.business import add_business_context
 from apm_analytics.instrument.counts import Losses
 from apm_analytics.instrument.sampling import CRITICAL, Live, with_threshold
 from apm_analytics.instrument.spans import LightSpan
@@ -39,13 +39,13 @@ class _LocalTrace:
     def __init__(self, root: LightSpan, started_s: float) -> None:
         self.root: LightSpan | None = root
         self.started_s = started_s
-        self.spans: list[ReadableSpan] = []
+        self.spans: list[LightSpan] = []
         self.reason = ""  # why it must be kept
         self.keep: bool | None = None
 
 
-class LocalTraces(SpanProcessor):
-    """Decide about whole local traces.
+class LocalTraces:
+    """Decide about whole local traces; safe to share between threads.
 
     Parameters
     ----------
@@ -54,6 +54,7 @@ class LocalTraces(SpanProcessor):
     losses : where dropped spans are counted.
     timeout_s : a trace open longer is decided with the spans that it has.
     max_spans : of one local trace; more are dropped and counted.
+    roots : told of the start and the end of local roots.
     """
 
     def __init__(
@@ -64,35 +65,34 @@ class LocalTraces(SpanProcessor):
         *,
         timeout_s: float = 60.0,
         max_spans: int = 1000,
+        roots: SpanProcessor | None = None,
     ) -> None:
         self._forward = forward
         self._live = live
         self._losses = losses
         self._timeout_s = timeout_s
         self._max_spans = max_spans
+        self._roots = roots
         self._open: dict[_LocalTrace, None] = {}  # oldest first
         self._held = 0
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Find the local trace of a new span, or begin one."""
-        if not isinstance(span, LightSpan):
-            return
+    def began(self, span: LightSpan) -> None:
+        """Find the local trace of a new span, or begin one; never raises."""
         try:
-            trace = span.above.local if span.above is not None else None
-            if trace is None or trace.keep is not None:
-                trace = _LocalTrace(span, time.monotonic())
-                self._expire(trace.started_s - self._timeout_s)
-                self._open[trace] = None
-            span.local = trace
-            if parent_context is not None and CRITICAL in parent_context and not trace.reason:
-                trace.reason = "critical"
+            above = span.above
+            if above is not None:
+                trace = above.local
+                if trace is not None and trace.keep is None:
+                    span.local = trace
+                    if CRITICAL in span.within:
+                        trace.reason = trace.reason or "critical"
+                    return
+            self._begin(span)
         except Exception:
             self._losses.add("spans", "failed")
 
-    def on_end(self, span: ReadableSpan) -> None:
-        """Hold a span, or decide about its trace when it is the root."""
-        if not isinstance(span, LightSpan):
-            return
+    def ended(self, span: LightSpan) -> None:
+        """Hold a span, or decide about its trace when it is the root; never raises."""
         try:
             self._ended(span)
         except Exception:
@@ -101,6 +101,15 @@ class LocalTraces(SpanProcessor):
     def open_traces(self) -> int:
         """Give how many local traces have begun and are not decided."""
         return len(self._open)
+
+    def _begin(self, span: LightSpan) -> None:
+        span.local = trace = _LocalTrace(span, time.monotonic())
+        self._expire(trace.started_s - self._timeout_s)
+        self._open[trace] = None
+        if CRITICAL in span.within:
+            trace.reason = "critical"
+        if self._roots is not None:
+            self._roots.on_start(span, span.within)
 
     def _ended(self, span: LightSpan) -> None:
         trace: _LocalTrace | None = span.local
@@ -120,6 +129,8 @@ class LocalTraces(SpanProcessor):
                 if trace.keep is not None:  # another thread decided meanwhile
                     self._release(trace)
             return
+        if self._roots is not None:
+            self._roots.on_end(span)
         if not trace.reason and _seconds(span) >= self._live.policy.slow_s:
             trace.reason = "slow"
         self._decide(trace, span._context.trace_flags.sampled)
@@ -138,11 +149,12 @@ class LocalTraces(SpanProcessor):
             for span in spans:
                 self._send(span, trace.reason)
 
-    def _send(self, span: ReadableSpan, reason: str) -> None:
-        context = span.context
+    def _send(self, span: LightSpan, reason: str) -> None:
         if reason:
+            add_business_context(span)
             self._forward(_certain(span, reason))
-        elif context is not None and context.trace_flags.sampled:
+        elif span._context.trace_flags.sampled:
+            add_business_context(span)
             self._forward(span)
 
     def _expire(self, before_s: float) -> None:

@@ -11,6 +11,7 @@ of old are gone from OpenTelemetry: both backends take OTLP.
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any, cast
 
 from opentelemetry.sdk._logs import (
@@ -31,7 +32,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from apm_analytics.instrument.business import BusinessContext
 from apm_analytics.instrument.config import InstrumentSettings
 from apm_analytics.instrument.counts import Losses
 from apm_analytics.instrument.local_traces import LocalTraces
@@ -105,34 +105,28 @@ class Pipeline:
             exporter.shutdown()
 
     def _make_traces(self, resource: Resource, redaction: Redaction) -> TracerProvider:
-        provider = LightTracerProvider(
-            sampler=ConsistentSampler(self.live), resource=resource, shutdown_on_exit=False
-        )
+        sampler = ConsistentSampler(self.live)
         exporter = _exporter("TRACES")
         if exporter is None:
-            return provider
+            return LightTracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         self._exporters.append(exporter)
 
-        def send(spans: list[ReadableSpan]) -> bool:
-            redacted = [redaction.span(span) for span in spans]
-            return cast(SpanExporter, exporter).export(redacted) is SpanExportResult.SUCCESS
+        def send(spans: Sequence[ReadableSpan]) -> bool:
+            return cast(SpanExporter, exporter).export(spans) is SpanExportResult.SUCCESS
 
-        outbox = Outbox.of_environment("spans", send, self.losses, "OTEL_BSP")
+        outbox = Outbox.of_environment("spans", redaction.span, send, self.losses, "OTEL_BSP")
         self._outboxes.append(outbox)
-        provider.add_span_processor(BusinessContext(self.losses))
-        provider.add_span_processor(
-            LocalTraces(
-                outbox.put,
-                self.live,
-                self.losses,
-                timeout_s=self.settings.trace_timeout_s,
-                max_spans=self.settings.max_spans_per_trace,
-            )
+        local_traces = LocalTraces(
+            outbox.put,
+            self.live,
+            self.losses,
+            timeout_s=self.settings.trace_timeout_s,
+            max_spans=self.settings.max_spans_per_trace,
+            roots=RequestProfiler(self.live, self.logs, self.settings.profiling_duty),
         )
-        provider.add_span_processor(
-            RequestProfiler(self.live, self.logs, self.settings.profiling_duty)
+        return LightTracerProvider(
+            local_traces, sampler=sampler, resource=resource, shutdown_on_exit=False
         )
-        return provider
 
     def _make_logs(self, resource: Resource, redaction: Redaction) -> LoggerProvider:
         provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
@@ -141,12 +135,11 @@ class Pipeline:
             return provider
         self._exporters.append(exporter)
 
-        def send(records: list[ReadableLogRecord]) -> bool:
-            redacted = [redaction.log(record) for record in records]
-            result = cast(LogRecordExporter, exporter).export(redacted)
+        def send(records: Sequence[ReadableLogRecord]) -> bool:
+            result = cast(LogRecordExporter, exporter).export(records)
             return result is LogRecordExportResult.SUCCESS
 
-        outbox = Outbox.of_environment("logs", send, self.losses, "OTEL_BLRP")
+        outbox = Outbox.of_environment("logs", redaction.log, send, self.losses, "OTEL_BLRP")
         self._outboxes.append(outbox)
         provider.add_log_record_processor(_ToOutbox(outbox))
         return provider

@@ -6,12 +6,13 @@ Out: spans as the SDK's, which their processors see at start and end.
 The SDK's own span copies, locks and checks every attribute when it is set, and copies the span
 when it ends. These keep what they are given; limits and checks come when a span is sent, see
 `redaction`. A span below another of this process is of the same trace and shares its decision, so
-it draws its id only when somebody asks for it.
+it draws its id only when somebody asks for it. Our own processor, `LocalTraces`, is called
+directly, others as the SDK calls them.
 """
 
 from collections.abc import Mapping, Sequence
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
@@ -29,6 +30,9 @@ from opentelemetry.trace import (
 
 from apm_analytics.instrument.sampling import CRITICAL, ConsistentSampler
 
+if TYPE_CHECKING:
+    from apm_analytics.instrument.local_traces import LocalTraces
+
 _FLAGS = [TraceFlags(flags) for flags in range(4)]
 _UNSET = Status(StatusCode.UNSET)
 
@@ -36,8 +40,8 @@ _UNSET = Status(StatusCode.UNSET)
 class LightSpan(Span):
     """A span of the SDK that keeps what it is given; nothing is taken after its end.
 
-    `above` is the span of this process that it lies in, None for a local root; `local` is the
-    state of its local trace, see `local_traces`.
+    `above` is the span of this process that it lies in, None for a local root; `within` the
+    context that it began in; `local` the state of its local trace, see `local_traces`.
     """
 
     # What most spans never get is not set on each.
@@ -60,9 +64,11 @@ class LightSpan(Span):
         kind: SpanKind,
         attributes: Mapping[str, Any] | None,
         start_time: int | None,
+        within: Context,
     ) -> None:
         self._tracer = tracer
         self.above = above
+        self.within = within
         self._name = name
         self._kind = kind
         self._attributes: dict[str, Any] = dict(attributes) if attributes else {}
@@ -108,6 +114,10 @@ class LightSpan(Span):
         if self._end_time is None:
             self._attributes.update(attributes)
 
+    def add_missing(self, attributes: Mapping[str, Any]) -> None:
+        """Set those attributes that the span does not have, also after its end."""
+        self._attributes = {**attributes, **self._attributes}
+
     def add_event(
         self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None
     ) -> None:
@@ -135,11 +145,13 @@ class LightSpan(Span):
     def end(self, end_time: int | None = None) -> None:
         if self._end_time is None:
             self._end_time = time_ns() if end_time is None else end_time
-            self._tracer.span_processor.on_end(self)
+            self._tracer.ended(self)
 
 
 class LightTracer(Tracer):
     """The SDK's tracer, with light spans and our sampler asked directly."""
+
+    provider: "LightTracerProvider"
 
     def start_span(
         self,
@@ -155,11 +167,11 @@ class LightTracer(Tracer):
         present = get_current() if context is None else context
         above = get_current_span(present)
         if type(above) is LightSpan:
-            span = LightSpan(self, above, name, kind, attributes, start_time)
+            span = LightSpan(self, above, name, kind, attributes, start_time, present)
             if CRITICAL in present:
                 self._decide(span, present, above._context)
         else:
-            span = LightSpan(self, None, name, kind, attributes, start_time)
+            span = LightSpan(self, None, name, kind, attributes, start_time, present)
             self._decide(span, present, above.get_span_context())
         if links:
             span._links = list(links)
@@ -167,8 +179,20 @@ class LightTracer(Tracer):
             span._record_exception = False
         if not set_status_on_exception:
             span._set_status_on_exception = False
-        self.span_processor.on_start(span, parent_context=present)
+        provider = self.provider
+        if provider.local_traces is not None:
+            provider.local_traces.began(span)
+        if provider.has_others:
+            self.span_processor.on_start(span, parent_context=present)
         return span
+
+    def ended(self, span: LightSpan) -> None:
+        """Tell the processors that a span has ended."""
+        provider = self.provider
+        if provider.local_traces is not None:
+            provider.local_traces.ended(span)
+        if provider.has_others:
+            self.span_processor.on_end(span)
 
     def _decide(self, span: LightSpan, context: Context, parent: SpanContext) -> None:
         """Give a span its ids and whether it is sampled."""
@@ -192,11 +216,29 @@ class LightTracer(Tracer):
 
 
 class LightTracerProvider(TracerProvider):
-    """The SDK's provider, whose tracers make light spans."""
+    """The SDK's provider, whose tracers make light spans.
+
+    Parameters
+    ----------
+    local_traces : decides which spans are sent; None sends none.
+    kwargs : those of the SDK's provider; its sampler must be a `ConsistentSampler`.
+    """
+
+    def __init__(self, local_traces: "LocalTraces | None" = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.local_traces = local_traces
+        self.has_others = False  # processors besides
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> Any:
         """Give the tracer of an instrumentation."""
         tracer = super().get_tracer(*args, **kwargs)
         if type(tracer) is Tracer:  # not where the SDK is disabled
             tracer.__class__ = LightTracer
+        if isinstance(tracer, LightTracer):
+            tracer.provider = self
         return tracer
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Call a processor at the start and end of each span."""
+        super().add_span_processor(span_processor)
+        self.has_others = True
