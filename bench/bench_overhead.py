@@ -7,7 +7,8 @@ Out: a table on standard output: latency, throughput, CPU and memory of each var
 Every variant is the same FastAPI service in a uvicorn process of its own, all pinned to one core;
 the load, the databases and the OTLP sink share the other. The variants take turns, a short burst
 each, so that whatever else the machine does meets all of them. Latency is measured by one client
-at a time, throughput by eight.
+at a time, throughput by eight. Spans leave every second, and a turn ends when those of its requests
+have left: what sending costs counts for the variant that sends, not for the next one on the core.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,16 @@ from typing import Any
 from demo import servers
 
 SERVICE_CORE, LOAD_CORE = 1, 0
+PLAIN = str(Path(sys.executable).with_name("opentelemetry-instrument"))
 PRODUCTS = 2_000
 CLIENTS = 8
+SENT_S = 1.5  # after this long all spans have left
+SENDING = {"OTEL_BSP_SCHEDULE_DELAY": "1000"}
 PEERS = {
     "OTEL_SEMCONV_STABILITY_OPT_IN": "http,database",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-    "OTEL_PYTHON_DISTRO": "default",
+    "OTEL_PYTHON_DISTRO": "distro",
+    "OTEL_PYTHON_CONFIGURATOR": "configurator",
 }
 TENTH = {
     "plain": {
@@ -101,8 +106,11 @@ def _measure(arguments: argparse.Namespace) -> None:
             how, settings = VARIANTS[variant]
             port = servers.free_port()
             options = ["--serve", how, "--port", str(port)]
-            named = {"OTEL_SERVICE_NAME": "bench", **settings}
-            process = stack.enter_context(_process(options, {**environ, **named}, SERVICE_CORE))
+            named = {"OTEL_SERVICE_NAME": "bench", **SENDING, **settings}
+            launcher = [PLAIN] if how == "plain" else []
+            process = stack.enter_context(
+                _process(options, {**environ, **named}, SERVICE_CORE, launcher)
+            )
             variants[variant] = Measured(port, process)
         asyncio.run(_take_turns(variants, arguments.rounds, arguments.requests))
         _print(variants)
@@ -110,10 +118,10 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _process(
-    options: list[str], environ: dict[str, str], core: int
+    options: list[str], environ: dict[str, str], core: int, launcher: Sequence[str] = ()
 ) -> Iterator["subprocess.Popen[bytes]"]:
     process = subprocess.Popen(
-        ["taskset", "-c", str(core), sys.executable, __file__, *options], env=environ
+        ["taskset", "-c", str(core), *launcher, sys.executable, __file__, *options], env=environ
     )
     try:
         servers.await_port("127.0.0.1", int(options[-1]), process)
@@ -133,6 +141,7 @@ async def _take_turns(variants: dict[str, Measured], rounds: int, requests: int)
             before = _cpu_s(measured.process.pid)
             latencies, _ = await _burst(measured.port, 1, requests)
             busy, seconds = await _burst(measured.port, CLIENTS, requests * 2)
+            await asyncio.sleep(SENT_S)
             spent = _cpu_s(measured.process.pid) - before
             latencies.sort()
             measured.latencies_ms += latencies
@@ -242,22 +251,9 @@ def _fill(url: str) -> None:
 
 
 def _serve(how: str, port: int) -> None:
-    """Run the service; plain is what `opentelemetry-instrument` does before it runs a program."""
+    """Run the service."""
     import uvicorn
 
-    if how == "plain":
-        from opentelemetry.instrumentation.auto_instrumentation._load import (
-            _load_distro,
-            _load_instrumentors,
-        )
-        from opentelemetry.sdk._configuration import _OTelSDKConfigurator
-
-        for signal in ("TRACES", "METRICS", "LOGS"):
-            os.environ[f"OTEL_{signal}_EXPORTER"] = "otlp"
-        distro = _load_distro()
-        distro.configure()
-        _OTelSDKConfigurator().configure()
-        _load_instrumentors(distro)
     app = _application(how)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 

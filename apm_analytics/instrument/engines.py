@@ -1,7 +1,7 @@
 """Watch SQLAlchemy engines that contrib's instrumentation cannot see being made.
 
 In:  every connection that an engine hands out, by SQLAlchemy's own event.
-Out: the engine watched by contrib's `EngineTracer`, once.
+Out: the engine watched by contrib's `EngineTracer`, and its pool reported, once.
 
 Contrib wraps `sqlalchemy.create_engine`. An application that has imported the function before
 `setup` was called, as most do, makes its engines by the function that is not wrapped.
@@ -14,14 +14,17 @@ from typing import Any
 from opentelemetry.metrics import NoOpUpDownCounter
 from opentelemetry.trace import Tracer
 
+from apm_analytics.instrument.meters import POOLS, Pools
+
 _log = logging.getLogger(__name__)
 
 
 class Engines:
     """The engines of this process."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, pools: Pools) -> None:
         self._tracer = tracer
+        self._pools = pools
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def saw(self, connection: Any) -> None:
@@ -31,6 +34,7 @@ class Engines:
             return
         self._known.add(engine)
         try:
+            self._pools.add(engine)
             self._watch(engine)
         except Exception:
             _log.exception("the engine %s is not watched", engine)
@@ -42,5 +46,5 @@ class Engines:
         if any(isinstance(getattr(one, "__self__", None), EngineTracer) for one in listeners):
             return
         # Pools are counted by `meters.Pools`.
-        usage = NoOpUpDownCounter("db.client.connections.usage")
+        usage = NoOpUpDownCounter(POOLS)
         EngineTracer(self._tracer, engine, usage)  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ Out: OpenTelemetry's providers and propagators set, contrib's instrumentations o
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -141,11 +142,11 @@ def watch_application(app: Any, pipeline: Pipeline) -> None:
     """Watch the requests of a FastAPI application, and give errors an answer with their ids."""
     watch_requests(app, pipeline)
     profiling.profile_in_threads()
-    _send_at_shutdown(app, pipeline)
+    _follow_lifespan(app, pipeline)
 
 
-def _send_at_shutdown(app: Any, pipeline: Pipeline) -> None:
-    """Send what is left when the application shuts down.
+def _follow_lifespan(app: Any, pipeline: Pipeline) -> None:
+    """Set aside what stays when the application has started; send what is left when it ends.
 
     A server that was told to stop ends by the signal itself afterwards, and nothing that waits
     for the interpreter's exit runs.
@@ -158,10 +159,22 @@ def _send_at_shutdown(app: Any, pipeline: Pipeline) -> None:
     @asynccontextmanager
     async def lifespan(application: Any) -> AsyncIterator[Any]:
         async with inside(application) as state:
+            _set_aside_what_stays()
             yield state
         await asyncio.to_thread(pipeline.flush, pipeline.settings.shutdown_s)
 
     router.lifespan_context = lifespan
+
+
+def _set_aside_what_stays() -> None:
+    """Spare the modules, classes and routes of a started service the garbage collector.
+
+    They are some 300,000 objects that live as long as the process; each full collection would
+    walk through them in the middle of a request, for a tenth of a second.
+    """
+    if gc.isenabled() and not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 def _propagator() -> Propagation:
@@ -208,11 +221,11 @@ def _sqlalchemy(pipeline: Pipeline) -> None:
     )
     unwrap(Engine, "connect")  # a span for every connection that the pool hands out
     sqlalchemy.event.listen(Engine, "do_connect", _connect_unwatched)
-    tracer = pipeline.traces.get_tracer("opentelemetry.instrumentation.sqlalchemy")
-    sqlalchemy.event.listen(Engine, "engine_connect", Engines(tracer).saw)
-    sqlalchemy.event.listen(
-        Engine, "engine_connect", Pools(pipeline.meters.get_meter(__name__)).saw
+    engines = Engines(
+        pipeline.traces.get_tracer("opentelemetry.instrumentation.sqlalchemy"),
+        Pools(pipeline.meters.get_meter(__name__)),
     )
+    sqlalchemy.event.listen(Engine, "engine_connect", engines.saw)
 
 
 def _leave_pools_alone(tracer: Any) -> None:
