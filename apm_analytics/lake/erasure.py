@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ JOURNAL = "journal"
 # A receiver makes parts of what it took within a second, and removes the segment a second later.
 WAIT_S = 15.0
 LOOK_AGAIN_S = 0.1
+AT_ONCE = 64  # parts that one query looks through
 
 Progress = Callable[[int], object]
 
@@ -141,16 +142,20 @@ class _Erasing:
         while parts := {
             one: live for one, live in _parts(self._lake).items() if one.path not in self._looked
         }:
-            for part, live in parts.items():
-                self._looked.add(part.path)
-                self._one(part, live)
-                if self._progress is not None:
-                    self._progress(part.bytes)
+            for part in [part for part, live in parts.items() if not live]:
+                if not (self._lake / part.path).exists():
+                    _remove(self._lake, part)  # whoever removed the file died before it said so
+                    del parts[part]
+            for table in TABLES:
+                own = [part for part in parts if part.table == table]
+                for some in (own[at : at + AT_ONCE] for at in range(0, len(own), AT_ONCE)):
+                    self._looked.update(part.path for part in some)
+                    for part in _suspects(self._lake, some, self._user):
+                        self._one(part, parts[part])
+                    if self._progress is not None:
+                        self._progress(sum(part.bytes for part in some))
 
     def _one(self, part: Part, live: bool) -> None:
-        if not live and not (self._lake / part.path).exists():
-            _remove(self._lake, part)  # whoever removed the file died before it said so
-            return
         removed, masked = _count(self._lake, part, self._user)
         if not removed and not masked:
             return
@@ -163,13 +168,31 @@ class _Erasing:
         _remove(self._lake, part)
 
 
+def _suspects(lake: Path, some: Sequence[Part], user: str) -> list[Part]:
+    """Give those of some parts of one table that may hold something of the person's."""
+    table = some[0].table
+    may, parameters = f"({_is_the_persons(table)}) or ({_exemplar_of(table)})", {"user": user}
+    if masking.is_distinctive(user):
+        mask = Mask.of(table, user)
+        may, parameters = f"{may} or {mask.may_mention()}", {**parameters, **mask.forms}
+    by_file = {str(lake / part.path): part for part in some}
+    with query.offline() as con:
+        found = con.execute(
+            "select distinct filename"
+            " from read_parquet($files, hive_partitioning = false, filename = true)"
+            f" where {may}",
+            {**parameters, "files": list(by_file)},
+        ).fetchall()
+    return [by_file[name] for (name,) in found]
+
+
 def _count(lake: Path, part: Part, user: str) -> tuple[int, int]:
     """Count the rows of a part that carry the id, and the others that mention it."""
     carries = f"({_is_the_persons(part.table)}) or ({_exemplar_of(part.table)})"
     mentions, parameters = "false", {"file": str(lake / part.path), "user": user}
     if masking.is_distinctive(user):
         mask = Mask.of(part.table, user)
-        mentions, parameters = mask.mentions(), {**parameters, **mask.parameters}
+        mentions, parameters = mask.mentions(), {**parameters, **mask.pattern, **mask.forms}
     with query.offline() as con:
         ((removed, masked),) = con.execute(
             f"select count(*) filter ({carries}),"
@@ -192,7 +215,7 @@ def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
                 columns = ", ".join(
                     mask.columns.get(name, name) for name in TABLES[part.table].names
                 )
-                parameters |= mask.parameters
+                parameters |= mask.pattern
             found = con.sql(
                 f"select {columns} from (select {_columns(part.table)}"
                 " from read_parquet($file, hive_partitioning = false)"

@@ -38,10 +38,11 @@ def is_distinctive(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Mask:
-    """The SQL of one table; `parameters` go with every statement that holds some of it."""
+    """The SQL of one table; `pattern` goes with its `columns`, `forms` as well with `mentions`."""
 
     columns: dict[str, str]
-    parameters: dict[str, str]
+    pattern: dict[str, str]
+    forms: dict[str, str]
     looks: dict[str, str]
 
     @classmethod
@@ -50,7 +51,7 @@ class Mask:
 
         Examples
         --------
-        >>> Mask.of("logs", "anna@example.org").parameters["pattern"]
+        >>> Mask.of("logs", "anna@example.org").pattern["pattern"]
         '(^|[^0-9A-Za-z_])(?:anna@example\\\\.org|anna%40example\\\\.org)($|[^0-9A-Za-z_])'
         """
         kept = _STRUCTURE | ({"name"} if table in METRIC_TABLES else set())
@@ -67,17 +68,24 @@ class Mask:
         # Most columns hold nothing like it: looking costs less than masking. Where nested values
         # are written as text, some signs come with others.
         plain = not set(text) & set("\"'\\")
+        parameters = {f"form_{number}": form for number, form in enumerate(forms)}
         looks = {
-            name: f"regexp_matches({name}::varchar, $pattern)"
+            name: " or ".join(f"contains({name}::varchar, ${form})" for form in parameters)
             for name in columns
             if plain or TABLES[table].field(name).type == TEXT
         }
-        return cls(columns, {"pattern": pattern}, looks)
+        return cls(columns, {"pattern": pattern}, parameters, looks)
+
+    def may_mention(self) -> str:
+        """Say in SQL that a row has the text somewhere: quick, and true for too many."""
+        if len(self.looks) < len(self.columns):
+            return "true"
+        return " or ".join(f"coalesce({look}, false)" for look in self.looks.values())
 
     def mentions(self) -> str:
         """Say in SQL that a row mentions the text."""
         return " or ".join(
-            f"coalesce({self.looks.get(name, 'true')} and {masked} <> {name}, false)"
+            f"coalesce(({self.looks.get(name, 'true')}) and {masked} <> {name}, false)"
             for name, masked in self.columns.items()
         )
 
