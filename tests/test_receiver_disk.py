@@ -1,10 +1,12 @@
-"""A full or slow disk: what is acknowledged is kept, and sending goes on by itself after it."""
+"""A full, read-only or slow disk: what is acknowledged stays, and sending goes on by itself."""
 
 import os
 import resource
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -16,7 +18,7 @@ from google.rpc.status_pb2 import Status
 from live_receiver import count, exporting, running
 from warm_receiver import started
 
-from apm_analytics.ingest.receiver import Config, pipeline, repeats
+from apm_analytics.ingest.receiver import Config, pipeline, repeats, writer
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
 from apm_analytics.ingest.receiver.refusals import STATUS_TRAILER, Reason, Refused
@@ -57,6 +59,67 @@ def test_a_full_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
         wait_until(lambda: count(tmp_path) == 210)
         receiver.stop()
     assert count(tmp_path) == 210
+
+
+@contextmanager
+def read_only(lake: Path) -> Iterator[None]:
+    """Let nothing under a lake be written, as a disk that turned read-only: really so for root."""
+    folders = [str(lake), *(str(one) for one in lake.rglob("*") if one.is_dir())]
+    top = folders[0]
+    mount = [["mount", "--bind", top, top], ["mount", "-o", "remount,bind,ro", top]]
+    ways = [
+        (mount, [["umount", "--lazy", top]]),
+        ([["chattr", "+i", *folders]], [["chattr", "-i", *folders]]),
+    ]
+    if os.geteuid() != 0:
+        ways = [([["chmod", "a-w", *folders]], [["chmod", "u+w", *folders]])]
+    for there, back in ways:
+        if all(subprocess.run(one, capture_output=True).returncode == 0 for one in there):
+            try:
+                yield
+            finally:
+                for one in back:
+                    subprocess.run(one, check=True)
+            return
+    pytest.fail("neither mount nor chattr may make a folder read-only here")
+
+
+def test_a_read_only_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    with started(lake) as receiver, exporting(receiver.grpc_port) as export:
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        assert export(otlp_requests.traces(10).SerializeToString()) == b""
+        wait_until(lambda: count(lake) == 10)
+        refused = otlp_requests.traces(10, first=500).SerializeToString()
+        with read_only(lake):
+            with pytest.raises(grpc.RpcError) as error:
+                export(refused)
+            assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            trailer = dict(error.value.trailing_metadata())[STATUS_TRAILER]
+            assert Status.FromString(trailer).details[0].Is(RetryInfo.DESCRIPTOR)
+            answer = httpx.post(url, content=refused, headers=PROTOBUF)
+            assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+            assert str(lake) not in answer.text
+            assert count(lake) == 10  # what is there can still be asked
+        assert export(refused) == b""
+        wait_until(lambda: count(lake) == 20)
+        receiver.stop()
+    assert count(lake) == 20
+
+
+def test_what_was_acknowledged_before_the_disk_turned_read_only_is_written_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = tmp_path / "lake"
+    monkeypatch.setattr(writer, "FLUSH_S", 1.0)
+    with running(Config(lake)) as receiver, exporting(receiver.grpc_port) as export:
+        assert export(otlp_requests.traces(10).SerializeToString()) == b""
+        ready = f"http://127.0.0.1:{receiver.admin_port}/readyz"
+        with read_only(lake):
+            wait_until(lambda: httpx.get(ready).status_code == 503)
+            assert count(lake) == 0
+        wait_until(lambda: count(lake) == 10)
+        wait_until(lambda: httpx.get(ready).status_code == 200)
 
 
 def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
