@@ -219,10 +219,17 @@ def quiet(fleet: Fleet, params: BaselineParams, *, seed: int) -> Flags:
 
 
 def _first_residuals(fleet: Fleet, teaching: Floats, params: BaselineParams, seed: int) -> Floats:
-    """Give how far the history is from Prophet's curve through all of it, incidents too."""
+    """Give how far the history is from Prophet's curve through it, gross incidents left out.
+
+    A ratio that is usually near 0 has no robust scale: a few hours of failing would bend the
+    curve, a least squares fit, to themselves.
+    """
     chosen = backtest.candidates(params, fleet.signal, seed)
     prophet = next(candidate for candidate in chosen if candidate.name == "prophet")
-    expected = _fit_one(fleet, prophet, points(fleet, teaching, params.fit_grid_s))
+    learned = teaching
+    if fleet.signal == "error_ratio":
+        learned = np.where(_few_failures(teaching, fleet.requests), teaching, np.nan)
+    expected = _fit_one(fleet, prophet, points(fleet, learned, params.fit_grid_s))
     residuals: Floats = fleet.scale.forward(teaching) - expected
     return residuals
 

@@ -1,9 +1,11 @@
 """Tell which windows must not teach a baseline: incidents, deployments, maintenance.
 
-In:  features, a calendar, and what detectors found in the history.
-Out: one flag a row of the features, for `training.train(masked=...)`.
+In:  features and a calendar; or all signals of some operations, without a calendar.
+Out: one flag a row of the features, for `training.train(masked=...)`; or one a window, by what
+     the history itself shows.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -12,8 +14,15 @@ import polars as pl
 from apm_analytics.analyze import calendar as calendar_of
 from apm_analytics.analyze.calendar import Calendar
 from apm_analytics.analyze.signals import OPERATION
+from apm_analytics.baselines import fitting
+from apm_analytics.baselines.fleet import Fleet
 from apm_analytics.baselines.series import Flags
-from apm_analytics.settings import Settings
+from apm_analytics.settings import BaselineParams, Settings
+
+# A slot is disturbed when this share of its windows is: one odd window is no incident.
+DISTURBED_RATIO = 0.5
+# More than this is no incident but how the operation is now; then nothing is masked.
+MAX_MASKED_RATIO = 0.10
 
 
 def windows(
@@ -22,7 +31,6 @@ def windows(
     *,
     window_s: float,
     settling_s: float,
-    found: pl.DataFrame | None = None,
 ) -> Flags:
     """Flag the windows that touch something unusual.
 
@@ -33,8 +41,6 @@ def windows(
         all signals of its operation: what moves one seldom leaves the others alone.
     window_s : length of a window, in seconds.
     settling_s : after a deployment, caches are cold and instances come and go for so long.
-    found : what detectors found by themselves, with service_name, operation, start and end
-        (UTC, without a zone); None without.
 
     Returns
     -------
@@ -46,8 +52,6 @@ def windows(
     ... # doctest: +SKIP
     """
     spans = _spans(calendar, features, settling_s)
-    if found is not None:
-        spans += found.select(*OPERATION, "start", "end").unique().rows()
     if not spans or features.is_empty():
         return np.zeros(len(features), dtype=np.bool_)
     held = pl.DataFrame(
@@ -77,6 +81,32 @@ def of_workspace(features: pl.DataFrame, settings: Settings) -> Flags:
         window_s=settings.params.features.window_s,
         settling_s=settings.params.baselines.settling_s,
     )
+
+
+def without_found(chunk: list[Fleet], params: BaselineParams, *, seed: int) -> list[Fleet]:
+    """Keep windows from teaching in which any signal of an operation was disturbed for a slot.
+
+    What moves one signal seldom leaves the others alone, even where they do not show it by
+    themselves; so an incident that nobody wrote into a calendar is masked in all of them.
+
+    Parameters
+    ----------
+    chunk : all signals of some operations, rows and times alike.
+    params : `fit_grid_s` is the length of a slot.
+    seed : as in training.
+    """
+    slots = chunk[0].times.astype(np.int64) // int(params.fit_grid_s * 1e6)
+    begin = np.flatnonzero(np.r_[True, slots[1:] != slots[:-1]])
+    widths = np.diff(np.r_[begin, slots.size])
+    disturbed = np.zeros((len(chunk[0]), begin.size), np.bool_)
+    for fleet in chunk:
+        known = ~np.isnan(fleet.values)
+        odd = known & fleet.may_teach & ~fitting.quiet(fleet, params, seed=seed)
+        shares = np.add.reduceat(odd, begin, axis=1, dtype=np.float64) / widths
+        disturbed |= shares >= DISTURBED_RATIO
+    disturbed[disturbed.mean(axis=1) > MAX_MASKED_RATIO] = False
+    may_teach = ~np.repeat(disturbed, widths, axis=1)
+    return [replace(fleet, may_teach=fleet.may_teach & may_teach) for fleet in chunk]
 
 
 def _spans(

@@ -20,7 +20,7 @@ import polars as pl
 from tqdm import tqdm
 
 from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
-from apm_analytics.baselines import fitting, row_kernels
+from apm_analytics.baselines import fitting, masks, row_kernels
 from apm_analytics.baselines import fleet as fleets_of
 from apm_analytics.baselines.backtest import SELECTION_SCHEMA
 from apm_analytics.baselines.fitted import FittedFleet, SeriesBaseline
@@ -201,6 +201,7 @@ def fit_chunk(
     chunk: list[Fleet], params: BaselineParams, *, seed: int, week: Times | None
 ) -> tuple[list[FleetFit], Trained]:
     """Fit all signals of some operations, and give their bounds for a week; no forests."""
+    chunk = masks.without_found(chunk, params, seed=seed)
     fits = [fitting.fit(one, params, seed=seed) for one in chunk]
     found = Trained(fleets=[fitted for fit in fits for fitted in fit.fitted])
     found.selection = pl.concat([fit.selection for fit in fits])
