@@ -11,6 +11,7 @@ from telemetry import START, WINDOW_S, features
 from apm_analytics import settings
 from apm_analytics.analyze.saturation import SCHEMA, saturation
 from apm_analytics.baselines import training
+from apm_analytics.baselines.evaluate import evaluate
 from apm_analytics.lake import query, snapshots
 
 GAUGES = [  # name, unit, kind, instance, value
@@ -80,3 +81,5 @@ def test_a_forest_finds_a_full_resource_and_names_it(workspace: Path, seed: int)
     assert without.forests["shop", "GET /"].signals == ("latency_p95", "rate", "error_ratio")
     assert without.contributions["saturation"].is_null().all()
     assert without.bounds.equals(found.bounds)
+    held_out = evaluate(drawn, params, window_s=WINDOW_S, seed=7, saturation=resources)
+    assert held_out.metrics["forest"]["together"]["flagged"] > 0.9 * full.sum() / (7 * 288)

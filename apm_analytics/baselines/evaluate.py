@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from apm_analytics.analyze.saturation import SATURATION
 from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
 from apm_analytics.baselines import fitting, training
-from apm_analytics.baselines.fleet import Fleet, fleets
+from apm_analytics.baselines.fleet import Fleet, fleets, windows
+from apm_analytics.baselines.scales import Floats
 from apm_analytics.baselines.series import DAY_S, Flags
-from apm_analytics.baselines.together import FOREST
+from apm_analytics.baselines.together import FOREST, saturation_scores
 from apm_analytics.baselines.training import Trained
 from apm_analytics.errors import NotEnoughData
 from apm_analytics.settings import BaselineParams
@@ -69,6 +71,7 @@ def evaluate(
     window_s: float,
     seed: int,
     masked: Flags | None = None,
+    saturation: pl.DataFrame | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Train without the last days and score on them.
@@ -81,6 +84,7 @@ def evaluate(
     window_s : length of a window, in seconds.
     seed : as in training.
     masked : as in training; masked windows do not count as quiet.
+    saturation : as in training; of the held-out days it is scored a day ahead.
     progress : show a progress bar.
 
     Raises
@@ -107,9 +111,14 @@ def evaluate(
         window_s=window_s,
         seed=seed,
         masked=None if masked is None else masked[before],
+        saturation=None if saturation is None else saturation.filter(pl.col("time") < cut),
         only_models=True,
         progress=progress,
     )
+    saturated: dict[str, Floats] = {}
+    if saturation is not None:
+        times = windows(features["time"].to_numpy(), window_s)
+        saturated = saturation_scores(saturation, times, window_s, params, seed=seed)
     rows: list[tuple[object, ...]] = []
     flagged: list[float] = []
     middles: dict[str, list[tuple[float, pl.DataFrame]]] = {signal: [] for signal in SIGNALS}
@@ -118,7 +127,7 @@ def evaluate(
         quiet = [fitting.quiet(fleet, params, seed=seed) for fleet in chunk]
         for fleet, undisturbed in zip(chunk, quiet, strict=True):
             _score_fleet(fleet, coming, undisturbed, trained, rows, middles[fleet.signal])
-        flagged += _flagged(chunk, coming, trained)
+        flagged += _flagged(chunk, coming, trained, saturated)
     scored = pl.DataFrame(rows, schema=SCORED_SCHEMA, orient="row")
     if scored.is_empty():
         raise NotEnoughData(
@@ -188,7 +197,9 @@ def _score_fleet(
             forecasts.append((float(np.mean(error)), frame))
 
 
-def _flagged(chunk: list[Fleet], coming: Flags, trained: Trained) -> list[float]:
+def _flagged(
+    chunk: list[Fleet], coming: Flags, trained: Trained, saturated: dict[str, Floats]
+) -> list[float]:
     """Give the share of held-out windows that each operation's forest calls anomalous."""
     shares = []
     baselines = trained.baselines
@@ -198,6 +209,9 @@ def _flagged(chunk: list[Fleet], coming: Flags, trained: Trained) -> list[float]
             continue
         columns = []
         for signal in forest.signals:
+            if signal == SATURATION:
+                columns.append(saturated[operation[0]][coming])
+                continue
             fleet = next(one for one in chunk if one.signal == signal)
             times, values = fleet.times[coming], fleet.values[row][coming]
             baseline = baselines[*operation, signal]

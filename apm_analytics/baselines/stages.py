@@ -130,6 +130,7 @@ def evaluate(
         window_s=params.features.window_s,
         seed=params.seed,
         masked=masks.of_workspace(history, settings),
+        saturation=pl.read_parquet(derived / SATURATION),
         progress=progress,
     )
     content = _read_json(derived / SNAPSHOT)
