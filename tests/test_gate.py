@@ -105,6 +105,29 @@ def test_a_threshold_that_pages_falsely_too_often_is_not_published(params: Param
     assert "2 false pages a week, at most 0.5" in str(table[STATIC]["reason"])
 
 
+def test_where_the_fall_back_pages_falsely_even_more_the_learned_one_is_the_lesser_evil(
+    params: Params,
+) -> None:
+    noise = [(100.0 + 10 * n, 101.0 + 10 * n) for n in range(4)]
+    more = [(200.0 + 5 * n, 201.0 + 5 * n) for n in range(8)]
+    fired = firings(learned=[(10.2, 11), *noise], static=[(10.9, 11), *noise, *more])
+    table = judged(params, fired, incidents((10, 11)))
+    assert table[LEARNED]["in_force"]
+    missed = firings(learned=noise, static=[(10.9, 11), *noise, *more])
+    assert judged(params, missed, incidents((10, 11)))[STATIC]["in_force"]
+
+
+def test_a_fall_back_that_pages_falsely_too_often_does_not_win_by_an_anomaly_it_meets(
+    params: Params,
+) -> None:
+    noise = [(100.0 + 10 * n, 101.0 + 10 * n) for n in range(4)]
+    fired = firings(static=[(10.2, 11), *noise])
+    table = judged(params, fired, incidents(), anomalies=[(10, 11)])
+    assert table[LEARNED]["in_force"]
+    few = judged(params, firings(static=[(10.2, 11)]), incidents(), anomalies=[(10, 11)])
+    assert few[STATIC]["in_force"]
+
+
 @pytest.mark.parametrize("rival", ["static", "naive"])
 def test_a_threshold_that_a_simple_rule_beats_is_not_published(params: Params, rival: str) -> None:
     fired = firings(learned=[(10.2, 11)], **{rival: [(10.2, 11), (50.2, 51)]})

@@ -220,13 +220,21 @@ def _refusal(scores: Mapping[str, Score], judgement: str, budget: float) -> str 
     assert static is not None
     if learned is None:
         return "no threshold could be learned: too few quiet windows"
-    if learned.false_per_week > budget:
+    over = learned.false_per_week > budget
+    # Over the budget it is still the lesser evil where the fall-back pages falsely more often.
+    if over and (
+        static.false_per_week <= learned.false_per_week or static.quality > learned.quality
+    ):
         return (
             f"{learned.false_per_week:.2g} false pages a week, at most {budget:g} are allowed "
             "(gate.max_pages_per_week)"
         )
     for name, rival in ((STATIC, static), (NAIVE, naive)):
-        if rival is not None and rival.quality > learned.quality:
+        if rival is None or rival.quality <= learned.quality:
+            continue
+        # An anomaly may be chance: to meet it does not excuse paging over the budget.
+        excused = max(budget, learned.false_per_week)
+        if judgement == BY_INCIDENTS or rival.false_per_week <= excused:
             return f"{name} does better: {_said(rival)}, learned {_said(learned)}"
     same = judgement == BY_INCIDENTS and static.quality == learned.quality > 0
     if same and (static.false_per_week, static.delay_s or 0.0) <= (
