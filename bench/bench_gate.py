@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from apm_analytics.settings import Params, Settings
 
 PUBLISHED = "published"
 LEAST_RECALL, MOST_FALSE = 0.9, 1.0
+END = datetime(2026, 6, 30, tzinfo=UTC)  # of every shop: equal seeds give equal shops
 MONTH_DAYS = 30.0
 
 
@@ -100,6 +101,7 @@ def shop(
                 days=days or params.simulate.days,
                 spans=spans or params.simulate.spans,
                 seed=seed,
+                end=END,
                 progress=False,
             )
             with query.connect(lake) as con:

@@ -22,9 +22,16 @@ def missing(lake: Path, folder: Path) -> bool:
 
 
 def make_lake(
-    lake: Path, folder: Path, *, days: int, spans: int, seed: int, progress: bool = True
+    lake: Path,
+    folder: Path,
+    *,
+    days: int,
+    spans: int,
+    seed: int,
+    end: datetime | None = None,
+    progress: bool = True,
 ) -> ImportSummary:
-    """Simulate `days` days that end now, and import them.
+    """Simulate some days and import them.
 
     Interrupted at any moment, the next call goes on where this one stopped: complete files are
     kept, so the import meets the same documents again and takes only those it lacks.
@@ -34,13 +41,14 @@ def make_lake(
     lake : folder of the lake, made when missing.
     folder : where the OTLP files and truth.json go.
     days, spans, seed : see `simulate.shop.write`.
+    end : of the days; None: now.
     """
     folder.mkdir(parents=True, exist_ok=True)
     resumed = (folder / PENDING).exists() and (folder / TRUTH).exists()
     (folder / PENDING).touch()
     if not resumed:
-        now_s = int(datetime.now(UTC).timestamp())
-        end = datetime.fromtimestamp(now_s - now_s % GRID_S, UTC)
+        end_s = int((end or datetime.now(UTC)).timestamp())
+        end = datetime.fromtimestamp(end_s - end_s % GRID_S, UTC)
         shop.write(folder, days=days, spans=spans, seed=seed, end=end, progress=progress)
     summary = import_files(sorted(folder.glob("*.pb.zst")), lake, progress=progress)
     if summary.ok:
