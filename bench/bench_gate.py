@@ -37,7 +37,9 @@ from apm_analytics.settings import Params, Settings
 
 PUBLISHED = "published"
 LEAST_RECALL, MOST_FALSE = 0.9, 1.0
-END = datetime(2026, 6, 30, tzinfo=UTC)  # of every shop: equal seeds give equal shops
+# Equal seeds give equal shops, whatever the day; each ends at an hour of its own, so that what
+# happens to one by day happens to another by night, when there is little to judge by.
+END = datetime(2026, 6, 30, tzinfo=UTC)
 MONTH_DAYS = 30.0
 
 
@@ -101,7 +103,7 @@ def shop(
                 days=days or params.simulate.days,
                 spans=spans or params.simulate.spans,
                 seed=seed,
-                end=END,
+                end=END + timedelta(hours=seed % 24),
                 progress=False,
             )
             with query.connect(lake) as con:

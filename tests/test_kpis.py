@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 from rows import MONDAY_NS, NS_PER_S, table
 
-from apm_analytics.analyze import kpi_specs, kpis
+from apm_analytics.analyze import kpi_specs, kpis, technical
+from apm_analytics.analyze.association import associate
 from apm_analytics.errors import BadInput, BadParameter, NotFound
 from apm_analytics.lake import query, snapshots
+from apm_analytics.report import executive
 
 HOUR_NS = 3_600 * NS_PER_S
 START = datetime(2026, 3, 2)
@@ -262,3 +264,15 @@ def test_a_grid_between_given_times_has_only_whole_windows(
     assert found["time"].to_list() == [START.replace(hour=1), START.replace(hour=2)]
     with pytest.raises(NotFound, match="no whole window"):
         kpis.grid(con, window_s=86_400 * 7)
+
+
+def test_a_lake_without_a_whole_window_has_no_figure_and_says_why(
+    con: duckdb.DuckDBPyConnection, workspace: Path
+) -> None:
+    known = kpi_specs.load(workspace / "specs")
+    found = kpis.measure_all(con, known, window_s=86_400 * 7)
+    assert not found.kpis and set(found.missing) == set(known)
+    assert all("no whole window" in reason for reason in found.missing.values())
+    metrics, demand = technical.measure(con, window_s=86_400 * 7, min_requests=3)
+    assert associate(found.values, metrics, demand, max_lag=1).is_empty()
+    assert executive.periods(found).is_empty()

@@ -131,6 +131,8 @@ def associate(
     """
     if max_lag < 0 or not 0 < q < 1:
         raise BadParameter(f"got max_lag={max_lag} and q={q}, need max_lag >= 0 and 0 < q < 1")
+    if kpis.is_empty() and metrics.is_empty():
+        return pl.DataFrame(schema=SCHEMA)
     step_s, hours = _grid(kpis, metrics)
     hidden = np.zeros(hours.size, bool) if masked is None else masked.to_numpy().astype(bool)
     demanded = None

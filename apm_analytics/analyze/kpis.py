@@ -33,6 +33,7 @@ UNKNOWN = "unknown"
 _THINGS = {"sessions": "session_id", "users": "user_id"}
 _REDUCED = {"sum": "sum(amount)", "mean": "avg(amount)", "last": "arg_max(amount, moment)"}
 _REDUCED["increase"] = _REDUCED["sum"]
+NO_WINDOWS = pl.DataFrame(schema={"time": pl.Datetime("us")})
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,15 @@ def measure_all(
     ------
     BadParameter
         A spec that does not fit the lake's tables.
-    NotFound
-        The lake holds no whole window.
 
     Examples
     --------
     >>> measure_all(con, kpi_specs.load(Path("specs")), window_s=3600)  # doctest: +SKIP
     """
-    values = grid(con, window_s=window_s, since=since, until=until)
+    try:
+        values = grid(con, window_s=window_s, since=since, until=until)
+    except NotFound as error:
+        return Measured(NO_WINDOWS, {}, dict.fromkeys(kpis, str(error)))
     known: dict[str, Kpi] = {}
     missing: dict[str, str] = {}
     for name, kpi in kpis.items():
@@ -188,7 +190,10 @@ def grid(
     start = epoch + -((epoch - first) // step) * step
     count = (last - start) // step
     if count < 1:
-        raise NotFound(f"no whole window of {window_s} s between {first} and {last}")
+        raise NotFound(
+            f"no whole window of {window_s} s between {first} and {last}; ask for shorter windows "
+            "(params.yaml business) or import a longer recording"
+        )
     times = pl.datetime_range(
         start, start + step * (count - 1), interval=step, time_unit="us", eager=True
     )

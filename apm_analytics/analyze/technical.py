@@ -10,6 +10,7 @@ import duckdb
 import polars as pl
 
 from apm_analytics.analyze import kpis, signals
+from apm_analytics.errors import NotFound
 from apm_analytics.lake import query
 
 # What moves with a business figure because both follow demand is no finding: rates stay out.
@@ -37,9 +38,13 @@ def measure(
     Returns
     -------
     `time` and one column a signal, named as a person would (`storefront GET / p95 latency`); and
-    the requests a second that entered from outside, one value a window.
+    the requests a second that entered from outside, one value a window. A lake without a whole
+    window gives no rows and no signals.
     """
-    times = kpis.grid(con, window_s=window_s, since=since, until=until)
+    try:
+        times = kpis.grid(con, window_s=window_s, since=since, until=until)
+    except NotFound:
+        return kpis.NO_WINDOWS, pl.Series(dtype=pl.Float64)
     found = signals.features(
         con, window_s=window_s, min_requests=min_requests, since=since, until=until
     )

@@ -151,7 +151,7 @@ def train(
         setattr(trained, name, pl.concat(collected) if collected else getattr(trained, name))
     trained.skipped = trained.skipped.sort(*OPERATION, "signal")
     if not trained.fleets:
-        reasons = trained.skipped["reason"].head(3).to_list()
+        reasons = trained.skipped["reason"].unique(maintain_order=True).head(3).to_list()
         raise NotEnoughData(
             f"all {len(trained.skipped)} series were skipped, such as: {'; '.join(reasons)}"
         )

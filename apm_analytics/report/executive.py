@@ -120,6 +120,8 @@ def periods(measured: Measured) -> pl.DataFrame:
     A frame with `PERIODS`: sums of what adds up, means of the rest; null where a period is not
     wholly in the data. `change` is a share of the earlier period.
     """
+    if not measured.kpis:
+        return pl.DataFrame(schema=PERIODS)
     times = measured.values["time"]
     step = times[1] - times[0] if len(times) > 1 else PERIOD
     end = times[-1] + step
