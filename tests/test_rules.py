@@ -94,7 +94,7 @@ def test_any_name_of_an_operation_survives_into_the_generated_tests(
         ("latency_p95:sustained > on", "latency_p95:sustained < on", "ApmLatencyAboveBaseline"),
         ("apm:rate:sustained > on", "apm:rate:sustained < on", "ApmRateAboveBaseline"),
         ("error_ratio:sustained > on", "error_ratio:sustained < on", "on a published bound"),
-        ("* 1200 >= 5", "* 1200 >= 0", "ApmErrorRatioAboveBaseline"),
+        ("* 1200 >= 5", "* 1200 >= 0", "ApmRateAboveBaseline"),
         ("* 1200 >= 5", "* 1200 >= 0", "ApmRateBelowBaseline"),
         ("hour()", "hour() + 1", "hour of the week"),
         ("hour()", "hour() + 1", "on a published bound"),
