@@ -31,8 +31,7 @@ WEEKEND = (0, 6)
 # A day counts when this share of its hours has a value.
 DAY_COVERED = 0.5
 # A day remembers at most this much of the one before: above it trend and noise are one.
-MOST_MEMORY = 0.9
-BURN_IN = 20
+MOST_MEMORY = 0.95
 # Fitted to the days: a value, a slope, their memory, and an offset between kinds of days.
 FITTED = 4.0
 # The profile and the trend are each fitted without the other, so many times in turn.
@@ -272,24 +271,28 @@ def _redrawn(residuals: Floats, count: int, seed: int) -> Floats:
 
     A sieve bootstrap: an autoregression of order 1, its innovations drawn again. Few days make
     the memory and the spread look smaller than they are, and leave both uncertain: the first is
-    corrected to first order, the second drawn for every path.
+    corrected to first order for a fitted line [1]_, the second drawn for every path.
+
+    References
+    ----------
+    .. [1] Marriott and Pope, Bias in the Estimation of Autocorrelations, Biometrika 1954.
     """
     n = residuals.size
     centred = residuals - residuals.mean()
     square = float(centred @ centred)
     memory = float(centred[1:] @ centred[:-1]) / square if square > 0.0 else 0.0
-    memory = min(max((n * memory + 1.0) / (n - FITTED), 0.0), MOST_MEMORY)
+    memory = min(max((n * memory + 2.0) / (n - FITTED), 0.0), MOST_MEMORY)
     fresh = centred[1:] - memory * centred[:-1]
     rng = np.random.default_rng(seed)
-    drawn = rng.choice(fresh - fresh.mean(), (count, n + BURN_IN))
+    drawn = rng.choice(fresh - fresh.mean(), (count, n))
     drawn *= np.sqrt(n / rng.chisquare(n - FITTED, count))[:, None]
     memories = rng.normal(memory, np.sqrt((1.0 - memory**2) / n), count)
     memories = np.clip(memories, 0.0, MOST_MEMORY)
-    paths = np.zeros((count, n + BURN_IN))
-    paths[:, 0] = drawn[:, 0]
-    for at in range(1, n + BURN_IN):
+    paths = np.empty((count, n))
+    paths[:, 0] = drawn[:, 0] / np.sqrt(1.0 - memories**2)  # as if it had gone on for ever
+    for at in range(1, n):
         paths[:, at] = memories * paths[:, at - 1] + drawn[:, at]
-    return paths[:, BURN_IN:]
+    return paths
 
 
 def _as_times(hours: Ints) -> Times:
