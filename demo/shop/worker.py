@@ -25,10 +25,12 @@ def main() -> None:
     tracer = trace.get_tracer("demo.shop.worker")
     places.say_ready()
     while True:
+        told = stop.is_set()  # before the look: an order may come between
         held = queue.pop("orders")
         if held is None:
-            if stop.wait(0.2):
-                return  # told to stop, and nothing is left to do
+            if told:
+                return  # nothing is left to do
+            stop.wait(0.2)
             continue
         order = json.loads(held)
         # The whole context, so that the session's baggage reaches what is done below.
