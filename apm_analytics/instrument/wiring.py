@@ -146,7 +146,7 @@ def watch_application(app: Any, pipeline: Pipeline) -> None:
 
 
 def _follow_lifespan(app: Any, pipeline: Pipeline) -> None:
-    """Set aside what stays when the application has started; send what is left when it ends.
+    """Set aside what stays when the application starts; send what is left when it ends.
 
     A server that was told to stop ends by the signal itself afterwards, and nothing that waits
     for the interpreter's exit runs.
@@ -158,8 +158,8 @@ def _follow_lifespan(app: Any, pipeline: Pipeline) -> None:
 
     @asynccontextmanager
     async def lifespan(application: Any) -> AsyncIterator[Any]:
+        _set_aside_what_stays()  # before the application may say that it is ready
         async with inside(application) as state:
-            _set_aside_what_stays()
             yield state
         await asyncio.to_thread(pipeline.flush, pipeline.settings.shutdown_s)
 
@@ -167,7 +167,7 @@ def _follow_lifespan(app: Any, pipeline: Pipeline) -> None:
 
 
 def _set_aside_what_stays() -> None:
-    """Spare the modules, classes and routes of a started service the garbage collector.
+    """Spare the garbage collector the modules, classes and routes of a service.
 
     They are some 300,000 objects that live as long as the process; each full collection would
     walk through them in the middle of a request, for a tenth of a second.

@@ -27,6 +27,7 @@ def _listening(name: str) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     found.bind((places.host(name), places.port(name)))
+    found.listen(128)  # a service says that it is ready just before its server takes over
     return found
 
 
