@@ -7,6 +7,7 @@ Out: a running receiver, until a signal or `stop`.
 import asyncio
 import contextlib
 import ctypes
+import logging
 import resource
 import signal
 import socket
@@ -38,12 +39,15 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RESERVED_FILES = 512
 # gRPC takes no connection beyond its share; HTTP closes the one that has been idle longest.
 GRPC_SHARE = 0.6
+MANY_CONNECTIONS = 10_000
 STOP_GRACE_S = 5.0
 # The first time an hour after the start: whoever tries something out loses nothing.
 RETAIN_EVERY_S = 3_600.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 1 << 30
 _PR_SET_THP_DISABLE = 41  # linux/prctl.h
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,13 @@ class Receiver:
         config = self.config
         files = _raise_file_limit()
         max_http = int(files * (1 - GRPC_SHARE))
+        if files - max_http < MANY_CONNECTIONS:
+            _log.warning(
+                "the system allows %d open files: beyond %d connections gRPC clients wait for "
+                "others to end; raise it (LimitNOFILE, ulimit -n)",
+                files,
+                files - max_http,
+            )
         await asyncio.to_thread(self.pipeline.warm_up)
         self.pipeline.start()
         intake = Intake(
