@@ -306,3 +306,14 @@ def test_empty_requests_give_no_tables() -> None:
 def test_tables_have_exactly_the_columns_of_the_lake() -> None:
     for name, table in from_json(as_json(metrics())).tables.items():
         assert isinstance(table, pa.Table) and table.schema.equals(TABLES[name])
+
+
+def test_a_document_nested_too_deep_is_refused_and_one_that_is_not_is_kept() -> None:
+    def nested(depth: int) -> bytes:
+        value = '{"arrayValue":{"values":[' * depth + "]}}" * depth
+        return orjson.dumps(one_span(note=1)).replace(b'"note":1', f'"deep":{value}'.encode())
+
+    with pytest.raises(BadInput, match="nested deeper"):
+        otlp.decode_json(nested(300))
+    decoded = otlp.decode_json(nested(70))
+    assert decoded.tables["spans"].num_rows == 1 and not decoded.rejected

@@ -5,6 +5,7 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ import httpx
 import orjson
 import otlp_requests
 import psutil
+import pyarrow as pa
 import pytest
 from live_receiver import exporting, running
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
@@ -81,6 +83,12 @@ def nested(depth: int) -> bytes:
     return GOOD + field(0x0A, field(0x0A, field(0x0A, pair)))
 
 
+def deep_json(depth: int) -> bytes:
+    """The same in JSON."""
+    value = b'{"arrayValue":{"values":[' * depth + b"]}}" * depth
+    return b'{"resourceSpans":[{"resource":{"attributes":[{"key":"k","value":' + value + b"}]}}]}"
+
+
 MALFORMED = {
     "cut short": GOOD[:-3],
     "a length of 4 GB": b"\x0a\xff\xff\xff\xff\x0f" + GOOD,
@@ -113,6 +121,9 @@ def test_a_malformed_request_is_refused_with_its_field(receiver: Receiver, case:
         (b"[" * 100_000, "no JSON"),
         (b'{"resourceSpans": 7}', "resourceSpans: found a int, need a list"),
         (b'{"unknown": []}', "resourceSpans"),
+        (b'{"resourceSpans": [{"schemaUrl": "\xff"}]}', "no JSON"),
+        (deep_json(2_000), "no JSON"),
+        (deep_json(300), "nested"),
     ],
 )
 def test_malformed_json_is_refused(receiver: Receiver, content: bytes, said: str) -> None:
@@ -180,9 +191,13 @@ def test_another_method_is_refused(receiver: Receiver) -> None:
 
 
 def test_zip_bombs_are_refused_by_both_doors(receiver: Receiver) -> None:
-    bomb = gzip.compress(bytes(200 * LIMIT // 4), 1)
-    assert len(bomb) < LIMIT
-    assert post(receiver, bomb, encoding="gzip").status_code == 413
+    zeros = bytes(200 * LIMIT // 4)
+    bomb = gzip.compress(zeros, 1)
+    bombs = {"gzip": bomb, "deflate": zlib.compress(zeros, 1)}
+    bombs["zstd"] = pa.Codec("zstd").compress(zeros, asbytes=True)
+    for encoding, one in bombs.items():
+        assert len(one) < LIMIT
+        assert post(receiver, one, encoding=encoding).status_code == 413
     with exporting(receiver.grpc_port) as export:
         code, details = refusal(lambda: export(bomb))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -191,6 +206,10 @@ def test_zip_bombs_are_refused_by_both_doors(receiver: Receiver) -> None:
 
 def test_bodies_beyond_the_limit_are_refused(receiver: Receiver) -> None:
     assert post(receiver, bytes(LIMIT + 1)).status_code == 413
+    url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+    pieces = (bytes(LIMIT // 4) for _ in range(5))  # nobody says how many will come
+    answer = httpx.post(url, content=pieces, headers={"content-type": PROTOBUF}, timeout=20)
+    assert answer.status_code == 413
     with exporting(receiver.grpc_port) as export:
         code, _ = refusal(lambda: export(bytes(LIMIT + 1)))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

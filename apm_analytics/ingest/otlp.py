@@ -114,7 +114,7 @@ def read_json(document: bytes, sink: Sink, limits: Limits) -> None:
 def _parsed(document: bytes) -> tuple[Any, str]:
     """Parse JSON; what is no UTF-8 in it is replaced by a text that is given too."""
     try:
-        return orjson.loads(document), ""
+        return otlp_json.parse(document), ""
     except orjson.JSONDecodeError as error:
         found = error
     text = document.decode(errors="surrogateescape")
@@ -125,7 +125,7 @@ def _parsed(document: bytes) -> tuple[Any, str]:
     mended = _NO_UTF8.sub(damage, text)
     if mended != text and damage:
         try:
-            return orjson.loads(mended), damage
+            return otlp_json.parse(mended.encode()), damage
         except orjson.JSONDecodeError as error:
             found = error
     raise BadInput(

@@ -48,6 +48,24 @@ def misplaced(signal: str, other: str) -> str:
     )
 
 
+def parse(document: bytes) -> Any:
+    """Parse JSON that can be read and written again, which takes a level of the stack a level.
+
+    Raises
+    ------
+    orjson.JSONDecodeError
+        It is no JSON.
+    BadInput
+        It is nested too deep.
+    """
+    parsed = orjson.loads(document)
+    try:
+        orjson.dumps([[[[parsed]]]])  # a dead letter goes around it
+    except orjson.JSONEncodeError as error:
+        raise BadInput("values are nested deeper than 250 levels; send them as text") from error
+    return parsed
+
+
 def read_document(
     document: Json, sink: Sink, limits: Limits, damage: str = "", only: str | None = None
 ) -> None:

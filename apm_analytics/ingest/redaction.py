@@ -16,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from apm_analytics.errors import BadInput, BadParameter
+from apm_analytics.ingest import otlp_json
 from apm_analytics.ingest import redaction_scan as scanner
 from apm_analytics.ingest.columns import as_text
 from apm_analytics.ingest.otlp_protobuf import REQUESTS
@@ -246,7 +247,7 @@ class Redactor:
 
     def _redact_json(self, payload: bytes) -> bytes:
         try:
-            document = orjson.loads(payload)
+            document = otlp_json.parse(payload)
         except orjson.JSONDecodeError as error:
             raise BadInput(f"no JSON: {error.msg} at byte {error.pos}") from error
         changed, left = self._redact_node("", document)

@@ -1,6 +1,6 @@
 """Build a Collector once, into the user's cache.
 
-In:  builder.yaml beside this file, Go.
+In:  builder.yaml or whole.yaml beside this file, Go.
 Out: the path of the program; made anew when the file changes.
 """
 
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 MANIFEST = Path(__file__).parent / "builder.yaml"
+WHOLE = MANIFEST.with_name("whole.yaml")
 BUILDER = "go.opentelemetry.io/collector/cmd/builder"
 BUILD_TIMEOUT_S = 1800
 
@@ -23,9 +24,9 @@ def cache() -> Path:
     return Path(base) / "apm-analytics"
 
 
-def built() -> Path | None:
-    """Give the Collector, built where it is not there yet; None without Go."""
-    manifest = MANIFEST.read_text()
+def built(file: Path = MANIFEST) -> Path | None:
+    """Give the Collector of a manifest, built where it is not there yet; None without Go."""
+    manifest = file.read_text()
     name = hashlib.sha256(manifest.encode()).hexdigest()[:12]
     program = cache() / f"otelcol-apm-{name}"
     if program.exists():
@@ -53,7 +54,8 @@ def built() -> Path | None:
         skip = ("--skip-get-modules", "--skip-compilation")
         run("run", f"{BUILDER}@{version}", *skip, "--config", "builder.yaml", where=".")
         # Without the builder's `go mod tidy`, which wants what the modules' own tests need, too.
-        run("mod", "init", "otelcol-apm")
+        if not (Path(folder) / "otelcol-apm" / "go.mod").exists():
+            run("mod", "init", "otelcol-apm")
         run("get", *(f"{name}@{at}" for name, at in modules))
         run("build", "-trimpath", "-ldflags=-s -w", "-o", "otelcol-apm", ".")
         (Path(folder) / "otelcol-apm" / "otelcol-apm").rename(program)

@@ -228,7 +228,7 @@ def _read_json(signal: str, payload: bytes, requests: Requests, sink: Sink, limi
         return
     before = len(sink.rejected)
     try:
-        otlp_json.read_document(orjson.loads(payload), sink, limits, only=signal)
+        otlp_json.read_document(otlp_json.parse(payload), sink, limits, only=signal)
     except orjson.JSONDecodeError as error:
         raise BadInput(f"no JSON: {error.msg} at byte {error.pos}") from error
     for record in sink.rejected[before:]:
