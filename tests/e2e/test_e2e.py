@@ -4,6 +4,7 @@
 """
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -29,11 +30,12 @@ from apm_analytics.lake import query  # noqa: E402
 
 CONFIG = HERE.parents[1] / "deploy" / "otel-collector" / "config.yaml"
 SPANS = 2_000
+TRACES = 800
 
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    built = collector.built()
+    built = collector.built(collector.WHOLE)
     if built is None:
         pytest.fail("Go is not installed: install it, or leave `make e2e` out")
     return built
@@ -61,9 +63,10 @@ def test_the_collector_passes_on_what_it_takes_with_our_token(
     tokens = tmp_path / "tokens.yaml"
     tokens.write_text(f"tokens:\n{entry}")
     lake = tmp_path / "lake"
+    config = prepared(tmp_path, sampling=False)
     with (
         running(Config(lake, access=load_access(tokens))) as receiver,
-        collecting(tmp_path, program, receiver, token) as port,
+        collecting(config, program, receiver, token) as port,
         exporting(port) as export,
     ):
         for first in range(0, SPANS, 100):
@@ -73,9 +76,32 @@ def test_the_collector_passes_on_what_it_takes_with_our_token(
     assert ids.fetchall() == [(SPANS, SPANS)]
 
 
-def test_the_configuration_is_valid(tmp_path: Path, program: Path) -> None:
+def test_errors_are_kept_whole_and_jaeger_gets_a_copy(tmp_path: Path, program: Path) -> None:
+    lake, copy = tmp_path / "lake", tmp_path / "copy"
+    request, draw = otlp_requests.traces(TRACES), random.Random(7)
+    for number, span in enumerate(request.resource_spans[0].scope_spans[0].spans):
+        span.status.code = 2 if number % 4 == 0 else 0
+        span.trace_id = draw.randbytes(16)  # its last bytes say whether it is among the tenth
+    config = prepared(tmp_path, sampling=True)
+    with (
+        running(Config(lake)) as receiver,
+        running(Config(copy)) as jaeger,
+        collecting(config, program, receiver, "t", jaeger=jaeger.grpc_port) as port,
+        exporting(port) as export,
+    ):
+        export(request.SerializeToString())
+        wait_for(lake, TRACES // 4)
+        wait_for(copy, count(lake))
+    kept = query.connect(lake).execute("select status_code, count(*) from spans group by all")
+    counts = dict(kept.fetchall())
+    assert counts["error"] == TRACES // 4
+    assert 0 < counts["unset"] < TRACES // 4  # a tenth of three quarters
+    assert count(copy) == count(lake)
+
+
+def test_the_whole_configuration_is_valid(program: Path) -> None:
     said = subprocess.run(
-        [program, "validate", "--config", prepared(tmp_path)],
+        [program, "validate", "--config", CONFIG],
         env={**os.environ, **environment("127.0.0.1:1", "t", 4317)},
         capture_output=True,
         text=True,
@@ -83,38 +109,42 @@ def test_the_configuration_is_valid(tmp_path: Path, program: Path) -> None:
     assert said.returncode == 0, said.stderr
 
 
-def prepared(folder: Path) -> Path:
-    """Give the configuration without tail sampling, which this Collector is built without."""
+def prepared(folder: Path, *, sampling: bool) -> Path:
+    """Give the configuration without tail sampling, or with a shorter wait for late spans."""
     import yaml
 
     config = yaml.safe_load(CONFIG.read_text())
-    del config["processors"]["tail_sampling"]
-    for pipeline in config["service"]["pipelines"].values():
-        pipeline["processors"] = [p for p in pipeline["processors"] if p != "tail_sampling"]
+    config["processors"]["tail_sampling"]["decision_wait"] = "1s"
+    if not sampling:
+        del config["processors"]["tail_sampling"]
+        for pipeline in config["service"]["pipelines"].values():
+            pipeline["processors"] = [p for p in pipeline["processors"] if p != "tail_sampling"]
     file = folder / "collector.yaml"
     file.write_text(yaml.safe_dump(config))
     return file
 
 
-def environment(receiver: str, token: str, port: int) -> dict[str, str]:
+def environment(receiver: str, token: str, port: int, jaeger: int = 9) -> dict[str, str]:
     return {
         "APM_RECEIVER": receiver,
         "APM_TOKEN": token,
         "APM_RECEIVER_INSECURE": "true",
-        "JAEGER": "127.0.0.1:9",
+        "JAEGER": f"127.0.0.1:{jaeger}",
         "OTLP_GRPC": f"127.0.0.1:{port}",
         "OTLP_HTTP": f"127.0.0.1:{free_port()}",
     }
 
 
 @contextmanager
-def collecting(folder: Path, program: Path, receiver: Receiver, token: str) -> Iterator[int]:
-    """Run the Collector in front of a receiver; gives its gRPC port."""
+def collecting(
+    config: Path, program: Path, receiver: Receiver, token: str, *, jaeger: int = 9
+) -> Iterator[int]:
+    """Run the Collector in front of a receiver, with Jaeger on a port; gives its gRPC port."""
     port = free_port()
-    own = environment(f"127.0.0.1:{receiver.grpc_port}", token, port)
-    with (folder / "collector.log").open("wb") as log:
+    own = environment(f"127.0.0.1:{receiver.grpc_port}", token, port, jaeger)
+    with config.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(
-            [program, "--config", prepared(folder)],
+            [program, "--config", config],
             env={**os.environ, **own},
             stdout=log,
             stderr=subprocess.STDOUT,
