@@ -11,7 +11,8 @@ from apm_analytics.ingest import otlp_protobuf
 from apm_analytics.ingest.columnar import Scanner
 from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.sink import Sink
-from apm_analytics.ingest.wire.state import Allocate, pages
+from apm_analytics.ingest.wire.blocks import recycled
+from apm_analytics.ingest.wire.state import Allocate
 from apm_analytics.lake.schema import TABLES
 
 LIMITS = Limits.around_now()
@@ -21,7 +22,7 @@ Payload = bytes | NDArray[np.uint8]
 
 
 def disagreement(
-    signal: str, payloads: Sequence[Payload], allocate: Allocate = pages
+    signal: str, payloads: Sequence[Payload], allocate: Allocate = recycled
 ) -> tuple[str, int]:
     """Decode requests both ways; gives what differs first, and how many the scanner took."""
     scanner = Scanner(signal, 0, LIMITS, {}, allocate)

@@ -19,9 +19,10 @@ from apm_analytics.ingest import otlp_protobuf
 from apm_analytics.ingest.columns import SERVICE
 from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.wire import assembly, layout
+from apm_analytics.ingest.wire.blocks import recycled
 from apm_analytics.ingest.wire.entries import scan
 from apm_analytics.ingest.wire.scan import NO_ROOM, SIGNAL_NUMBERS
-from apm_analytics.ingest.wire.state import Allocate, State, pages
+from apm_analytics.ingest.wire.state import Allocate, State
 
 Units = Mapping[tuple[str, str, str], str]
 # Arrow counts texts and pairs of one table with 31 bits; a request of n bytes gives 2 n at most.
@@ -38,7 +39,7 @@ class Scanner:
         expected: int,
         limits: Limits,
         refused_units: Units,
-        allocate: Allocate = pages,
+        allocate: Allocate = recycled,
     ) -> None:
         self._signal = signal
         self._refused_units = refused_units

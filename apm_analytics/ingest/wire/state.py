@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.wire import layout
+from apm_analytics.ingest.wire.blocks import recycled
 from apm_analytics.ingest.wire.entries import forget, intern, rehash
 from apm_analytics.ingest.wire.layout import (
     CAPACITY,
@@ -51,16 +52,6 @@ _BESIDE_TEXTS = (
     layout.KEY_MARKS,
     layout.ASKED,
 )
-_ALIGNMENT = 64
-
-
-def pages(sizes: list[int]) -> list[NDArray[np.uint8]]:
-    """Allocate a buffer of each size, in bytes."""
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + -(-size // _ALIGNMENT) * _ALIGNMENT)
-    whole = np.empty(starts[-1], np.uint8)
-    return [whole[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
 
 class State:
@@ -73,7 +64,7 @@ class State:
     """
 
     def __init__(
-        self, signal: str, expected: int, limits: Limits, allocate: Allocate = pages
+        self, signal: str, expected: int, limits: Limits, allocate: Allocate = recycled
     ) -> None:
         self._allocate = allocate
         self._buffers: dict[int, NDArray[np.uint8]] = {}
@@ -205,7 +196,9 @@ class State:
             return LEAST_ROWS
         if frame == layout.RECORD:
             return LEAST_ROWS + self._expected // _BYTES_A_ROW
-        return LEAST_PAIRS + self._expected // _BYTES_A_PAIR
+        if frame in (layout.TEXT_PAIR, layout.NUMBER_PAIR):
+            return LEAST_PAIRS + self._expected // _BYTES_A_PAIR
+        return LEAST_PAIRS
 
     def _enlarge(self, places: list[tuple[int, int]], count: int, rows: int) -> None:
         """Replace buffers of (place, item size) by larger ones that begin with what was used."""
