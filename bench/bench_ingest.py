@@ -4,7 +4,8 @@ In:  --requests, --peers.
 Out: a table on standard output.
 
 CPU is that of the whole receiving process, from the first request until everything is where the
-process puts it. All run one after the other on the same requests: compare within one run only.
+process puts it. Merging parts later, which no peer does, is a process of its own, and a line of its
+own. All run one after the other on the same requests: compare within one run only.
 """
 
 import argparse
@@ -65,12 +66,21 @@ def _measure(name: str, folder: Path, requests: int) -> None:
                 return
             peer = stack.enter_context(collector(folder, program))
         print(f"{peer.name}: {peer.does}")
+        beside = _Peak(peer.beside_mb)
         for signal in ("traces", "logs", "metrics"):
             _throughput(peer, signal, requests, "gRPC")
         if peer.lake is not None:
             _throughput(peer, "traces", requests, "HTTP")
             _disk(peer.lake)
             _delay(peer)
+            while peer.beside_mb():
+                time.sleep(0.1)
+            rows = int(snapshots.status(peer.lake)["rows"].sum())
+            print(
+                f"  compaction: {peer.beside_cpu_s():.1f} CPU seconds, "
+                f"{peer.beside_cpu_s() / rows * 1e6:.2f} us a row received, "
+                f"peak {beside.stop():,.0f} MB beside the receiver"
+            )
 
 
 def _throughput(peer: Peer, signal: str, requests: int, door: str) -> None:
@@ -78,7 +88,7 @@ def _throughput(peer: Peer, signal: str, requests: int, door: str) -> None:
     made = list(otlp_load.payloads(signal, requests + WARM_UP_REQUESTS, time.time_ns()))
     _send_all(peer, signal, made[:WARM_UP_REQUESTS], door)
     _settle(peer)
-    peak = _Peak(peer)
+    peak = _Peak(peer.rss_mb)
     cpu, wall = peer.cpu_s(), time.monotonic()
     _send_all(peer, signal, made[WARM_UP_REQUESTS:], door)
     wall = time.monotonic() - wall
@@ -149,10 +159,10 @@ def _settle(peer: Peer) -> None:
 
 
 class _Peak:
-    """The most memory a process had between making this and `stop`."""
+    """The most memory in use between making this and `stop`."""
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
+    def __init__(self, used_mb: Callable[[], float]) -> None:
+        self._used_mb = used_mb
         self._most = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -160,7 +170,7 @@ class _Peak:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.05):
-            self._most = max(self._most, self._peer.rss_mb())
+            self._most = max(self._most, self._used_mb())
 
     def stop(self) -> float:
         self._stop.set()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,22 @@ class Peer:
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
+    def beside_cpu_s(self) -> float:
+        """Give the CPU seconds of processes that it started and that have ended."""
+        times = self.process.cpu_times()
+        return float(times.children_user + times.children_system)
+
     def rss_mb(self) -> float:
         """Give the memory in use."""
         return float(self.process.memory_info().rss) / 1e6
+
+    def beside_mb(self) -> float:
+        """Give the memory of processes that it started and that run now."""
+        used = 0
+        for child in self.process.children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                used += child.memory_info().rss
+        return used / 1e6
 
 
 @contextmanager
@@ -50,7 +63,7 @@ def ours(folder: Path) -> Iterator[Peer]:
     command = [Path(sys.executable).parent / "apm", "receive", "--lake", lake]
     for option, port in zip(("grpc", "http", "admin"), ports, strict=True):
         command += [f"--{option}-port", str(port)]
-    does = "privacy rules, journal synced before the answer, zstd Parquet"
+    does = "privacy rules, journal synced before the answer, zstd Parquet; another process merges"
     with _running(command, folder, ports[0]) as process:
         yield Peer("apm receive", does, process, *ports, lake)
 

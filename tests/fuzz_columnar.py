@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wire_requests import SIGNALS, Requests, varint
 
 from apm_analytics.ingest.wire import state
-from apm_analytics.ingest.wire.state import pages
+from apm_analytics.ingest.wire.blocks import recycled
 
 A_BATCH = 250
 ODDITIES = (0.0, 0.002, 0.01, 0.05)
@@ -89,7 +89,7 @@ def fuzz(count: int, seed: int, *, guarded: bool = False, progress: bool = False
         if guarded:
             lay = against_a_guard_page if number % 2 else behind_a_guard_page
             payloads = [lay(payload) for payload in payloads]
-        found, here = disagreement(signal, payloads, _fenced if guarded else pages)
+        found, here = disagreement(signal, payloads, _fenced if guarded else recycled)
         assert not found, f"seed {own}: {found}\n{first_culprit(signal, payloads)}"
         taken += here
         if progress and number % 200 == 199:

@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from live_receiver import count, exporting, running
 from warm_receiver import started
 
 from apm_analytics.ingest.receiver import Config, pipeline, repeats, writer
+from apm_analytics.ingest.receiver.groups import Outcome
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
 from apm_analytics.ingest.receiver.refusals import STATUS_TRAILER, Reason, Refused
@@ -133,11 +135,20 @@ def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
         slow.wait(10)
         sync(file)
 
+    noticed = threading.Event()
+    unheard = Pipeline.unheard
+
+    def note(pipeline: Pipeline, taken: bytes, future: "Future[Outcome]") -> None:
+        unheard(pipeline, taken, future)
+        noticed.set()
+
     with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
         monkeypatch.setattr(os, "fdatasync", fdatasync)
+        monkeypatch.setattr(Pipeline, "unheard", note)
         with pytest.raises(grpc.RpcError) as hung_up:
             export(payload, timeout=0.2)
         assert hung_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert noticed.wait(10)
         slow.set()
         assert export(payload) == b""
     assert count(tmp_path) == 5
