@@ -4,16 +4,19 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from otlp_sink import attributes, otlp_sink
 from run_shop import echo, output_of, shop
 
 from apm_analytics.ingest.files import import_files
+from apm_analytics.instrument import outbox
 from apm_analytics.instrument.counts import Losses
 from apm_analytics.instrument.outbox import Outbox
 from apm_analytics.lake import query
@@ -191,3 +194,33 @@ def test_an_outbox_drops_and_counts_what_does_not_fit_and_survives_a_bad_exporte
     outbox.close(1)
     outbox.put(1)
     assert losses.total("spans") == 100 - arrived + 1
+
+
+def test_an_outbox_lets_the_application_run_between_items_unless_someone_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import threading
+
+    monkeypatch.setattr(outbox, "PAUSE_S", 60.0)
+    paused = threading.Event()
+    prepared: list[int] = []
+    sent: list[int] = []
+
+    def prepare(item: int) -> int:
+        prepared.append(item)
+        if len(prepared) == outbox.SLICE:
+            paused.set()
+        return item
+
+    def send(batch: Sequence[int]) -> bool:
+        sent.extend(list(batch))
+        return True
+
+    box = outbox.Outbox("spans", prepare, send, Losses(), delay_s=60.0)
+    for number in range(5):
+        box.put(number)
+    box._wake.set()  # the minute is over
+    assert paused.wait(10) and not sent
+    assert prepared == [0, 1]
+    assert box.flush(10) and sent == [0, 1, 2, 3, 4]
+    box.close(1)

@@ -66,6 +66,7 @@ def test_an_error_is_answered_with_the_ids_and_keeps_its_trace() -> None:
         [span] = sink.await_that(lambda: named(sink, "GET /fails"))
         assert span.trace_state == "ot=th:0"
         assert attributes(span)["sampling.reason"] == "error"
+        assert [event.name for event in span.events] == ["exception"]
         assert not named(sink, "GET /products/{product}")
         assert not any(b"hunter2" in body or b"anna@" in body for _, body in sink.requests)
 

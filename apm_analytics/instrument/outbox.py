@@ -101,7 +101,7 @@ class Outbox(Generic[Item]):
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._hurried = False
+        self._hurry = threading.Event()
 
     def put(self, item: Item) -> None:
         """Take an item for sending, or drop and count it when the queue is full or closed."""
@@ -121,7 +121,7 @@ class Outbox(Generic[Item]):
         while self._queue or not self._idle.is_set():
             if self._closed or time.monotonic() >= deadline or self._thread is None:
                 return False
-            self._hurried = True
+            self._hurry.set()
             self._idle.clear()
             self._wake.set()
             self._idle.wait(min(0.2, max(0.0, deadline - time.monotonic())))
@@ -131,6 +131,7 @@ class Outbox(Generic[Item]):
         """Send what is queued within the timeout, then take nothing more."""
         self.flush(timeout_s)
         self._closed = True
+        self._hurry.set()
         self._wake.set()
         left = len(self._queue)
         if left:
@@ -138,8 +139,8 @@ class Outbox(Generic[Item]):
 
     def pause(self) -> None:
         """Let the application run, unless someone waits or much is queued."""
-        if not self._hurried and len(self._queue) < self._max_batch // 2:
-            time.sleep(PAUSE_S)
+        if len(self._queue) < self._max_batch // 2:
+            self._hurry.wait(PAUSE_S)
 
     def _start(self) -> None:
         with self._start_lock:
@@ -157,7 +158,7 @@ class Outbox(Generic[Item]):
                 self._idle.clear()
                 count = min(len(self._queue), self._max_batch)
                 self._send_batch([self._queue.popleft() for _ in range(count)])
-            self._hurried = False
+            self._hurry.clear()
             self._idle.set()
 
     def _send_batch(self, batch: list[Item]) -> None:
