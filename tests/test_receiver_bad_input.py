@@ -121,7 +121,8 @@ def test_a_malformed_request_is_refused_with_its_field(receiver: Receiver, case:
         (b"[" * 100_000, "no JSON"),
         (b'{"resourceSpans": 7}', "resourceSpans: found a int, need a list"),
         (b'{"unknown": []}', "resourceSpans"),
-        (b'{"resourceSpans": [{"schemaUrl": "\xff"}]}', "no JSON"),
+        (b'{"resourceSpans": [{"schemaUrl": "\xff"}]}', "resourceSpans[0].schemaUrl"),
+        (b'{"resourceSpans": [{"schemaUrl": "\xff\\u00e9"}]}', "no JSON"),
         (deep_json(2_000), "no JSON"),
         (deep_json(300), "nested"),
     ],
@@ -261,10 +262,11 @@ def _ends_stream(answered: bytes) -> bool:
     return False
 
 
-@pytest.mark.parametrize("media", [PROTOBUF, "application/json"])
-def test_a_million_attributes_are_refused(receiver: Receiver, media: str) -> None:
-    if media == PROTOBUF:
-        span = b"\x4a\x03\x0a\x01a" * 800_000
+@pytest.mark.parametrize("attribute", [b"\x4a\x03\x0a\x01a", b"\x4a\x00", b""])
+def test_a_million_attributes_are_refused(receiver: Receiver, attribute: bytes) -> None:
+    media = PROTOBUF if attribute else "application/json"
+    if attribute:
+        span = attribute * 800_000
         for tag in (b"\x12", b"\x12", b"\x0a"):
             size = len(span)
             head = bytes([size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14 & 0x7F | 0x80])

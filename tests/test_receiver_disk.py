@@ -12,12 +12,13 @@ from pathlib import Path
 
 import grpc
 import httpx
+import orjson
 import otlp_requests
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from live_receiver import count, exporting, running
-from warm_receiver import started
+from warm_receiver import Started, started
 
 from apm_analytics.ingest.receiver import Config, pipeline, repeats, writer
 from apm_analytics.ingest.receiver.groups import Outcome
@@ -191,6 +192,32 @@ def test_a_redacted_request_is_known_again_after_a_crash(tmp_path: Path) -> None
     assert kept and b"hunter2" not in kept
     with started(tmp_path) as receiver, exporting(receiver.grpc_port) as export:
         assert export(payload) == b""
+        receiver.stop()
+    assert count(tmp_path) == 3
+
+
+@pytest.mark.parametrize("secret", [False, True])
+def test_json_that_is_kept_as_protobuf_is_known_again_after_a_crash(
+    tmp_path: Path, secret: bool
+) -> None:
+    request = otlp_requests.traces(3)
+    if secret:
+        span = request.resource_spans[0].scope_spans[0].spans[0]
+        span.attributes.append(otlp_requests.attribute("db.user.password", "hunter2"))
+    document = orjson.dumps(otlp_requests.as_json(request, enum_numbers=True))
+
+    def post(receiver: Started) -> int:
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        json = {"content-type": "application/json"}
+        return httpx.post(url, content=document, headers=json).status_code
+
+    with started(tmp_path) as receiver:
+        assert post(receiver) == 200
+        receiver.kill()
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "journal").rglob("*.segment"))
+    assert kept and b"hunter2" not in kept and b"resourceSpans" not in kept
+    with started(tmp_path) as receiver:
+        assert post(receiver) == 200
         receiver.stop()
     assert count(tmp_path) == 3
 

@@ -218,6 +218,8 @@ class Redactor:
                     self._redact_message(child)
 
     def _redact_attributes(self, attributes: Any) -> None:
+        if len(attributes) > scanner.MAX_PAIRS:
+            raise _crowded("attributes")
         kept = [pair for pair in attributes if self._redact_value(pair.key, pair.value)]
         if len(kept) < len(attributes):
             copies = [type(pair)() for pair in kept]

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 
 from apm_analytics.errors import BadInput
-from apm_analytics.ingest import dead_letters, otlp, otlp_json
+from apm_analytics.ingest import dead_letters, json_wire, otlp, otlp_json
 from apm_analytics.ingest.dead_letters import Letter
 from apm_analytics.ingest.otlp_protobuf import REQUESTS
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
@@ -121,8 +121,9 @@ class Stage:
         """
         results: dict[int, Taken | Refused] = {}
         metrics: dict[str, list[int]] = {}
-        kept = list(entries)
-        for place, entry in enumerate(entries):
+        # JSON that is journalled already is in the form in which it was taken.
+        kept = [one if redactor is None else _as_protobuf(one) for one in entries]
+        for place, entry in enumerate(kept):
             kind = plain_kind(entry.kind)
             try:
                 if redactor is not None and kind in _ALONE:
@@ -199,9 +200,21 @@ class Stage:
         ]
 
 
+def _as_protobuf(entry: Entry) -> Entry:
+    """Give JSON of the usual form as protobuf, with the fingerprint of what was sent."""
+    signal, json, _ = plain_kind(entry.kind).partition(JSON)
+    found = json_wire.to_protobuf(entry.payload) if json else None
+    if found is None or found[0] != signal:
+        return entry
+    return Entry(sent_as(signal, entry.payload), found[1])
+
+
 def _kept(entry: Entry, left: bytes) -> Entry:
     """Give the entry of what redaction left; changed, it keeps the fingerprint of what was sent."""
-    return entry if left is entry.payload else Entry(sent_as(entry.kind, entry.payload), left)
+    if left is entry.payload:
+        return entry
+    known = plain_kind(entry.kind) != entry.kind
+    return Entry(entry.kind if known else sent_as(entry.kind, entry.payload), left)
 
 
 def _decode_metrics(
