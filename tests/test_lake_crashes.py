@@ -25,7 +25,7 @@ from apm_analytics.lake.schema import TABLES
 from apm_analytics.lake.verify import verify
 from apm_analytics.settings import RetentionSettings
 
-ANNA, BEN = "anna-17", "ben-18"
+ANNA, BEN = "anna", "benn"  # too short to be masked, which takes no further step
 DAY_S = 86_400
 NOW_S = MONDAY_NS / 1e9 + 3 * DAY_S
 STEPS = ("os.rename", "os.remove", "os.mkdir")
@@ -61,7 +61,7 @@ def fill(lake: Path, several: Sequence[Sequence[str]]) -> None:
             "spans": {**spans, "name": ["n"] * 4},
             "logs": {
                 "user_id": [ANNA, BEN, "", ""],
-                "body": ["in", "in", f"hello {ANNA}", ""],
+                "body": ["in", "in", "", ""],
                 "service_name": ["kept"] + ["gone"] * 3,
             },
             "metric_points": {"name": ["m"] * 4, "kind": ["gauge"] * 4, "value": [1.0] * 4},
