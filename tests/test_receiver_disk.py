@@ -20,7 +20,7 @@ from google.rpc.status_pb2 import Status
 from live_receiver import count, exporting, running
 from warm_receiver import Started, started
 
-from apm_analytics.ingest.receiver import Config, pipeline, repeats, writer
+from apm_analytics.ingest.receiver import Config, intake, pipeline, repeats, writer
 from apm_analytics.ingest.receiver.groups import Outcome
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
@@ -153,6 +153,34 @@ def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
         slow.set()
         assert export(payload) == b""
     assert count(tmp_path) == 5
+
+
+def test_a_slow_disk_refuses_recovers_by_itself_and_takes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = otlp_requests.traces(5).SerializeToString()
+    mended = threading.Event()
+    sync = os.fdatasync
+
+    def fdatasync(file: int) -> None:
+        mended.wait(30)
+        sync(file)
+
+    monkeypatch.setattr(intake, "ANSWER_S", 0.2)
+    with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        with pytest.raises(grpc.RpcError) as refused:
+            export(payload)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        answer = httpx.post(url, content=payload, headers=PROTOBUF)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+        assert b"did not answer within" in answer.content
+        mended.set()
+        wait_until(lambda: httpx.post(url, content=payload, headers=PROTOBUF).status_code == 200)
+        other = otlp_requests.traces(3, first=900).SerializeToString()
+        wait_until(lambda: httpx.post(url, content=other, headers=PROTOBUF).status_code == 200)
+    assert count(tmp_path) == 8
 
 
 def test_beyond_the_budget_senders_wait_and_memory_does_not_grow(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ class Pipeline:
         self._repeats = Repeats()
         self._unheard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._held = 0
-        self._lock = threading.Lock()  # of _held, _staged and the journal
+        # Of _held and _oldest: whoever hands something over never waits for the disk.
+        self._counting = threading.Lock()
+        self._lock = threading.Lock()  # of _staged and the journal; held while the disk works
         self._stage = Stage(self._units, MIN_STAGE_BYTES)
         self._staged: list[Entry] = []
         self._staged_bytes = 0
@@ -131,7 +133,7 @@ class Pipeline:
         """
         if self._stopping:
             raise Refused(Reason.STOPPING, "the receiver is stopping; send again", RETRY_S)
-        with self._lock:
+        with self._counting:
             if self._held and self._held + len(payload) > self._budget:
                 raise Refused(
                     Reason.BUSY,
@@ -269,6 +271,6 @@ class Pipeline:
             return batch
 
     def _release(self, size: int) -> None:
-        with self._lock:
+        with self._counting:
             self._held -= size
             self._oldest = self._staged_since if self._held else None
