@@ -66,10 +66,10 @@ def _measure(name: str, folder: Path, requests: int) -> None:
                 return
             peer = stack.enter_context(collector(folder, program))
         print(f"{peer.name}: {peer.does}")
-        beside = _Peak(peer.beside_mb)
+        beside = _Peak(peer.beside_mb) if peer.lake is not None else None
         for signal in ("traces", "logs", "metrics"):
             _throughput(peer, signal, requests, "gRPC")
-        if peer.lake is not None:
+        if peer.lake is not None and beside is not None:
             _throughput(peer, "traces", requests, "HTTP")
             _disk(peer.lake)
             _delay(peer)
