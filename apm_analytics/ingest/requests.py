@@ -165,12 +165,12 @@ class Requests:
         tables = dict(rest.tables)
         if not self._by_scanner:
             return rest
-        from apm_analytics.ingest.wire import assembly
+        from apm_analytics.ingest.wire.encoded import encoded
 
         for scanner in self._scanners.values():
             for name, table in scanner.tables().items():
                 if name in tables:
-                    both = [table, assembly.encoded(name, tables[name])]
+                    both = [table, encoded(name, tables[name])]
                     table = pa.concat_tables(both).unify_dictionaries().combine_chunks()
                 tables[name] = table
         return Decoded(tables, rest.rejected, rest.warnings)

@@ -23,7 +23,7 @@ from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.redaction import Redactor
 from apm_analytics.ingest.requests import Requests
 from apm_analytics.ingest.sink import DecodedRequests, Rejected, Sink
-from apm_analytics.ingest.wire import assembly
+from apm_analytics.ingest.wire.encoded import encoded, encoded_schema
 from apm_analytics.lake import snapshots
 from apm_analytics.lake.journal import Entry
 from apm_analytics.lake.schema import METRIC_TABLES
@@ -255,10 +255,9 @@ def _joined(name: str, tables: list[pa.Table]) -> pa.Table:
     """Put tables of one lake table together; some came by the library, with plain texts."""
     if len(tables) == 1:
         return tables[0]
-    wanted = assembly.encoded_schema(name)
+    wanted = encoded_schema(name)
     alike = [
-        table if table.schema.types == wanted.types else assembly.encoded(name, table)
-        for table in tables
+        table if table.schema.types == wanted.types else encoded(name, table) for table in tables
     ]
     return pa.concat_tables(alike).unify_dictionaries().combine_chunks()
 

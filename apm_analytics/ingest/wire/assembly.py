@@ -5,7 +5,6 @@ Out: one table a lake table, its columns in the order of `lake.schema`, texts di
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,16 @@ from numpy.typing import NDArray
 from apm_analytics.ingest.columns import CONTEXT_COLUMNS
 from apm_analytics.ingest.records import SPAN_KINDS, STATUS_CODES, TEMPORALITIES
 from apm_analytics.ingest.wire import layout
+from apm_analytics.ingest.wire.arrays import (
+    ENCODED,
+    bitmap,
+    dictionary,
+    fixed,
+    masked,
+    not_zero,
+    over_words,
+)
+from apm_analytics.ingest.wire.encoded import ENCODED_MAPS, encoded_schema
 from apm_analytics.ingest.wire.entries import renumber
 from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KIND, SUMMARY
 from apm_analytics.ingest.wire.state import State
@@ -24,15 +33,12 @@ from apm_analytics.lake.schema import (
     LINK,
     NUMBER_MAP,
     PROMOTED,
-    TABLES,
     TEXT,
     TEXT_MAP,
     TIME,
     column_name,
 )
 
-_ENCODED = pa.dictionary(pa.int32(), TEXT)
-_IDS = ("trace_id", "span_id", "parent_span_id")
 _KINDS = {
     GAUGE: "gauge",
     SUM_KIND: "sum",
@@ -41,29 +47,9 @@ _KINDS = {
     SUMMARY: "summary",
 }
 # A column without any value is made once and stands for all such columns of its type.
-_OFTEN_NULL = (_ENCODED, TEXT_MAP, pa.int64(), pa.list_(EVENT), pa.list_(LINK), pa.list_(EXEMPLAR))
+_OFTEN_NULL = (ENCODED, TEXT_MAP, pa.int64(), pa.list_(EVENT), pa.list_(LINK), pa.list_(EXEMPLAR))
 Codes = NDArray[np.int32]
 Contexts = Sequence[tuple[Any, ...]]
-
-
-@cache
-def encoded_schema(table: str) -> pa.Schema:
-    """Give the schema of a decoded table: the lake's, with texts other than ids encoded."""
-    return pa.schema(
-        [
-            field.with_type(_ENCODED) if field.type == TEXT and field.name not in _IDS else field
-            for field in TABLES[table]
-        ]
-    )
-
-
-def encoded(name: str, table: pa.Table) -> pa.Table:
-    """Encode a table that came by the library, so that both can follow each other."""
-    columns = [
-        table[field.name].dictionary_encode() if field.type == _ENCODED else table[field.name]
-        for field in encoded_schema(name)
-    ]
-    return pa.table(columns, schema=encoded_schema(name))
 
 
 def tables(state: State, contexts: Contexts, context_of: Codes) -> dict[str, pa.Table]:
@@ -98,19 +84,19 @@ class _TableMaker:
 
     def columns(self, contexts: Contexts, context_of: Codes) -> dict[str, pa.Array]:
         made: dict[str, pa.Array] = {
-            "time": _fixed(TIME, self._eight(layout.TIME)),
+            "time": fixed(TIME, self._eight(layout.TIME)),
             "flags": self._unsigned(layout.FLAGS),
             "attributes": self._map(
-                TEXT_MAP,
+                ENCODED_MAPS[TEXT_MAP],
                 self._offsets(layout.TEXT_END),
-                self._plain(layout.TEXT_KEY),
-                self._plain(layout.TEXT_VALUE),
+                self._numbered(self._four(layout.TEXT_KEY)),
+                self._numbered(self._four(layout.TEXT_VALUE)),
             ),
             "attributes_num": self._map(
-                NUMBER_MAP,
+                ENCODED_MAPS[NUMBER_MAP],
                 self._offsets(layout.NUMBER_END),
-                self._plain(layout.NUMBER_KEY),
-                _fixed(pa.float64(), self._eight(layout.NUMBER_VALUE)),
+                self._numbered(self._four(layout.NUMBER_KEY)),
+                fixed(pa.float64(), self._eight(layout.NUMBER_VALUE)),
             ),
             **self._shared(contexts, context_of[self._four(layout.CONTEXT)]),
             **self._promoted(),
@@ -128,13 +114,13 @@ class _TableMaker:
     def _span_columns(self) -> dict[str, pa.Array]:
         present = self._eight(layout.PRESENT)
         return {
-            "duration_ns": _fixed(pa.int64(), self._eight(layout.DURATION)),
+            "duration_ns": fixed(pa.int64(), self._eight(layout.DURATION)),
             "trace_id": self._hex(layout.TRACE_ID),
             "span_id": self._hex(layout.SPAN_ID),
             "parent_span_id": self._hex(layout.PARENT_ID, present & layout.HAS_PARENT),
             "name": self._encoded(self._four(layout.NAME)),
-            "kind": _words(SPAN_KINDS, self._four(layout.KIND)),
-            "status_code": _words(STATUS_CODES, self._four(layout.STATUS)),
+            "kind": over_words(SPAN_KINDS, self._four(layout.KIND)),
+            "status_code": over_words(STATUS_CODES, self._four(layout.STATUS)),
             "status_message": self._encoded(self._four(layout.STATUS_MESSAGE)),
             "trace_state": self._encoded(self._four(layout.TRACE_STATE)),
             "dropped_attributes_count": self._unsigned(layout.DROPPED),
@@ -147,7 +133,7 @@ class _TableMaker:
     def _log_columns(self) -> dict[str, pa.Array]:
         present = self._eight(layout.PRESENT)
         return {
-            "observed_time": _not_zero(TIME, self._eight(layout.OTHER_TIME)),
+            "observed_time": not_zero(TIME, self._eight(layout.OTHER_TIME)),
             "severity_number": self._unsigned(layout.SEVERITY),
             "severity_text": self._encoded(self._four(layout.SEVERITY_TEXT)),
             "body": self._encoded(self._four(layout.BODY)),
@@ -172,13 +158,13 @@ class _TableMaker:
         }
         kinds = np.unique(head["kind"])
         made = {
-            "start_time": _not_zero(TIME, self._eight(layout.OTHER_TIME)),
+            "start_time": not_zero(TIME, self._eight(layout.OTHER_TIME)),
             **{name: self._encoded(head[name]) for name in ("name", "unit", "description")},
-            "kind": _words(
+            "kind": over_words(
                 [_KINDS[int(kind)] for kind in kinds],
                 np.searchsorted(kinds, head["kind"]).astype(np.int32),
             ),
-            "temporality": _words(TEMPORALITIES[1:], head["temporality"] - np.int32(1)),
+            "temporality": over_words(TEMPORALITIES[1:], head["temporality"] - np.int32(1)),
             "metric_metadata": self._none[TEXT_MAP],
         }
         present = self._eight(layout.PRESENT)
@@ -191,9 +177,9 @@ class _TableMaker:
                 head["monotonic"] == 1, mask=head["kind"] != SUM_KIND, type=pa.bool_()
             )
         else:
-            made["count"] = _fixed(pa.int64(), self._eight(layout.COUNT))
+            made["count"] = fixed(pa.int64(), self._eight(layout.COUNT))
         if self._name == layout.SUMMARIES:
-            made["sum"] = _fixed(pa.float64(), self._eight(layout.SUM))
+            made["sum"] = fixed(pa.float64(), self._eight(layout.SUM))
             made["quantiles"] = self._numbers_list(layout.LIST_ONE_END, layout.LIST_ONE_VALUE)
             made["quantile_values"] = self._numbers_list(layout.LIST_TWO_END, layout.LIST_TWO_VALUE)
             return made
@@ -210,8 +196,8 @@ class _TableMaker:
             )
             return made
         made["scale"] = pa.array(self._four(layout.SCALE).astype(np.int64))
-        made["zero_count"] = _fixed(pa.int64(), self._eight(layout.ZERO_COUNT))
-        made["zero_threshold"] = _fixed(pa.float64(), self._eight(layout.ZERO_THRESHOLD))
+        made["zero_count"] = fixed(pa.int64(), self._eight(layout.ZERO_COUNT))
+        made["zero_threshold"] = fixed(pa.float64(), self._eight(layout.ZERO_THRESHOLD))
         for side, offset, end, values in (
             ("positive", layout.POSITIVE_OFFSET, layout.LIST_ONE_END, layout.LIST_ONE_VALUE),
             ("negative", layout.NEGATIVE_OFFSET, layout.LIST_TWO_END, layout.LIST_TWO_VALUE),
@@ -223,7 +209,7 @@ class _TableMaker:
     def _events(self) -> pa.Array:
         return pa.StructArray.from_arrays(
             [
-                _not_zero(TIME, self._eight(layout.ITEM_TIME)),
+                not_zero(TIME, self._eight(layout.ITEM_TIME)),
                 self._plain(layout.ITEM_NAME),
                 self._item_map(layout.ITEM_PAIR_FROM, layout.ITEM_PAIR_END),
                 self._unsigned(layout.ITEM_DROPPED),
@@ -249,8 +235,8 @@ class _TableMaker:
         present = self._eight(layout.ITEM_PRESENT)
         return pa.StructArray.from_arrays(
             [
-                _not_zero(TIME, self._eight(layout.ITEM_TIME)),
-                _fixed(pa.float64(), self._eight(layout.ITEM_VALUE)),
+                not_zero(TIME, self._eight(layout.ITEM_TIME)),
+                fixed(pa.float64(), self._eight(layout.ITEM_VALUE)),
                 self._hex(layout.ITEM_TRACE, present & layout.HAS_TRACE),
                 self._hex(layout.ITEM_SPAN, present & layout.HAS_SPAN),
                 self._item_map(layout.ITEM_PAIR_FROM, layout.ITEM_PAIR_END),
@@ -264,7 +250,7 @@ class _TableMaker:
         made = {}
         for name, values in zip(CONTEXT_COLUMNS, zip(*contexts, strict=True), strict=True):
             if all(value is None for value in values):
-                kind = TEXT_MAP if name.endswith("_attributes") else _ENCODED
+                kind = TEXT_MAP if name.endswith("_attributes") else ENCODED
                 made[name] = self._none[kind]
             elif name.endswith("_attributes"):
                 made[name] = pa.array(values, TEXT_MAP).take(pa.array(context))
@@ -273,7 +259,7 @@ class _TableMaker:
                 codes = np.array(
                     [-1 if value is None else words.index(value) for value in values], np.int32
                 )
-                made[name] = _words(words, codes[context])
+                made[name] = over_words(words, codes[context])
         return made
 
     def _promoted(self) -> dict[str, pa.Array]:
@@ -283,14 +269,14 @@ class _TableMaker:
             buffer, filled = self._state.promoted(self._name, number)
             name = column_name(key)
             if not filled:
-                made[name] = self._none[_ENCODED if kind == TEXT else kind]
+                made[name] = self._none[ENCODED if kind == TEXT else kind]
             elif kind == TEXT:
                 codes = buffer[: 4 * self._rows].view(np.int32)
                 codes[filled:] = -1
                 made[name] = self._encoded(codes)
             else:
                 bit = 1 << (layout.FIRST_PROMOTED_BIT + number)
-                made[name] = _masked(
+                made[name] = masked(
                     kind, buffer[: 8 * self._rows].view(np.int64), present & bit != 0
                 )
         return made
@@ -309,14 +295,16 @@ class _TableMaker:
     def _optional(
         self, offset: int, has: NDArray[np.int64], kind: pa.DataType | None = None
     ) -> pa.Array:
-        return _masked(kind or pa.float64(), self._eight(offset), has != 0)
+        return masked(kind or pa.float64(), self._eight(offset), has != 0)
 
     def _encoded(self, codes: Codes) -> pa.Array:
+        """Encode a column of the table; without any text it is the one that stands for all."""
+        return self._numbered(codes) if (codes >= 0).any() else self._none[ENCODED]
+
+    def _numbered(self, codes: Codes) -> pa.Array:
         used = np.empty(min(len(codes), len(self._numbers)), np.int32)
         count, missing = renumber(codes, self._numbers, used)
-        if missing == len(codes):
-            return self._none[_ENCODED]
-        return _dictionary(codes, self._texts.take(pa.array(used[:count])), missing)
+        return dictionary(codes, self._texts.take(pa.array(used[:count])), missing)
 
     def _plain(self, offset: int) -> pa.Array:
         codes = self._four(offset)
@@ -327,7 +315,7 @@ class _TableMaker:
         size = layout.COLUMNS[(offset - layout.COLUMNS[0].offset) // layout.WORD].size
         count = len(digits) // size
         offsets = np.arange(0, len(digits) + 1, size, dtype=np.int32)
-        valid = None if has is None or has.all() else _bitmap(has != 0)
+        valid = None if has is None or has.all() else bitmap(has != 0)
         if valid is not None:
             digits.reshape(count, size)[has == 0] = 48  # what lies behind null is never read
         return pa.StringArray.from_buffers(
@@ -373,36 +361,5 @@ class _TableMaker:
 
     def _numbers_list(self, end: int, values: int, kind: pa.DataType | None = None) -> pa.Array:
         return pa.ListArray.from_arrays(
-            self._offsets(end), _fixed(kind or pa.float64(), self._eight(values))
+            self._offsets(end), fixed(kind or pa.float64(), self._eight(values))
         )
-
-
-def _fixed(kind: pa.DataType, values: NDArray[Any], valid: pa.Buffer | None = None) -> pa.Array:
-    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(values)])
-
-
-def _bitmap(valid: NDArray[np.bool_]) -> pa.Buffer:
-    return pa.py_buffer(np.packbits(valid, bitorder="little"))
-
-
-def _masked(kind: pa.DataType, values: NDArray[Any], valid: NDArray[np.bool_]) -> pa.Array:
-    if valid.all():
-        return _fixed(kind, values)
-    values[~valid] = 0
-    return _fixed(kind, values, _bitmap(valid))
-
-
-def _not_zero(kind: pa.DataType, values: NDArray[np.int64]) -> pa.Array:
-    return _masked(kind, values, values != 0)
-
-
-def _dictionary(codes: Codes, words: pa.Array, missing: int | bool) -> pa.Array:
-    valid = _bitmap(codes >= 0) if missing else None
-    return pa.DictionaryArray.from_arrays(_fixed(pa.int32(), codes, valid), words, safe=False)
-
-
-def _words(words: Sequence[str | None], codes: Codes) -> pa.Array:
-    """Encode a column over few words; -1 stands for none."""
-    if not len(words):
-        return pa.nulls(len(codes), _ENCODED)
-    return _dictionary(codes, pa.array(words, TEXT), bool((codes < 0).any()))

@@ -151,7 +151,9 @@ def _text_content(
         codes, words = _used(codes, words)
     bounds = _bounds(words) if statistics else None
     if len(words) > VARIED * len(codes):
-        texts = words.take(pa.array(codes))
+        # Fresh from the scanner, texts that never repeat are in order already.
+        alone = len(words) == len(codes) and np.array_equal(codes, np.arange(len(codes)))
+        texts = words if alone else words.take(pa.array(codes))
         return _Content(encodings.DELTA_LENGTH, encodings.texts_by_length(texts)), bounds
     coded = encodings.indices(codes, len(words))
     plain = encodings.texts_plainly(words)

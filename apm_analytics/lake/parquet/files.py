@@ -87,7 +87,7 @@ class FileWriter:
         footer = struct(
             {
                 1: i32(2),
-                2: listed(elements(self._schema)),
+                2: elements(self._schema),
                 3: i64(self._rows),
                 4: listed(self._groups),
                 6: text(_CREATED_BY),

@@ -5,16 +5,25 @@ Out: the elements of a Parquet schema, and the physical type of each kind of val
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import pyarrow as pa
 
-from apm_analytics.lake.parquet.thrift import Value, i32, struct, text, truth
+from apm_analytics.lake.parquet.thrift import Value, i32, listed, struct, text, truth
 
 BOOLEAN, INT64, DOUBLE, BYTE_ARRAY = 0, 2, 5, 6
 _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
 _UTF8, _MAP, _LIST = 0, 1, 3  # converted types, for readers of old
 _NOTHING = struct({})
 _TIME = struct({8: struct({1: truth(False), 2: struct({3: _NOTHING})})})  # local, nanoseconds
+
+_PHYSICAL = {
+    pa.string().id: BYTE_ARRAY,
+    pa.int64().id: INT64,
+    pa.timestamp("ns").id: INT64,
+    pa.float64().id: DOUBLE,
+    pa.bool_().id: BOOLEAN,
+}
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -40,22 +49,21 @@ def physical(kind: pa.DataType) -> int:
     """
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_string(kind):
-        return BYTE_ARRAY
-    if pa.types.is_int64(kind) or kind == pa.timestamp("ns"):
-        return INT64
-    if pa.types.is_float64(kind):
-        return DOUBLE
-    if pa.types.is_boolean(kind):
-        return BOOLEAN
-    raise TypeError(f"{kind} in Parquet: columns are texts, int64, float64, booleans and times")
+    found = _PHYSICAL.get(kind.id)
+    if found is None:
+        raise TypeError(
+            f"{kind} in Parquet: columns are texts, int64, float64, booleans and times in ns"
+        )
+    return found
 
 
-def elements(schema: pa.Schema) -> Iterator[Value]:
-    """Give the elements of a schema, the root first and every group before its children."""
-    yield struct({4: text("schema"), 5: i32(len(schema))})
+@cache
+def elements(schema: pa.Schema) -> Value:
+    """Give the list of a schema's elements, the root first and every group before its children."""
+    found = [struct({4: text("schema"), 5: i32(len(schema))})]
     for field in schema:
-        yield from _elements(field.name, field.type, field.nullable)
+        found += _elements(field.name, field.type, field.nullable)
+    return listed(found)
 
 
 def _elements(name: str, kind: pa.DataType, nullable: bool) -> Iterator[Value]:
