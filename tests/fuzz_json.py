@@ -28,6 +28,7 @@ PIECES = (
     b'"', b"\\", b"\\u00e9", b"\\u003c", b"\\n", b",", b"{", b"}", b"[", b"]", b":", b" ", b"\n",
     b"null", b"true", b"0", b"-", b"1e5", b".5", b'"1"', b"01", b"1.0", b'{"stringValue":"x"}',
     b'"intValue":', b'"doubleValue":1.5', b'"key":"k"', b'"attributes":[', b'"kind":"2"', b"\xff",
+    b'"SPAN_KIND_CLIENT"', b'"kind":"SPAN_KIND_SERVER"',
     b'"name":', b'"traceId":""', b"\xc3\xa9", b"9223372036854775808", b"-0", b"\x00",
 )  # fmt: skip
 
@@ -58,7 +59,7 @@ def drawn(draw: random.Random, signal: str, count: int) -> list[bytes]:
             request = otlp_protobuf.parse(signal, Requests(draw, 0.0).request(signal))
         except BadInput:
             continue
-        document = orjson.dumps(as_json(request, enum_numbers=True))
+        document = orjson.dumps(as_json(request, enum_numbers=draw.random() < 0.5))
         if disagreement(signal, [document])[1]:
             made.append(document)
     return made

@@ -26,7 +26,12 @@ def test_what_exporters_write_is_taken(build: Any) -> None:
     if build is logs:  # a body of pairs is left
         request.resource_logs[0].scope_logs[0].log_records[1].body.string_value = "a\n<b>"
     document = as_json(request, enum_numbers=True)
-    for text in (orjson.dumps(document), orjson.dumps(document, option=orjson.OPT_INDENT_2)):
+    named = as_json(request)
+    for text in (
+        orjson.dumps(document),
+        orjson.dumps(document, option=orjson.OPT_INDENT_2),
+        orjson.dumps(named),
+    ):
         found, taken = disagreement(signal, [text, text.replace(b"<", b"\\u003c")])
         assert not found and taken == 2
 
@@ -46,7 +51,8 @@ def test_what_exporters_write_is_taken(build: Any) -> None:
         b'{"resourceSpans":[{"resource":{"droppedAttributesCount":01}}]}',
         b'{"resourceSpans":[{"resource":{"droppedAttributesCount":4294967296}}]}',
         b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"0a0"}]}]}]}',
-        b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"kind":"SPAN_KIND_SERVER"}]}]}]}',
+        b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"kind":"SPAN_KIND_QUEEN"}]}]}]}',
+        b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"kind":"STATUS_CODE_OK"}]}]}]}',
         b'{"resourceSpans":'
         + b'[{"resource":{"attributes":[{"value":'
         + b'{"arrayValue":{"values":[' * 99,

@@ -17,10 +17,10 @@ from apm_analytics.ingest.wire.compiled import compiled, entry
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
-TEXT, HEX, BOOL, INTEGER, COUNT, SHORT, ZIGZAG, FIXED32, FIXED64, SIGNED64, DOUBLE, MESSAGE = range(
-    12
-)
-# What a field's row holds: its message, where its name is, how it is written, what is in it.
+TEXT, HEX, BOOL, INTEGER, COUNT, SHORT, ZIGZAG, FIXED32, FIXED64, SIGNED64, DOUBLE = range(11)
+MESSAGE, ENUM = 11, 12
+# What a field's row holds: its message, where its name is, how it is written, what is in it. The
+# values of an enum are rows as well: fields of the enum, with their number as tag.
 OWNER, NAME, NAME_SIZE, KIND, REPEATED, TAG, SEEN, CHILD = range(8)
 COLUMNS = 8
 SLOTS = 1024  # of the hash table from names to fields
@@ -247,10 +247,10 @@ def _scalar(text: Bytes, at: int, out: Bytes, to: int, kind: int) -> tuple[int, 
         return UNUSUAL, to
     if kind == COUNT:
         return at, _varint(out, to, value)
-    if kind in (SHORT, FIXED32):
+    if kind in (SHORT, ENUM, FIXED32):
         if value >= 0x80000000:
             return UNUSUAL, to
-        if kind == SHORT:
+        if kind != FIXED32:
             return at, _varint(out, to, value)
     size = 4 if kind == FIXED32 else 8
     for place in range(size):
@@ -379,6 +379,16 @@ def transcode(
                 count += 1
                 at = end
                 to += 8
+            elif kind == ENUM and text[at] == _QUOTE and text[at + 1] > _NINE:
+                start = at + 1
+                at = start
+                while text[at] != _QUOTE:
+                    at += 1
+                value = _field(text, start, at, fields, names, slots, fields[field, CHILD])
+                if value < 0:
+                    return UNUSUAL, 0
+                to = _varint(out, to, fields[value, TAG])
+                at += 1
             else:
                 at, to = _scalar(text, at, out, to, kind)
             if at < 0:

@@ -4,14 +4,14 @@ In:  a document of one signal, written as exporters write it.
 Out: an Export*ServiceRequest in protobuf; None for what is unusual, which `otlp_json` reads.
 
 Only what means the same in both encodings is written over: the fields' present names, each once,
-with values of their own type. Everything else (names of enums, base64, unknown fields, escapes
-beyond ASCII, damage) is left, and so are all checks of what the fields hold.
+with values of their own type. Everything else (base64, unknown fields, escapes beyond ASCII,
+damage) is left, and so are all checks of what the fields hold.
 """
 
 import math
 import re
 import struct
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
@@ -28,7 +28,7 @@ _TYPES = {
     FieldDescriptor.TYPE_INT64: kernel.INTEGER,
     FieldDescriptor.TYPE_UINT64: kernel.COUNT,
     FieldDescriptor.TYPE_UINT32: kernel.SHORT,
-    FieldDescriptor.TYPE_ENUM: kernel.SHORT,
+    FieldDescriptor.TYPE_ENUM: kernel.ENUM,
     FieldDescriptor.TYPE_SINT32: kernel.ZIGZAG,
     FieldDescriptor.TYPE_FIXED32: kernel.FIXED32,
     FieldDescriptor.TYPE_FIXED64: kernel.FIXED64,
@@ -37,7 +37,10 @@ _TYPES = {
     FieldDescriptor.TYPE_MESSAGE: kernel.MESSAGE,
 }
 _WIRE_TYPES = {kernel.FIXED64: 1, kernel.SIGNED64: 1, kernel.DOUBLE: 1, kernel.FIXED32: 5}
-_VARINTS = (kernel.BOOL, kernel.INTEGER, kernel.COUNT, kernel.SHORT, kernel.ZIGZAG)
+_VARINTS = (
+    *(kernel.BOOL, kernel.INTEGER, kernel.COUNT),
+    *(kernel.SHORT, kernel.ENUM, kernel.ZIGZAG),
+)
 _PACKED = (kernel.FIXED64, kernel.COUNT, kernel.DOUBLE)
 # JSON writes these as base64 or as what only profiles know; `otlp_json` says what of it is kept.
 _LEFT = ("bytesValue", "keyStrindex", "stringValueStrindex", "entityRefs")
@@ -87,55 +90,63 @@ def to_protobuf(document: bytes) -> tuple[str, bytes] | None:
     return signal, bytes(room[:size])
 
 
+class _Layout:
+    """Lays out messages and enums as arrays; each has a number, in the order it is met."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+        self.names = bytearray()
+        self.slots = np.full(kernel.SLOTS, -1, np.int64)
+        self._numbers: dict[str, int] = {}
+
+    def number_of(self, kind: Any) -> int:
+        """Give the number of a message or enum, with its fields or values laid out."""
+        known = self._numbers.get(kind.full_name)
+        if known is not None:
+            return known
+        number = self._numbers[kind.full_name] = len(self._numbers)
+        if hasattr(kind, "values"):
+            for value in kind.values:
+                self._add(number, value.name, {kernel.TAG: value.number})
+            return number
+        for field in kind.fields:
+            if field.json_name not in _LEFT:
+                self._add(number, field.json_name, self._field(field))
+        return number
+
+    def _field(self, field: Any) -> dict[int, int]:
+        kind = _TYPES[field.type]
+        packed = field.is_repeated and kind != kernel.MESSAGE
+        assert not packed or kind in _PACKED, f"{field.full_name}: a list of another kind"
+        wire = 0 if kind in _VARINTS else _WIRE_TYPES.get(kind, 2)
+        oneof = field.containing_oneof
+        below = field.message_type or field.enum_type
+        return {
+            kernel.KIND: kind,
+            kernel.REPEATED: int(field.is_repeated),
+            kernel.TAG: field.number << 3 | (2 if packed else wire),
+            # Of the members of a choice one may be there; each other field may be there once.
+            kernel.SEEN: field.index if oneof is None else oneof.fields[0].index,
+            kernel.CHILD: -1 if below is None else self.number_of(below),
+        }
+
+    def _add(self, owner: int, name: str, rest: dict[int, int]) -> None:
+        written = name.encode()
+        slot = kernel.first_slot(written, 0, len(written), owner)
+        while self.slots[slot] >= 0:
+            slot = (slot + 1) % kernel.SLOTS
+        self.slots[slot] = len(self.rows)
+        place = {kernel.OWNER: owner, kernel.NAME: len(self.names), kernel.NAME_SIZE: len(written)}
+        filled = {**rest, **place}
+        self.rows.append([filled.get(column, 0) for column in range(kernel.COLUMNS)])
+        self.names += written
+
+
 def _tables() -> _Tables:
-    """Lay out all messages of the three requests as arrays."""
-    messages: list[Any] = []
-
-    def number_of(message: Any) -> int:
-        if message not in messages:
-            messages.append(message)
-            for field in message.fields:
-                if field.message_type is not None and field.json_name not in _LEFT:
-                    number_of(field.message_type)
-        return messages.index(message)
-
-    roots = {signal: number_of(request.DESCRIPTOR) for signal, request in REQUESTS.items()}
-    rows: list[list[int]] = []
-    names = bytearray()
-    slots = np.full(kernel.SLOTS, -1, np.int64)
-    for number, message in enumerate(messages):
-        for place, field in enumerate(message.fields):
-            if field.json_name in _LEFT:
-                continue
-            name = field.json_name.encode()
-            slot = kernel.first_slot(name, 0, len(name), number)
-            while slots[slot] >= 0:
-                slot = (slot + 1) % kernel.SLOTS
-            slots[slot] = len(rows)
-            row = _row(field, number, place, len(names), len(name), number_of)
-            rows.append(row)
-            names += name
-    return _Tables(np.array(rows, np.int64), np.frombuffer(bytes(names), np.uint8), slots, roots)
-
-
-def _row(
-    field: Any, message: int, place: int, name: int, name_size: int, number_of: Any
-) -> list[int]:
-    kind = _TYPES[field.type]
-    packed = field.is_repeated and kind != kernel.MESSAGE
-    assert not packed or kind in _PACKED, f"{field.full_name}: a list of another kind"
-    oneof = field.containing_oneof
-    # Of the members of a choice one may be there; each other field may be there once.
-    seen = oneof.fields[0].index if oneof is not None else place
-    wire: Literal[0, 1, 2, 5] = (
-        0 if kind in _VARINTS and not packed else 2 if packed else _WIRE_TYPES.get(kind, 2)  # type: ignore[assignment]
-    )
-    row = [0] * kernel.COLUMNS
-    row[kernel.OWNER], row[kernel.NAME], row[kernel.NAME_SIZE] = message, name, name_size
-    row[kernel.KIND], row[kernel.REPEATED] = kind, int(field.is_repeated)
-    row[kernel.TAG], row[kernel.SEEN] = field.number << 3 | wire, seen
-    row[kernel.CHILD] = -1 if field.message_type is None else number_of(field.message_type)
-    return row
+    layout = _Layout()
+    roots = {signal: layout.number_of(kind.DESCRIPTOR) for signal, kind in REQUESTS.items()}
+    names = np.frombuffer(bytes(layout.names), np.uint8)
+    return _Tables(np.array(layout.rows, np.int64), names, layout.slots, roots)
 
 
 _TABLES = _tables()
