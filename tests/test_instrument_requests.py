@@ -1,6 +1,7 @@
 """Requests of a FastAPI application, by its own telemetry and by contrib's; what is spared."""
 
 import asyncio
+import gc
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from apm_analytics.instrument import meters
+from apm_analytics.instrument import meters, wiring
 from apm_analytics.instrument.config import InstrumentSettings
 from apm_analytics.instrument.correlation import CorrelationPropagator, Propagation
 from apm_analytics.instrument.pipeline import Pipeline
@@ -78,6 +79,22 @@ def test_a_request_is_one_span_whoever_makes_it(pipeline: Pipeline, by: str) -> 
     [event] = spans[1].events
     assert event.attributes and event.attributes["exception.type"] == "ZeroDivisionError"
     assert bad.json()["correlation_id"] == bad.headers["x-correlation-id"]
+
+
+def test_what_an_application_consists_of_is_set_aside_from_garbage_collection(
+    pipeline: Pipeline,
+) -> None:
+    app = FastAPI()
+    wiring.watch_application(app, pipeline)
+
+    async def started() -> int:
+        async with app.router.lifespan_context(app):
+            return gc.get_freeze_count()
+
+    try:
+        assert asyncio.run(started()) > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_headers_that_have_not_come_are_not_looked_for() -> None:

@@ -38,7 +38,7 @@ class InstrumentSettings:
     sampling_source: str = ""  # file or URL of remote settings, see `remote`
     sampling_poll_s: float = 10.0
     profiling_enabled: bool = False
-    profiling_duty: float = 0.02  # share of the time in which a request is profiled
+    profiling_duty: float = 0.005  # share of the time in which a request is profiled
     own_hosts: tuple[str, ...] = OWN_HOSTS
     graph_hosts: tuple[str, ...] = ("graph.microsoft.com",)
     kpi_max_series: int = 100  # attribute sets a KPI
