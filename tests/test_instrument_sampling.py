@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from opentelemetry.context import Context, set_value
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import (
@@ -223,6 +223,21 @@ def test_a_trace_that_never_ends_is_decided_after_the_timeout() -> None:
     process.tracer.start_span("next").end()
     assert [span.name for span in process.kept] == ["child"]
     assert process.traces.open_traces() == 0
+
+
+def test_the_profiler_hears_of_every_end_also_after_the_timeout() -> None:
+    class Heard(SpanProcessor):
+        names: ClassVar[list[str]] = []
+
+        def on_end(self, span: ReadableSpan) -> None:
+            self.names.append(span.name)
+
+    process = Process(Policy(), timeout_s=0.0, roots=Heard())
+    stuck = process.tracer.start_span("stuck")
+    process.tracer.start_span("child", set_span_in_context(stuck)).end()
+    process.tracer.start_span("next").end()
+    stuck.end()
+    assert Heard.names == ["next", "stuck"]
 
 
 def test_an_exception_of_ours_never_reaches_the_application() -> None:

@@ -54,7 +54,7 @@ class LocalTraces:
     losses : where dropped spans are counted.
     timeout_s : a trace open longer is decided with the spans that it has.
     max_spans : of one local trace; more are dropped and counted.
-    roots : told of the start and the end of local roots.
+    roots : told of the start and the end of spans that no span of this process holds.
     """
 
     def __init__(
@@ -108,10 +108,12 @@ class LocalTraces:
         self._open[trace] = None
         if CRITICAL in span.within:
             trace.reason = "critical"
-        if self._roots is not None:
+        if self._roots is not None and span.above is None:
             self._roots.on_start(span, span.within)
 
     def _ended(self, span: LightSpan) -> None:
+        if self._roots is not None and span.above is None:
+            self._roots.on_end(span)  # also where its trace was decided before, by the timeout
         trace: _LocalTrace | None = span.local
         failed = span._status.status_code is StatusCode.ERROR
         if trace is None or trace.keep is not None:  # a straggler: its trace was decided before it
@@ -129,8 +131,6 @@ class LocalTraces:
                 if trace.keep is not None:  # another thread decided meanwhile
                     self._release(trace)
             return
-        if self._roots is not None:
-            self._roots.on_end(span)
         if not trace.reason and _seconds(span) >= self._live.policy.slow_s:
             trace.reason = "slow"
         self._decide(trace, span._context.trace_flags.sampled)
