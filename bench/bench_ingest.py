@@ -41,7 +41,7 @@ Send = Callable[[bytes], None]
 def main() -> None:
     """Measure every receiver in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=300, help="of 1,000 records, a signal")
+    parser.add_argument("--requests", type=int, default=1200, help="of 1,000 records, a signal")
     parser.add_argument("--peers", nargs="*", default=["apm", "rotel", "collector"])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
