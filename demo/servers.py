@@ -6,6 +6,7 @@ Out: running servers, stopped with the context.
 
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -22,11 +23,19 @@ UNPRIVILEGED = "postgres"  # PostgreSQL refuses to run as root
 READY_S = 120.0  # a first start compiles for a while
 
 
+PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
+
+
 def free_port() -> int:
-    """Give a port that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Give a port that nobody listens on now, and that no outgoing connection may take."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def postgres_program(name: str) -> str | None:

@@ -1,6 +1,5 @@
 """Bounds and provenance as training writes them, for the tests of what comes after it."""
 
-import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -57,11 +56,3 @@ def make_provenance(
         params_hash="sha256:beef",
         trained_at=trained_at or datetime.now(UTC),
     )
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -15,12 +15,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from bounds_frames import free_port, make_bounds, make_provenance
+from bounds_frames import make_bounds, make_provenance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from apm_analytics.alerts import exporter, publication, thresholds
+from demo.servers import free_port
 
 OLD, NEW = "20261123T020000Z-4f2a", "20261124T020000Z-77aa"
 ODD = [('sh"op\\', 'GET "/a"\\n\n{id},x=y}  # ünï \U0001f6d2\t\u2028'), ("", "")]
