@@ -796,9 +796,3 @@ def test_no_two_slots_share_a_sentinel_and_no_text_holds_one() -> None:
 def test_mixed_numbers_never_repeat() -> None:
     numbers = np.arange(200_000, dtype=np.uint64)
     assert np.unique(wire.mixed(numbers, 6)).size == numbers.size
-
-
-def test_varints_read_back() -> None:
-    for value in (0, 1, 127, 128, 300, 2**21, 2**35):
-        encoded = wire.varint(value)
-        assert sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded)) == value

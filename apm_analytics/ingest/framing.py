@@ -18,6 +18,7 @@ from typing import IO, BinaryIO, Literal
 
 import pyarrow as pa
 
+from apm_analytics import varint
 from apm_analytics.errors import BadInput
 from apm_analytics.ingest.large_json import split_large
 
@@ -257,7 +258,7 @@ def _protobuf_documents(path: Path, stream: BinaryIO, head: bytes) -> Iterator[D
                 f"{len(content):,} there; copy the file again and repeat the import"
             )
         if framing == "single":
-            content = b"\n" + varint(size) + content
+            content = b"\n" + varint.encode(size) + content
         if content:
             yield Document("protobuf", content, 0, start)
 
@@ -284,21 +285,11 @@ def _framing(head: bytes) -> Literal["single", "varint", "big-endian"] | None:
 def _read_varint(stream: IO[bytes]) -> tuple[int, int]:
     """Read a length; gives (-1, bytes read) where it is cut short or too long."""
     value = 0
-    for count in range(10):
+    for count in range(varint.LONGEST):
         byte = stream.read(1)
         if not byte:
             return (-1 if count else 0), count
         value |= (byte[0] & 0x7F) << (7 * count)
         if byte[0] < 0x80:
             return value, count + 1
-    return -1, 10
-
-
-def varint(value: int) -> bytes:
-    """Write a number >= 0 as protobuf does: seven bits a byte, the lowest first."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return -1, varint.LONGEST

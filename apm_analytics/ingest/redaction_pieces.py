@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from apm_analytics import varint
 from apm_analytics.ingest.otlp_protobuf import REQUESTS
 
 # All three signals nest alike: 1 in a request; 1 is the resource and 2 a scope's group; 1 is the
@@ -61,7 +62,7 @@ def _rewritten(
             content = _rewritten(signal, payload, body, at, places[number:], inner, rewrite)
         else:
             content = rewrite(_message_class(signal, inner), payload[body:at])
-        made += (payload[kept:field_at], payload[field_at:size_at], _varint_of(len(content)))
+        made += (payload[kept:field_at], payload[field_at:size_at], varint.encode(len(content)))
         made.append(content)
         kept = at
     made.append(payload[kept:end])
@@ -70,34 +71,14 @@ def _rewritten(
 
 def _field(payload: bytes, at: int) -> tuple[int, int, int, int, int]:
     """Read one field: its tag, where its size, its body and itself begin, and where it ends."""
-    tag, size_at = _varint(payload, at)
+    tag, size_at = varint.decode(payload, at)
     kind = tag & 7
     if kind == 2:
-        size, body = _varint(payload, size_at)
+        size, body = varint.decode(payload, size_at)
         return tag, size_at, body, at, body + size
     if kind == 0:
-        return tag, size_at, size_at, at, _varint(payload, size_at)[1]
+        return tag, size_at, size_at, at, varint.decode(payload, size_at)[1]
     return tag, size_at, size_at, at, size_at + (8 if kind == 1 else 4)
-
-
-def _varint(payload: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = payload[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-
-
-def _varint_of(value: int) -> bytes:
-    written = bytearray()
-    while value > 0x7F:
-        written.append(value & 0x7F | 0x80)
-        value >>= 7
-    written.append(value)
-    return bytes(written)
 
 
 @cache

@@ -187,7 +187,7 @@ def _column(table_name: str, values: pa.ChunkedArray, field: pa.Field) -> pa.Chu
     if values.type != field.type and plain(values.type) != field.type:
         try:
             values = values.cast(field.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowException as error:
             raise BadInput(
                 f"column {field.name} of {table_name} is no {field.type}: {error}"
             ) from error

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from apm_analytics.varint import encode
+
 Bytes = npt.NDArray[np.uint8]  # shape (n, width)
 Words = npt.NDArray[np.uint64]
 
@@ -80,19 +82,9 @@ def _find(row: bytes, wanted: bytes) -> list[int]:
     return [found.start() for found in re.finditer(re.escape(wanted), row)]
 
 
-def varint(value: int) -> bytes:
-    """Encode a number as protobuf does, seven bits a byte."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
 def delimited(field: int, content: bytes) -> bytes:
     """Encode a field that holds bytes, text or a message."""
-    return varint(field << 3 | LENGTH_DELIMITED) + varint(len(content)) + content
+    return encode(field << 3 | LENGTH_DELIMITED) + encode(len(content)) + content
 
 
 def grouped(parts: Iterable[tuple[bytes, Sequence[bytes], bytes]], *, schema_url: str) -> bytes:
@@ -126,7 +118,7 @@ class DelimitedFile:
 
     def write(self, message: bytes) -> None:
         """Append one message."""
-        self._stream.write(varint(len(message)) + message)
+        self._stream.write(encode(len(message)) + message)
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ import orjson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from apm_analytics.ingest.framing import varint
+from apm_analytics import varint
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
 
 _FIRST = 0x0A  # field 1, with a length: resource_spans, and in it resource
@@ -59,35 +59,22 @@ def _stamped_entries(payload: bytes, stamp: bytes) -> Iterator[bytes]:
     while at < len(payload):
         if payload[at] != _FIRST:
             raise ValueError(f"byte {at} begins no resource")
-        size, start = _varint(payload, at + 1)
+        size, start = varint.decode(payload, at + 1)
         at = start + size
         if at > len(payload):
             raise ValueError(f"the field at byte {start} says it has {size} bytes")
         entry = _stamped_entry(payload[start:at], stamp)
-        yield bytes([_FIRST]) + varint(len(entry))
+        yield bytes([_FIRST]) + varint.encode(len(entry))
         yield entry
 
 
 def _stamped_entry(entry: bytes, stamp: bytes) -> bytes:
     if not entry or entry[0] != _FIRST:
         # Several `resource` fields are merged, whatever their order.
-        return entry + bytes([_FIRST]) + varint(len(stamp)) + stamp
-    size, start = _varint(entry, 1)
+        return entry + bytes([_FIRST]) + varint.encode(len(stamp)) + stamp
+    size, start = varint.decode(entry, 1)
     end = start + size
     if end > len(entry):
         raise ValueError(f"its resource says it has {size} bytes")
     resource = entry[start:end] + stamp
-    return b"".join((bytes([_FIRST]), varint(len(resource)), resource, entry[end:]))
-
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"the length at byte {at} does not end")
+    return b"".join((bytes([_FIRST]), varint.encode(len(resource)), resource, entry[end:]))

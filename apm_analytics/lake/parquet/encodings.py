@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from apm_analytics.lake.parquet.thrift import varint, zigzag
+from apm_analytics import varint
+from apm_analytics.lake.parquet.thrift import zigzag
 
 PLAIN, RLE, DELTA_BINARY, DELTA_LENGTH, RLE_DICTIONARY = 0, 3, 5, 6, 8
 _BLOCK, _MINIBLOCKS = 128, 4
@@ -33,7 +34,7 @@ def levels(values: "NDArray[np.uint8] | int", slots: int, most: int) -> bytes:
     if most == 0:
         return b""
     if isinstance(values, int):
-        coded = varint(slots << 1) + values.to_bytes(1)
+        coded = varint.encode(slots << 1) + values.to_bytes(1)
     else:
         bits: NDArray[Any] = values
         if most > 1:
@@ -41,19 +42,24 @@ def levels(values: "NDArray[np.uint8] | int", slots: int, most: int) -> bytes:
         packed = np.packbits(bits, bitorder="little").tobytes()
         groups = -(-slots // 8)
         packed += bytes(groups * most.bit_length() - len(packed))
-        coded = varint(groups << 1 | 1) + packed
+        coded = varint.encode(groups << 1 | 1) + packed
     return len(coded).to_bytes(4, "little") + coded
 
 
 def indices(codes: NDArray[Any], words: int) -> bytes:
     """Encode the codes of a dictionary of so many words."""
     if words <= 1:
-        return b"\x08" + varint(len(codes) << 1) + b"\0"
+        return b"\x08" + varint.encode(len(codes) << 1) + b"\0"
     bits = 8 if words <= 2**8 else 16 if words <= 2**16 else 32
     groups = -(-len(codes) // 8)
     spare = bytes((groups * 8 - len(codes)) * bits // 8)
     return b"".join(
-        (bits.to_bytes(1), varint(groups << 1 | 1), codes.astype(_UNSIGNED[bits]).tobytes(), spare)
+        (
+            bits.to_bytes(1),
+            varint.encode(groups << 1 | 1),
+            codes.astype(_UNSIGNED[bits]).tobytes(),
+            spare,
+        )
     )
 
 
@@ -77,7 +83,14 @@ def integers(values: NDArray[np.int64]) -> tuple[int, bytes]:
 
 def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> bytes:
     """Write differences, all blocks with one least difference and one width."""
-    head = b"".join((varint(_BLOCK), varint(_MINIBLOCKS), varint(len(steps) + 1), zigzag(first)))
+    head = b"".join(
+        (
+            varint.encode(_BLOCK),
+            varint.encode(_MINIBLOCKS),
+            varint.encode(len(steps) + 1),
+            zigzag(first),
+        )
+    )
     if not len(steps):
         return head
     bits = next(one for one in (0, 8, 16, 32) if widest < 1 << one)

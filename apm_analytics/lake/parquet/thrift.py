@@ -7,6 +7,8 @@ Out: bytes.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from apm_analytics import varint
+
 _TRUE, _FALSE, _I32, _I64, _BINARY, _LIST, _STRUCT = 1, 2, 5, 6, 8, 9, 12
 _SHORT = 15  # lists and steps between field numbers below it take one byte
 
@@ -18,21 +20,9 @@ class Value(NamedTuple):
     content: bytes
 
 
-def varint(number: int) -> bytes:
-    """Write a number from 0 on, seven bits a byte, the least first."""
-    if number < 0x80:
-        return number.to_bytes(1)
-    written = bytearray()
-    while number >= 0x80:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)
-
-
 def zigzag(number: int) -> bytes:
     """Write a signed 64-bit number."""
-    return varint((number << 1) ^ (number >> 63))
+    return varint.encode((number << 1) ^ (number >> 63))
 
 
 def i32(number: int) -> Value:
@@ -48,7 +38,7 @@ def truth(value: bool) -> Value:
 
 
 def binary(content: bytes) -> Value:
-    return Value(_BINARY, varint(len(content)) + content)
+    return Value(_BINARY, varint.encode(len(content)) + content)
 
 
 def text(content: str) -> Value:
@@ -83,5 +73,5 @@ def listed(values: Iterable[Value]) -> Value:
     head = len(items) << 4 | kind
     start = head.to_bytes(1) if len(items) < _SHORT else (0xF0 | kind).to_bytes(1)
     if len(items) >= _SHORT:
-        start += varint(len(items))
+        start += varint.encode(len(items))
     return Value(_LIST, start + b"".join(item.content for item in items))
