@@ -84,14 +84,15 @@ def percent(amount: Decimal | None) -> str:
 
 
 def amount(number: Decimal) -> str:
-    """Write a count; a weighted one with four decimals at most.
+    """Write a count, thin spaces between thousands; a weighted one with four decimals at most.
 
     Examples
     --------
-    >>> amount(Decimal("25316.0")), amount(Decimal("0.032979103"))
-    ('25316', '0.033')
+    >>> amount(Decimal("316.0")), amount(Decimal("0.032979103"))
+    ('316', '0.033')
     """
-    return slo_tables.exact(number.quantize(Decimal("0.0001")))
+    exactly = Decimal(slo_tables.exact(number.quantize(Decimal("0.0001"))))
+    return f"{exactly:,f}".replace(",", words.THIN_SPACE)
 
 
 def target(share: Decimal) -> str:

@@ -13,6 +13,7 @@ SIGNAL_NAMES = {
     "error_ratio": "errors",
     "together": "all together",
 }
+THIN_SPACE = "\u202f"  # between thousands; a line does not break there
 
 
 def signal(name: str) -> str:
@@ -62,7 +63,7 @@ def moment(time: datetime) -> str:
 
 def count(number: int) -> str:
     """Say a count with thin spaces between thousands: 182 751."""
-    return f"{number:,}".replace(",", "\u202f")
+    return f"{number:,}".replace(",", THIN_SPACE)
 
 
 def _per_minute(amount: float) -> str:
