@@ -125,17 +125,22 @@ def test_what_was_acknowledged_before_the_disk_turned_read_only_is_written_after
         wait_until(lambda: httpx.get(ready).status_code == 200)
 
 
+def hold_syncs(monkeypatch: pytest.MonkeyPatch, until: threading.Event) -> None:
+    """Let the disk take nothing until an event."""
+    sync = os.fdatasync
+
+    def fdatasync(file: int) -> None:
+        until.wait(30)
+        sync(file)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+
 def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payload = otlp_requests.traces(5).SerializeToString()
     slow = threading.Event()
-    sync = os.fdatasync
-
-    def fdatasync(file: int) -> None:
-        slow.wait(10)
-        sync(file)
-
     noticed = threading.Event()
     unheard = Pipeline.unheard
 
@@ -144,7 +149,7 @@ def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
         noticed.set()
 
     with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
-        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        hold_syncs(monkeypatch, slow)
         monkeypatch.setattr(Pipeline, "unheard", note)
         with pytest.raises(grpc.RpcError) as hung_up:
             export(payload, timeout=0.2)
@@ -160,16 +165,10 @@ def test_a_slow_disk_refuses_recovers_by_itself_and_takes_nothing_twice(
 ) -> None:
     payload = otlp_requests.traces(5).SerializeToString()
     mended = threading.Event()
-    sync = os.fdatasync
-
-    def fdatasync(file: int) -> None:
-        mended.wait(30)
-        sync(file)
-
     monkeypatch.setattr(intake, "ANSWER_S", 0.2)
     with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
         url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
-        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        hold_syncs(monkeypatch, mended)
         with pytest.raises(grpc.RpcError) as refused:
             export(payload)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

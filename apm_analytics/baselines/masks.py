@@ -15,14 +15,13 @@ from apm_analytics.analyze import calendar as calendar_of
 from apm_analytics.analyze.calendar import Calendar
 from apm_analytics.analyze.signals import OPERATION
 from apm_analytics.baselines import fitting
+from apm_analytics.baselines.calibration import MAX_MASKED_RATIO
 from apm_analytics.baselines.fleet import Fleet
 from apm_analytics.baselines.series import Flags
 from apm_analytics.settings import BaselineParams, Settings
 
 # A slot is disturbed when this share of its windows is: one odd window is no incident.
 DISTURBED_RATIO = 0.5
-# More than this is no incident but how the operation is now; then nothing is masked.
-MAX_MASKED_RATIO = 0.10
 
 
 def windows(

@@ -128,3 +128,29 @@ def thin(frame: pl.DataFrame, key: Sequence[str], most: int) -> pl.DataFrame:
         .sort(*key, "time")
         .drop("piece")
     )
+
+
+def shares(frame: pl.DataFrame, share: str, title: str, *details: str) -> alt.Chart:
+    """Draw a share, a point a series and a row a signal, coloured by model.
+
+    Parameters
+    ----------
+    frame : with label, signal, model, the column `share` and what `details` name.
+    """
+    columns = {"label", "signal", "model", share, *(one.partition(":")[0] for one in details)}
+    chart: alt.Chart = (
+        alt.Chart(lean(frame.select(sorted(columns))))
+        .mark_circle(size=70, opacity=0.6)
+        .encode(
+            x=alt.X(
+                f"{share}:Q",
+                title=title,
+                scale=alt.Scale(zero=False, nice=True),
+                axis=alt.Axis(format=".1~%"),
+            ),
+            y=alt.Y("signal:N", title=None),
+            color=color("model", "model"),
+            tooltip=["label:N", alt.Tooltip(f"{share}:Q", format=".2~%"), *details],
+        )
+    )
+    return chart

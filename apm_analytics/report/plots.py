@@ -30,6 +30,7 @@ from apm_analytics.report.drawing import (
     largest,
     lean,
     series_label,
+    shares,
     thin,
 )
 
@@ -354,20 +355,9 @@ def coverage(scores: pl.DataFrame) -> Chart:
         .head(MAX_ROWS)
     )
     return finish(
-        alt.Chart(lean(frame.select("label", "signal", "inside", "windows", "model")))
-        .mark_circle(size=70, opacity=0.6)
-        .encode(
-            x=alt.X(
-                "inside:Q",
-                title="share of windows inside the bounds",
-                scale=alt.Scale(zero=False, nice=True),
-                axis=alt.Axis(format=".1~%"),
-            ),
-            y=alt.Y("signal:N", title=None),
-            color=color("model", "model"),
-            tooltip=["label:N", "signal:N", alt.Tooltip("inside:Q", format=".2~%"), "windows:Q"],
-        )
-        .properties(width=WIDTH, height=34 * frame["signal"].n_unique())
+        shares(
+            frame, "inside", "share of windows inside the bounds", "signal:N", "windows:Q"
+        ).properties(width=WIDTH, height=34 * frame["signal"].n_unique())
     )
 
 

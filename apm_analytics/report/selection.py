@@ -18,6 +18,7 @@ from apm_analytics.report.drawing import (
     finish,
     label,
     lean,
+    shares,
 )
 from apm_analytics.report.plots import nothing
 
@@ -54,21 +55,7 @@ def coverage(selection: pl.DataFrame, *, level: float) -> Chart:
     frame = _drawn(selection.filter("chosen"), "coverage")
     if frame.is_empty():
         return nothing(NO_BACKTEST)
-    points = (
-        alt.Chart(lean(frame.select("label", "signal", "model", "coverage")))
-        .mark_circle(size=70, opacity=0.6)
-        .encode(
-            x=alt.X(
-                "coverage:Q",
-                title="share of quiet windows inside the bounds",
-                scale=alt.Scale(zero=False, nice=True),
-                axis=alt.Axis(format=".1~%"),
-            ),
-            y=alt.Y("signal:N", title=None),
-            color=color("model", "model"),
-            tooltip=["label:N", "model:N", alt.Tooltip("coverage:Q", format=".2~%")],
-        )
-    )
+    points = shares(frame, "coverage", "share of quiet windows inside the bounds", "model:N")
     asked = alt.Chart(lean(pl.DataFrame({"coverage": [level]}))).mark_rule(color=RED)
     layered = alt.layer(points, asked.encode(x="coverage:Q"))
     return finish(layered.properties(width=WIDTH, height=34 * frame["signal"].n_unique()))
