@@ -81,20 +81,26 @@ def test_a_request_is_one_span_whoever_makes_it(pipeline: Pipeline, by: str) -> 
     assert bad.json()["correlation_id"] == bad.headers["x-correlation-id"]
 
 
+@pytest.mark.parametrize(("own", "then"), [((700, 10, 10), 10_000), ((5000, 10, 10), 5000)])
 def test_what_an_application_consists_of_is_set_aside_from_garbage_collection(
-    pipeline: Pipeline,
+    pipeline: Pipeline, own: tuple[int, int, int], then: int
 ) -> None:
     app = FastAPI()
     wiring.watch_application(app, pipeline)
 
-    async def started() -> int:
+    async def started() -> tuple[int, int]:
         async with app.router.lifespan_context(app):
-            return gc.get_freeze_count()
+            return gc.get_freeze_count(), gc.get_threshold()[0]
 
+    before = gc.get_threshold()
+    gc.set_threshold(*own)
     try:
-        assert asyncio.run(started()) > 10_000
+        frozen, young = asyncio.run(started())
+        assert frozen > 10_000
+        assert young == then  # what the application has chosen stays
     finally:
         gc.unfreeze()
+        gc.set_threshold(*before)
 
 
 def test_headers_that_have_not_come_are_not_looked_for() -> None:

@@ -80,6 +80,7 @@ class RequestProfiler(SpanProcessor):
                 return
             from pyinstrument import Profiler
 
+            profile_in_threads()
             profiler = Profiler(interval=INTERVAL_S, async_mode="enabled")
             run = _Run(span.get_span_context().span_id, profiler)
             profiler.start()
@@ -138,7 +139,7 @@ def fold(sessions: Iterable[Any]) -> Counter[str]:
 
 
 def profile_in_threads() -> None:
-    """Let FastAPI's handlers that run in threads be profiled there."""
+    """Let FastAPI's handlers that run in threads be profiled there, from the first profile on."""
     routing = sys.modules.get("fastapi.routing")
     run = getattr(routing, "run_in_threadpool", None)
     if run is None or getattr(run, "profiles", False):
