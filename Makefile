@@ -7,7 +7,7 @@ LAKE ?= data/lake
 OUT ?= data
 PARAMS ?=
 
-.PHONY: help nightly demo test lab servers setup check lock schedule clean \
+.PHONY: help nightly demo demo-traces test lab servers setup check lock schedule clean \
 	bench-decode bench-import bench-query bench-ingest bench-baselines bench-gate bench-nab bench-business bench-slo \
 	bench-overhead bench-peers fuzz e2e
 
@@ -44,6 +44,9 @@ check: .venv/ready ## format, types, import order, notebooks without outputs
 
 demo: .venv/ready ## run a real shop for 3 minutes, with faults; leaves data/demo/lake
 	@$(BIN)/python -m demo.run --lake data/demo/lake
+
+demo-traces: .venv/ready ## 10,000 requests of the shop: is each one whole trace, are durations right?
+	@$(BIN)/python -m demo.completeness
 
 lab: .venv/ready ## open the notebooks in JupyterLab on loopback
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=notebooks \
