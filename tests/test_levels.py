@@ -9,7 +9,7 @@ import pytest
 
 from apm_analytics import settings
 from apm_analytics.alerts import levels, watching
-from apm_analytics.baselines.training import BOUNDS_SCHEMA
+from apm_analytics.baselines.fleet import BOUNDS_SCHEMA
 from apm_analytics.settings import Params
 
 START = datetime(2026, 3, 1)  # a Sunday

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,16 +30,29 @@ SET = ("report.html", "quality.html", "thresholds.parquet", "prometheus/apm_thre
 
 # A run takes a minute with all notebooks; tests/notebooks runs those.
 NOTEBOOKS = ("00_start_here", "20_baselines", "22_backtest_alerts", "50_publish_thresholds")
+# Enough of them where a run is to be refused or killed: one that explores, one that publishes.
+FEW = ("00_start_here", "50_publish_thresholds")
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Settings:
     """The workspace with a shorter pipeline."""
-    folder = tmp_path_factory.mktemp("workspace")
+    return _with_notebooks(tmp_path_factory.mktemp("workspace"), workspace, NOTEBOOKS)
+
+
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Settings:
+    """The same with the fewest notebooks."""
+    return _with_notebooks(tmp_path_factory.mktemp("brief"), workspace, FEW)
+
+
+def _with_notebooks(folder: Path, workspace: Path, names: Collection[str]) -> Settings:
     for name in (".git", "apm_analytics", "notebooks", "params.yaml", "specs"):
         (folder / name).symlink_to(workspace / name)
     pipeline = yaml.safe_load((workspace / "pipelines/nightly.yaml").read_text())
-    kept = [one for one in pipeline["notebooks"] if one["name"] in NOTEBOOKS]
+    kept = [one for one in pipeline["notebooks"] if one["name"] in names]
+    for one in kept:
+        one["after"] = [name for name in one.get("after", ()) if name in names]
     (folder / "pipelines").mkdir()
     (folder / "pipelines/nightly.yaml").write_text(yaml.safe_dump({"notebooks": kept}))
     return settings.load().model_copy(update={"workspace": folder})
@@ -107,7 +121,7 @@ def test_a_second_run_on_the_same_data_has_nothing_to_do(
 
 
 def test_bad_data_keeps_what_was_published_and_says_so(
-    first: tuple[Path, NightlyResult], lake: Path, own: Settings, tmp_path: Path
+    first: tuple[Path, NightlyResult], lake: Path, brief: Settings, tmp_path: Path
 ) -> None:
     out, spoilt = tmp_path / "out", tmp_path / "lake"
     shutil.copytree(first[0], out, symlinks=True)
@@ -130,7 +144,7 @@ def test_bad_data_keeps_what_was_published_and_says_so(
     )
     snapshots.append(spoilt, {"spans": orphans})
     before = contents(out)
-    result = nightly.run(spoilt, out, own, progress=False)
+    result = nightly.run(spoilt, out, brief, progress=False)
     assert not result.ok and not result.published
     assert "quality" in result.reasons[0]
     after = contents(out)
@@ -154,7 +168,7 @@ runpy.run_module("apm_analytics", run_name="__main__")
 
 @pytest.mark.parametrize("moment", ["half-way", "as it publishes"])
 def test_a_run_killed_at_any_moment_leaves_the_published_set_whole(
-    first: tuple[Path, NightlyResult], lake: Path, own: Settings, tmp_path: Path, moment: str
+    first: tuple[Path, NightlyResult], lake: Path, brief: Settings, tmp_path: Path, moment: str
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(first[0], out, symlinks=True)
@@ -175,7 +189,7 @@ def test_a_run_killed_at_any_moment_leaves_the_published_set_whole(
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "APM_WORKSPACE": str(own.workspace)},
+        env={**os.environ, "APM_WORKSPACE": str(brief.workspace)},
         start_new_session=True,
     )
     if moment == "half-way":

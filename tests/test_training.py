@@ -11,6 +11,7 @@ from telemetry import during, features
 from apm_analytics import settings
 from apm_analytics.analyze.signals import SIGNALS
 from apm_analytics.baselines import fitted, registry, store, training
+from apm_analytics.baselines.fleet import BOUNDS_SCHEMA
 from apm_analytics.baselines.registry import Provenance
 from apm_analytics.baselines.training import Trained
 from apm_analytics.errors import NotEnoughData, NotFound
@@ -46,7 +47,7 @@ def test_a_long_history_gets_a_season_and_a_short_one_robust_bounds(shop: Traine
 
 
 def test_bounds_cover_every_hour_of_the_week_of_every_series(shop: Trained) -> None:
-    assert shop.bounds.schema == pl.Schema(training.BOUNDS_SCHEMA)
+    assert shop.bounds.schema == pl.Schema(BOUNDS_SCHEMA)
     per_series = shop.bounds.group_by("service_name", "operation", "signal").agg(
         pl.col("hour_of_week").sort(), pl.col("unit").unique()
     )

@@ -20,9 +20,9 @@ from apm_analytics.alerts.replay import Interval
 from apm_analytics.alerts.signal_specs import SignalSpec
 from apm_analytics.alerts.watching import Watched, watch
 from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
+from apm_analytics.baselines.fleet import BOUNDS_SCHEMA
 from apm_analytics.baselines.scales import Floats, scale_of
 from apm_analytics.baselines.series import HOURS_PER_WEEK, Flags, Times, hour_of_week
-from apm_analytics.baselines.training import BOUNDS_SCHEMA
 from apm_analytics.errors import NotEnoughData
 from apm_analytics.settings import Params
 

@@ -16,15 +16,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
-from scipy.stats import nbinom, norm, poisson
+from scipy.special import ndtri
 
 from apm_analytics.alerts.signal_specs import BOUNDS
 from apm_analytics.alerts.watching import TOGETHER, Watched, evaluations, watch
 from apm_analytics.analyze.signals import SERIES
-from apm_analytics.baselines.calibration import MAD_TO_SD
-from apm_analytics.baselines.scales import MIN_LATENCY_S, Floats
+from apm_analytics.baselines.fleet import BOUNDS_SCHEMA
+from apm_analytics.baselines.scales import MAD_TO_SD, MIN_LATENCY_S, Floats
 from apm_analytics.baselines.series import HOURS_PER_WEEK
-from apm_analytics.baselines.training import BOUNDS_SCHEMA
 from apm_analytics.settings import Params
 
 MONTH_S = 30 * 86_400.0
@@ -165,6 +164,8 @@ def _failures(watched: Watched, week: Week, rate: Week, params: Params) -> Week 
 
     Failures of a sustained time are taken as negative binomial: Poisson, but straying more.
     """
+    from scipy.stats import poisson  # a second of CPU, which those who only read levels save
+
     seconds = params.thresholds.sustained_s
     blocks = slice(None, None, evaluations(seconds, params.features.window_s))
     requests = np.nan_to_num(watched.sustained["rate"] * seconds)[blocks]
@@ -189,6 +190,8 @@ def _failures(watched: Watched, week: Week, rate: Week, params: Params) -> Week 
 
 
 def _most_failures(mean: Floats, beyond_chance: float, share: float) -> Floats:
+    from scipy.stats import nbinom, poisson
+
     mean = np.maximum(mean, 1e-9)
     if beyond_chance < 1e-6:
         found: Floats = poisson.isf(share, mean)
@@ -219,7 +222,7 @@ def _reach(centred: Floats, share: float, tail: Callable[[Floats, float], float]
 
 def _normal(values: Floats, share: float) -> float:
     low, high = np.quantile(values, NORMAL_TAIL)
-    return float(low + (high - low) * norm.isf(share) / norm.isf(1 - NORMAL_TAIL[1]))
+    return float(low + (high - low) * ndtri(1 - share) / ndtri(NORMAL_TAIL[1]))
 
 
 def _exponential(

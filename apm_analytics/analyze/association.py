@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr
 
 from apm_analytics.analyze import whitening
 from apm_analytics.analyze.whitening import Floats, Ints
@@ -162,6 +162,8 @@ def adjusted(p_values: Sequence[float]) -> Floats:
     result = np.full(p.size, np.nan)
     tested = np.flatnonzero(np.isfinite(p))
     if tested.size:
+        from scipy import stats  # costs a second of CPU
+
         result[tested] = stats.false_discovery_control(p[tested])
     return result
 
@@ -286,7 +288,7 @@ def _compare(kpi: _Prepared, metric: _Prepared, max_lag: int) -> _Found | None:
             continue
         r = _correlation(x[both], y[both])
         if best is None or abs(r) > abs(best.r):
-            p = 2 * float(stats.norm.sf(abs(np.arctanh(r)) * np.sqrt(freedom)))
+            p = 2 * float(ndtr(-abs(np.arctanh(r)) * np.sqrt(freedom)))
             best = _Found(r, lag, p, count)
     if best is None:
         return None
@@ -339,7 +341,7 @@ def _partial_p(x: Floats, y: Floats, z: Floats) -> float:
         return 1.0
     xy, xz, yz = (_correlation(a[both], b[both]) for a, b in ((x, y), (x, z), (y, z)))
     partial = np.clip((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)), -1 + 1e-12, 1 - 1e-12)
-    return 2 * float(stats.norm.sf(abs(np.arctanh(partial)) * np.sqrt(freedom)))
+    return 2 * float(ndtr(-abs(np.arctanh(partial)) * np.sqrt(freedom)))
 
 
 def _led(metric: _Prepared, kpi: _Prepared, memory: Floats, lag: int) -> tuple[Floats, Floats]:

@@ -20,7 +20,7 @@ from datetime import datetime
 
 import duckdb
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from apm_analytics.errors import BadParameter, NotEnoughData
 from apm_analytics.lake import query
@@ -102,7 +102,7 @@ def traffic(
             f"{traces} traces of {operation} of {service_name} were kept, need {MIN_TRACES}; "
             "take a longer period or keep a larger share"
         )
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = float(ndtri(0.5 + confidence / 2))
     seconds = (until - since).total_seconds()
     requests = float(weight.sum())
     spread = z * _standard_error(np.ones_like(weight), weight, trace)

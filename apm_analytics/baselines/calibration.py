@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from apm_analytics.baselines import row_kernels
 from apm_analytics.baselines.band import Band, side_score
-from apm_analytics.baselines.scales import Floats, Scale
+from apm_analytics.baselines.scales import MAD_TO_SD, Floats, Scale
 from apm_analytics.baselines.series import HOURS_PER_WEEK, Flags, Times, hour_of_week
 
-MAD_TO_SD = 1.4826
 # Hours to each side that share their spread: 5 h of 4 weeks are 240 windows, good to 6 %.
 SPREAD_REACH_H = 2
 REQUESTS_REACH_H = 1

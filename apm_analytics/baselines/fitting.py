@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from apm_analytics.baselines import backtest, checks, row_kernels
 from apm_analytics.baselines.backtest import SELECTION_SCHEMA, Backtest, Candidate
 from apm_analytics.baselines.calibration import (
-    MAD_TO_SD,
     Calibration,
     conformal,
     quiet_windows,
@@ -22,7 +21,7 @@ from apm_analytics.baselines.calibration import (
 )
 from apm_analytics.baselines.fitted import FittedFleet
 from apm_analytics.baselines.fleet import NO_SEASON, Fleet, Outcome
-from apm_analytics.baselines.scales import Floats
+from apm_analytics.baselines.scales import MAD_TO_SD, Floats
 from apm_analytics.baselines.seasonal import Center, RobustBaseline
 from apm_analytics.baselines.series import DAY_S, Flags, Times, hour_of_week
 from apm_analytics.settings import BaselineParams

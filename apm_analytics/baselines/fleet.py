@@ -24,6 +24,13 @@ CHUNK = 128
 # What became of a series.
 SKIPPED, NO_SEASON, MENDED = "skipped", "no season", "mended"
 OUTCOME_SCHEMA: Schema = dict.fromkeys((*OPERATION, "signal", "outcome", "reason"), pl.String)
+# What is published: expected values and bounds of each hour of the coming week.
+BOUNDS_SCHEMA: Schema = {
+    **dict.fromkeys((*OPERATION, "signal", "unit"), pl.String),
+    "hour_of_week": pl.Int16,
+    **dict.fromkeys(("expected", "lower", "upper"), pl.Float64),
+    "model": pl.String,
+}
 # A hole in the whole recording, where there usually are requests; shorter ones are chance.
 GAP_S = 3_600.0
 SLOTS_A_DAY = 24

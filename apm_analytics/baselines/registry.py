@@ -3,6 +3,8 @@
 In:  the workspace (git, params.yaml) and the hash of the data; fitted baselines.
 Out: `Provenance`; models/run.json; models/parameters.parquet of the last training, and
      models/runs/<run id>.parquet of every one before, as long as they are kept.
+
+The estimators cost 3 s of CPU to import, so only what needs them loads them.
 """
 
 import hashlib
@@ -12,15 +14,17 @@ import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import yaml
 
 from apm_analytics.atomic import write_atomic
-from apm_analytics.baselines import fitted, store
-from apm_analytics.baselines.fitted import FittedFleet
+from apm_analytics.baselines import store
 from apm_analytics.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    from apm_analytics.baselines.fitted import FittedFleet
 
 RUN_FILE = "run.json"
 RUNS = "runs"
@@ -102,7 +106,7 @@ def read_run(models: Path) -> Provenance:
 
 
 def keep(
-    fleets: list[FittedFleet], models: Path, provenance: Provenance, *, keep_runs: int
+    fleets: "list[FittedFleet]", models: Path, provenance: Provenance, *, keep_runs: int
 ) -> None:
     """Write the parameters of a training, as the last one and under its run id.
 
@@ -110,6 +114,8 @@ def keep(
     ----------
     keep_runs : the oldest trainings beyond so many are forgotten.
     """
+    from apm_analytics.baselines import fitted
+
     about = json.dumps(_as_json(provenance))
     table = fitted.table(fleets)
     store.write_frame(table, models / RUNS / f"{provenance.run_id}.parquet", {"run": about})
@@ -124,7 +130,7 @@ def run_ids(models: Path) -> list[str]:
     return [name for _, name in sorted(found, key=lambda one: (one[0].trained_at, one[1]))]
 
 
-def load(models: Path, run_id: str) -> tuple[Provenance, list[FittedFleet]]:
+def load(models: Path, run_id: str) -> "tuple[Provenance, list[FittedFleet]]":
     """Give the baselines of a training by its run id, and where they came from.
 
     Raises
@@ -136,6 +142,8 @@ def load(models: Path, run_id: str) -> tuple[Provenance, list[FittedFleet]]:
     --------
     >>> registry.load(Path("models"), "20261123T123419Z-4f2a")  # doctest: +SKIP
     """
+    from apm_analytics.baselines import fitted
+
     file = models / RUNS / f"{run_id}.parquet"
     if not file.exists():
         kept = run_ids(models)

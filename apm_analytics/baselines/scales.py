@@ -19,6 +19,8 @@ from apm_analytics.analyze.saturation import SATURATION
 
 Floats = NDArray[np.float64]
 
+# A robust standard deviation is so many median absolute deviations.
+MAD_TO_SD = 1.4826
 # Shorter than any request over a network; keeps the logarithm of a broken 0 s finite.
 MIN_LATENCY_S = 1e-6
 # Differences nobody would act on (docs: METHODS of root cause): 2 % or 5 ms, half a percent point.

@@ -3,6 +3,8 @@
 In:  a lake, and what the stage before wrote.
 Out: derived/ (snapshot, features, bounds, scores, skipped, selection, plots) and models/
      (parameters, forests, cards, metrics). Every file is put into place in one step.
+
+Two of four stages learn nothing: they do not load what learns, which costs 4 s of CPU.
 """
 
 import json
@@ -11,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import polars as pl
@@ -20,13 +22,14 @@ from apm_analytics import settings as settings_of
 from apm_analytics.analyze import saturation, signals
 from apm_analytics.analyze.signals import OPERATION
 from apm_analytics.atomic import write_atomic
-from apm_analytics.baselines import cards, forest, masks, registry, store, training
-from apm_analytics.baselines import evaluate as evaluation
+from apm_analytics.baselines import registry, store
 from apm_analytics.baselines.fleet import SKIPPED
-from apm_analytics.baselines.together import FOREST
 from apm_analytics.errors import ApmError, NotEnoughData, NotFound
 from apm_analytics.lake import query, snapshots
 from apm_analytics.settings import Settings
+
+if TYPE_CHECKING:
+    from apm_analytics.baselines.evaluate import Evaluation
 
 Stage = Callable[[Path, Path, Path, Settings, str | None, bool], str]
 SNAPSHOT = "snapshot.json"
@@ -95,6 +98,8 @@ def train(
     lake: Path, derived: Path, models: Path, settings: Settings, run_id: str | None, progress: bool
 ) -> str:
     """Write models/ and derived/bounds, scores, skipped and contributions."""
+    from apm_analytics.baselines import forest, masks, training
+
     content = _read_json(derived / SNAPSHOT)
     provenance = registry.current_provenance(settings.workspace, content["data_hash"], run_id)
     history = _read_features(derived)
@@ -122,6 +127,10 @@ def evaluate(
     lake: Path, derived: Path, models: Path, settings: Settings, run_id: str | None, progress: bool
 ) -> str:
     """Write models/metrics.json, the model cards and derived/plots/*.csv."""
+    from apm_analytics.baselines import cards, masks
+    from apm_analytics.baselines import evaluate as evaluation
+    from apm_analytics.baselines.together import FOREST
+
     params = settings.params
     history = _read_features(derived)
     found = evaluation.evaluate(
@@ -186,7 +195,7 @@ def _season_note(days: float, needed: float) -> str:
 
 def _metrics(
     content: dict[str, Any],
-    found: evaluation.Evaluation,
+    found: "Evaluation",
     selection: pl.DataFrame,
     skipped: pl.DataFrame,
     flagged: pl.DataFrame,
@@ -245,8 +254,10 @@ def _flagged(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _write_plots(folder: Path, found: evaluation.Evaluation, selection: pl.DataFrame) -> None:
+def _write_plots(folder: Path, found: "Evaluation", selection: pl.DataFrame) -> None:
     """Write one CSV a plot of dvc.yaml; a signal without series gives one without rows."""
+    from apm_analytics.baselines.evaluate import FORECAST_SCHEMA
+
     errors = (
         selection.group_by("model").agg(pl.col("scaled_error").mean()).sort("scaled_error", "model")
     )
@@ -258,7 +269,7 @@ def _write_plots(folder: Path, found: evaluation.Evaluation, selection: pl.DataF
             .sort("coverage", "series")
         )
         store.write_csv(coverage, folder / f"coverage_{signal}.csv")
-        empty = pl.DataFrame(schema=evaluation.FORECAST_SCHEMA)
+        empty = pl.DataFrame(schema=FORECAST_SCHEMA)
         store.write_csv(found.forecasts.get(signal, empty), folder / f"forecast_{signal}.csv")
 
 

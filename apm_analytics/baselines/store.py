@@ -2,23 +2,27 @@
 
 In:  models/parameters.parquet, one row a series.
 Out: the fitted fleets read back from it; frames written in one step.
+
+The estimators cost 3 s of CPU to import, so only what needs them loads them.
 """
 
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from apm_analytics.atomic import write_atomic
-from apm_analytics.baselines import fitted
-from apm_analytics.baselines.fitted import FittedFleet
 from apm_analytics.errors import NotFound
+
+if TYPE_CHECKING:
+    from apm_analytics.baselines.fitted import FittedFleet
 
 PARAMETERS = "parameters.parquet"
 
 
-def load(models: Path) -> list[FittedFleet]:
+def load(models: Path) -> "list[FittedFleet]":
     """Read the baselines of the last training; they predict as they did when fitted.
 
     Raises
@@ -26,6 +30,8 @@ def load(models: Path) -> list[FittedFleet]:
     NotFound
         Nothing was trained into `models` yet.
     """
+    from apm_analytics.baselines import fitted
+
     file = models / PARAMETERS
     if not file.exists():
         raise NotFound(f"no parameters at {file}; train first: dvc repro train")

@@ -19,13 +19,13 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from apm_analytics.analyze.signals import OPERATION, SIGNALS, Schema
+from apm_analytics.analyze.signals import OPERATION, SIGNALS
 from apm_analytics.baselines import fitting, masks, row_kernels
 from apm_analytics.baselines import fleet as fleets_of
 from apm_analytics.baselines.backtest import SELECTION_SCHEMA
 from apm_analytics.baselines.fitted import FittedFleet, SeriesBaseline
 from apm_analytics.baselines.fitting import FleetFit
-from apm_analytics.baselines.fleet import OUTCOME_SCHEMA, Fleet
+from apm_analytics.baselines.fleet import BOUNDS_SCHEMA, OUTCOME_SCHEMA, Fleet
 from apm_analytics.baselines.forest import ForestDetector
 from apm_analytics.baselines.scales import Floats
 from apm_analytics.baselines.series import Flags, Times, hour_of_week, week_after
@@ -40,12 +40,6 @@ from apm_analytics.baselines.together import (
 from apm_analytics.errors import NotEnoughData
 from apm_analytics.settings import BaselineParams
 
-BOUNDS_SCHEMA: Schema = {
-    **dict.fromkeys((*OPERATION, "signal", "unit"), pl.String),
-    "hour_of_week": pl.Int16,
-    **dict.fromkeys(("expected", "lower", "upper"), pl.Float64),
-    "model": pl.String,
-}
 FRAMES = {
     "bounds": BOUNDS_SCHEMA,
     "scores": SCORES_SCHEMA,
