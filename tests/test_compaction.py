@@ -162,20 +162,79 @@ def test_a_row_is_rewritten_a_few_times_only_however_long_the_lake_is_fed(rows: 
     assert len([one for one in held if one.rows < compaction.TARGET_ROWS // 2]) < 40
 
 
-def test_parts_that_overlap_are_merged_with_a_bounded_number_of_rows_in_memory(
+@pytest.mark.parametrize("overlapping", [True, False])
+def test_a_merge_holds_a_few_columns_of_a_few_rows_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlapping: bool
+) -> None:
+    monkeypatch.setattr(merging, "ROWS_A_GROUP", 500)
+    monkeypatch.setattr(merging, "TOGETHER_BYTES", 50_000)
+    monkeypatch.setattr(merging, "STRETCH_BYTES", 30_000)
+    monkeypatch.setattr(merging, "BATCH_ROWS", 64)
+    draw = random.Random(3)
+    expected = []
+    for number in range(8):
+        first = 0 if overlapping else number * 3_000
+        at = [round(first + draw.uniform(0, 3_000), 3) for _ in range(400)]
+        rows = spans(at)
+        pairs = [[("at", f"{t}")] * draw.randint(0, 3) for t in at]
+        pairs_type = rows.schema.field("attributes").type
+        place = rows.schema.get_field_index("attributes")
+        rows = rows.set_column(place, "attributes", pa.array(pairs, pairs_type))
+        snapshots.append(tmp_path, {"spans": rows})
+        expected += rows.to_pylist()
+    groups: dict[int, list[pa.Table]] = {}
+    for group, some in merging.in_order_of_time(tmp_path, live(tmp_path)):
+        assert some.num_rows <= 550 and some.num_columns < 65
+        groups.setdefault(group, []).append(some)
+    assert len(groups) == 6
+    merged = [
+        {name: value for piece in row for name, value in piece.items()}
+        for pieces in groups.values()
+        for row in zip(*(piece.to_pylist() for piece in pieces), strict=True)
+    ]
+    assert merged == sorted(expected, key=lambda row: row["time"])
+
+
+def test_rows_too_large_for_a_row_group_make_more_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "ROWS_A_GROUP", 1_000)
-    monkeypatch.setattr(merging, "ROWS_IN_MEMORY", 500)
-    monkeypatch.setattr(merging, "BATCH_ROWS", (10, 100))
+    monkeypatch.setattr(merging, "GROUP_BYTES", 20_000)
     draw = random.Random(3)
-    at = [[draw.uniform(0, 3_000) for _ in range(400)] for _ in range(8)]
-    for one in at:
-        snapshots.append(tmp_path, {"spans": spans(one)})
-    tables = list(merging.in_order_of_time(tmp_path, live(tmp_path)))
-    assert [one.num_rows for one in tables] == [1_000, 1_000, 1_000, 200]
-    times = pa.concat_tables(tables)["time"].cast(pa.int64()).to_pylist()
-    assert times == sorted(MONDAY_NS + int(t * 1e9) for one in at for t in one)
+    for number in range(16):
+        body = ["".join(draw.choices("abcdef", k=1_000)) for _ in range(10)]
+        rows = table("logs", {"time": [MONDAY_NS + number] * 10, "body": body})
+        snapshots.append(tmp_path, {"logs": rows})
+    assert compact(tmp_path, now_s=DURING_MONDAY_S).made == 1
+    [made] = live(tmp_path)
+    assert pq.ParquetFile(tmp_path / made.path).metadata.num_row_groups >= 8
+
+
+def test_the_process_that_merges_takes_little_memory(tmp_path: Path) -> None:
+    rows = 40_000
+    for number in range(8):
+        at = [number * rows + row for row in range(rows)]
+        columns = {
+            "time": [MONDAY_NS + one for one in at],
+            "duration_ns": at,
+            "name": ["GET /carts"] * rows,
+            "span_id": [f"{one:016x}" for one in at],
+            "trace_id": [f"{one * 7919:032x}" for one in at],
+            "url_path": [f"/carts/{one}/items/{one % 7}" for one in at],
+        }
+        snapshots.append(tmp_path, {"spans": table("spans", columns)})
+    script = (
+        "import sys; from pathlib import Path;"
+        "from apm_analytics.lake import compact_process;"
+        "assert compact_process.main(Path(sys.argv[1])) == 0;"
+        "peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0];"
+        "print(int(peak) // 1024, 'pandas' in sys.modules)"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
+    )
+    merged, peak_mb, pandas = asked.stdout.split()
+    assert (merged, pandas) == ("8", "False")
+    assert int(peak_mb) < 140
 
 
 def test_a_receiver_has_its_parts_merged_beside_itself(

@@ -8,10 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-
 from apm_analytics.errors import ApmError
-from apm_analytics.lake import compaction
+from apm_analytics.lake import lean
 
 NICENESS = 10
 
@@ -19,10 +17,9 @@ NICENESS = 10
 def main(lake: Path) -> int:
     """Merge once; gives what the process exits with."""
     os.nice(NICENESS)
-    # One thread, and what is free goes back to the system.
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
-    pa.set_memory_pool(pa.system_memory_pool())
+    lean.take_little()
+    from apm_analytics.lake import compaction  # loads pyarrow
+
     try:
         print(compaction.compact(lake).merged)
     except ApmError as error:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from apm_analytics.errors import ApmError
 from apm_analytics.lake import manifest, merging, parts
 from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest, transaction
+from apm_analytics.lake.merging import Columns
 
 LOCK = ".maintenance.lock"
 # A part of so many rows is large enough: some 50 MB of spans.
@@ -138,7 +139,7 @@ def maintenance(lake: Path, *, wait_s: float = -1) -> Iterator[None]:
 def rewrite(
     lake: Path,
     old: Sequence[Part],
-    rows: Iterable[pa.Table],
+    rows: Iterable[pa.Table | Columns],
     *,
     now_s: float,
     level: int,
@@ -151,7 +152,7 @@ def rewrite(
     Parameters
     ----------
     old : parts of one table and day.
-    rows : tables in order of time; without a row nothing takes their place.
+    rows : tables in order of time, or columns of such; without a row nothing takes their place.
     origin : what the new part was made from; its own hash when left out.
     beside : a table, what gives rows of it once all `rows` were taken, and their resolution in s;
         they appear in the same step.
@@ -172,8 +173,11 @@ def rewrite(
     written: list[parts.Written] = []
     try:
         with parts.PartWriter(lake, old[0].table, name, start_ns, expected) as writer:
-            for table in rows:
-                writer.write(table)
+            for some in rows:
+                if isinstance(some, Columns):
+                    writer.write_columns(*some)
+                else:
+                    writer.write(some)
             if writer.rows:
                 temporary, part = writer.finish()
                 part = _stamped(part, old, level, resolution_s)

@@ -61,7 +61,7 @@ class PartWriter:
         self._ids = max(min(rows, ROWS_A_GROUP), 1)
         self._sink = _HashingFile(self._temporary)
         self._writer: FileWriter | None = None
-        self.rows = 0
+        self.rows = self._groups = 0
         self._times_ns = (0, 0)
 
     def __enter__(self) -> "PartWriter":
@@ -83,6 +83,14 @@ class PartWriter:
 
     def write(self, rows: pa.Table) -> None:
         """Add at least one row, each no older than those before."""
+        # Not a full group and one of a few rows.
+        groups = max(round(rows.num_rows / ROWS_A_GROUP), 1)
+        size = -(-rows.num_rows // groups)
+        for start in range(0, rows.num_rows, size):
+            self.write_columns(self._groups, rows.slice(start, size))
+
+    def write_columns(self, group: int, rows: pa.Table) -> None:
+        """Add some columns of a row group, see `FileWriter.write_columns`."""
         if self._writer is None:
             self._writer = FileWriter(
                 self._sink.write,
@@ -91,14 +99,12 @@ class PartWriter:
                 without_dictionary=NO_DICTIONARY,
                 bloom_filters={"trace_id": self._ids},
             )
-        # Not a full group and one of a few rows.
-        groups = max(round(rows.num_rows / ROWS_A_GROUP), 1)
-        size = -(-rows.num_rows // groups)
-        for start in range(0, rows.num_rows, size):
-            self._writer.write_table(rows.slice(start, size))
-        first_ns, last_ns = rows["time"][0].value, rows["time"][-1].value
-        self._times_ns = (self._times_ns[0] if self.rows else first_ns, last_ns)
-        self.rows += rows.num_rows
+        self._writer.write_columns(group, rows)
+        if "time" in rows.column_names:
+            first_ns, last_ns = rows["time"][0].value, rows["time"][-1].value
+            self._times_ns = (self._times_ns[0] if self._groups else first_ns, last_ns)
+            self.rows += rows.num_rows
+            self._groups += 1
 
     def finish(self) -> Written:
         """Write it through to the disk; give the temporary file and what it becomes."""

@@ -33,6 +33,7 @@ from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
 from apm_analytics.ingest.receiver.upkeep import compact_often, retain_often
 from apm_analytics.ingest.redaction import Redactor
+from apm_analytics.lake import lean
 from apm_analytics.privacy import PrivacyRules
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -261,6 +262,7 @@ def run(config: Config, say: Callable[[str], None]) -> None:
     ApmError
         It could not start.
     """
+    lean.without_pandas()
     _keep_freed_memory()
     asyncio.run(_run(config, say))
 

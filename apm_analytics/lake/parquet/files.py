@@ -5,6 +5,7 @@ Out: a Parquet file.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,22 @@ from apm_analytics.lake.parquet.thrift import Value, i32, i64, listed, struct, t
 _MAGIC = b"PAR1"
 _CREATED_BY = "apm-analytics"
 _BY_TYPE = struct({1: struct({})})  # how least and greatest values are ordered
+
+
+@dataclass
+class _Group:
+    """A row group as far as it was written; its columns may lie anywhere in the file."""
+
+    start: int
+    rows: int
+    columns: list[Value] = field(default_factory=list)
+    raw_size: int = 0
+    size: int = 0
+
+    def described(self) -> Value:
+        """Give its RowGroup for the footer."""
+        about = {1: listed(self.columns), 2: i64(self.raw_size), 3: i64(self.rows)}
+        return struct(about | {5: i64(self.start), 6: i64(self.size)})
 
 
 class FileWriter:
@@ -53,34 +70,40 @@ class FileWriter:
         self._statistics = statistics
         self._without_dictionary = without_dictionary
         self._bloom_filters = bloom_filters or {}
-        self._groups: list[Value] = []
-        self._rows = 0
-        self._columns = 0
+        self._groups: list[_Group] = []
         self._at = 0
         self._put([_MAGIC])
 
     def write_table(self, table: pa.Table) -> None:
         """Write one row group of at least one row."""
-        start = self._at
-        columns: list[Value] = []
-        raw_size = 0
-        for field in self._schema:
-            for leaf in leaves(field, _one_chunk(table[field.name])):
+        self.write_columns(len(self._groups), table)
+
+    def write_columns(self, group: int, table: pa.Table) -> None:
+        """Write some columns of a row group of at least one row.
+
+        Parameters
+        ----------
+        group : its number; a new one is the next.
+        table : of each group all columns must come, in the order of the schema.
+        """
+        if group == len(self._groups):
+            self._groups.append(_Group(self._at, table.num_rows))
+        into = self._groups[group]
+        for name in table.column_names:
+            kind = self._schema.field(name)
+            for leaf in leaves(kind, _one_chunk(table[name])):
                 made = chunk(
                     leaf,
                     self._at,
-                    statistics=field.name in self._statistics,
-                    dictionary=field.name not in self._without_dictionary,
+                    statistics=name in self._statistics,
+                    dictionary=name not in self._without_dictionary,
                     bloom=self._bloom(leaf),
                 )
+                start = self._at
                 self._put(made.pages)
-                columns.append(made.metadata)
-                raw_size += made.raw_size
-        group = {1: listed(columns), 2: i64(raw_size), 3: i64(table.num_rows)}
-        group |= {5: i64(start), 6: i64(self._at - start)}
-        self._groups.append(struct(group))
-        self._columns = len(columns)
-        self._rows += table.num_rows
+                into.columns.append(made.metadata)
+                into.raw_size += made.raw_size
+                into.size += self._at - start
 
     def close(self) -> None:
         """Write the footer; one row group at least must have been written."""
@@ -88,10 +111,10 @@ class FileWriter:
             {
                 1: i32(2),
                 2: elements(self._schema),
-                3: i64(self._rows),
-                4: listed(self._groups),
+                3: i64(sum(group.rows for group in self._groups)),
+                4: listed([group.described() for group in self._groups]),
                 6: text(_CREATED_BY),
-                7: listed([_BY_TYPE] * self._columns),
+                7: listed([_BY_TYPE] * len(self._groups[0].columns)),
             }
         ).content
         self._put([footer, len(footer).to_bytes(4, "little"), _MAGIC])
