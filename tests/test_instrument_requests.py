@@ -8,11 +8,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.instrumentation import fastapi as contrib
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode
+from opentelemetry.util.http import parse_excluded_urls
 
 from apm_analytics.instrument import meters, wiring
 from apm_analytics.instrument.config import InstrumentSettings
@@ -79,6 +81,17 @@ def test_a_request_is_one_span_whoever_makes_it(pipeline: Pipeline, by: str) -> 
     [event] = spans[1].events
     assert event.attributes and event.attributes["exception.type"] == "ZeroDivisionError"
     assert bad.json()["correlation_id"] == bad.headers["x-correlation-id"]
+
+
+def test_urls_that_are_excluded_and_headers_that_are_wanted_are_as_contrib_has_them(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST", "accept")
+    monkeypatch.setattr(contrib, "_excluded_urls_from_env", parse_excluded_urls("items/2"))
+    app = FastAPI(telemetry=telemetry(pipeline, "fastapi"))  # type: ignore[arg-type]
+    _, [span] = answers(pipeline, app, "/items/1", "/items/2")
+    assert span.attributes is not None and span.attributes["url.path"] == "/items/1"
+    assert span.attributes["http.request.header.accept"] == ["*/*"]
 
 
 @pytest.mark.parametrize(("own", "then"), [((700, 10, 10), 10_000), ((5000, 10, 10), 5000)])

@@ -6,7 +6,7 @@ Out: a span and a duration for each request; the ids on every answer, the except
 
 FastAPI 0.142 and newer are instrumented from within [1]_: that knows the route it has chosen and
 costs half of contrib's ASGI middleware, which matches all routes once more. Contrib's serves older
-ones, and applications that have switched FastAPI's own off.
+ones, applications that have switched FastAPI's own off, and variables that only contrib's knows.
 
 References
 ----------
@@ -14,6 +14,7 @@ References
 """
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -22,6 +23,14 @@ from opentelemetry.trace import get_current_span
 from apm_analytics.instrument.correlation import correlation_id, identify_answer, request_id
 from apm_analytics.instrument.meters import LEFT_OUT_HTTP, FewerMeters
 from apm_analytics.instrument.pipeline import Pipeline
+
+# What only contrib's instrumentation heeds: URLs that are not watched, headers that are recorded.
+CONTRIBS_VARIABLES = (
+    "OTEL_PYTHON_EXCLUDED_URLS",
+    "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -103,10 +112,12 @@ def _record(error: BaseException | None) -> None:
 
 
 def _watches_itself(app: Any) -> bool:
-    """Tell whether FastAPI makes spans for an application; spare what we leave out of them.
+    """Tell whether FastAPI is to make spans for an application; spare what we leave out of them.
 
     Where a coming FastAPI keeps its settings elsewhere, contrib's instrumentation is used.
     """
+    if any(os.environ.get(name) for name in CONTRIBS_VARIABLES):
+        return False
     config = getattr(app, "_telemetry", None)
     if not isinstance(config, dict) or not config.get("tracing") or not config.get("metrics"):
         return False
