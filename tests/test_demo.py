@@ -96,6 +96,17 @@ def test_an_order_crosses_all_services_and_carries_its_business_context(played: 
     assert found["purchases"].drop_nulls().to_list() == []
 
 
+def test_one_id_finds_the_trace_its_log_lines_and_the_session(played: Path) -> None:
+    with query.connect(played / "lake") as con:
+        found = query.named(con, "find_id", id="1-0-3-7")  # a checkout's X-Correlation-ID
+        again = query.named(con, "find_id", id=found["trace_id"][0])
+        session = query.named(con, "find_id", id=found["session"].drop_nulls()[0])
+    assert set(found["service"]) == {"gateway", "cart", "checkout", "payment", "worker"}
+    assert "shop.order.placed" in found.filter(what="log")["text"].to_list()
+    assert found.equals(again)
+    assert session["trace_id"].n_unique() == len(completeness.VISIT)
+
+
 def test_durations_are_right_to_a_millisecond_against_the_clock_of_the_client(
     complete: completeness.Completeness,
 ) -> None:
