@@ -31,7 +31,7 @@ class Day(LoadTestShape):
         passed = self.get_run_time()
         if passed > DAY_S:
             return None
-        share = 0.55 - 0.45 * math.cos(2 * math.pi * passed / DAY_S)
+        share = 0.65 - 0.35 * math.cos(2 * math.pi * passed / DAY_S)
         return max(2, round(MOST_USERS * share)), 20.0
 
 
@@ -100,7 +100,7 @@ class Customer(HttpUser):
             self.ask("POST", "/checkout", "checkout")
         self.begin()
 
-    @task(1)
+    @task(2)
     def look_back(self) -> None:
         """Look at old orders, and at when the next delivery comes."""
         self.ask("GET", "/orders", "orders")

@@ -8,6 +8,7 @@ import os
 import pwd
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -97,7 +98,7 @@ def _running(command: list[str], port: int, **user: Any) -> Iterator[None]:
         await_port("127.0.0.1", port, process)
         yield
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # PostgreSQL would wait for its clients otherwise
         process.wait(READY_S)
 
 
