@@ -350,6 +350,30 @@ def test_ten_thousand_idle_connections_keep_nobody_out(tmp_path: Path, door: str
         assert httpx.post(url, content=GOOD, headers=headers, timeout=10).status_code == 200
 
 
+MOST = 50  # 30 of them gRPC's
+
+
+def test_idle_connections_beyond_the_limit_make_room_and_those_in_use_stay(
+    tmp_path: Path,
+) -> None:
+    config = Config(tmp_path, max_connections=MOST, timeout_s=60, idle_s=600)
+    with running(config) as receiver, ExitStack() as stack:
+        used = stack.enter_context(exporting(receiver.grpc_port))
+        assert used(GOOD, timeout=10) == b""
+        idle = []
+        for number in range(4 * MOST):
+            idle.append(stack.enter_context(connect(receiver.grpc_port)))
+            idle[-1].sendall(HELLO)
+            if number % MOST == 0:
+                with exporting(receiver.grpc_port) as export:
+                    assert export(GOOD, timeout=10, wait_for_ready=True) == b""
+                assert used(GOOD, timeout=10) == b""
+        assert closed(idle[0])
+        http = [stack.enter_context(connect(receiver.http_port)) for _ in range(MOST)]
+        assert post(receiver, GOOD).status_code == 200
+        assert closed(http[0])
+
+
 def closed(client: socket.socket) -> bool:
     """Wait until the other side closes."""
     try:

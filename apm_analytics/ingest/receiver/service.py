@@ -26,7 +26,11 @@ from apm_analytics.errors import ApmError, BadParameter
 from apm_analytics.ingest import otlp
 from apm_analytics.ingest.receiver import grpc_door, http_door
 from apm_analytics.ingest.receiver.access import Access
-from apm_analytics.ingest.receiver.connections import bounded_protocol, open_connections
+from apm_analytics.ingest.receiver.connections import (
+    bounded_protocol,
+    close_idlest,
+    open_connections,
+)
 from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.receiver.limits import Readers
 from apm_analytics.ingest.receiver.metrics import Metrics
@@ -39,7 +43,7 @@ from apm_analytics.privacy import PrivacyRules
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Files, threads and the lake need some descriptors too.
 RESERVED_FILES = 512
-# gRPC takes no connection beyond its share; HTTP closes the one that has been idle longest.
+# Beyond its share each door closes the connections that have been idle longest.
 GRPC_SHARE = 0.6
 MANY_CONNECTIONS = 10_000
 STOP_GRACE_S = 5.0
@@ -80,6 +84,7 @@ class Config:
     readers: int = 32
     timeout_s: float = 10.0
     idle_s: float = 60.0
+    max_connections: int | None = None  # of both doors; what the system allows when left out
     retain: bool = False  # remove every hour what `apm lake retain` would
 
 
@@ -106,8 +111,7 @@ class Receiver:
         self._serving: list[asyncio.Task[None]] = []
         self._grpc: grpc.aio.Server | None = None
         self._stopping = asyncio.Event()
-        self._compacting: asyncio.Task[None] | None = None
-        self._retaining: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.grpc_port = self.http_port = self.admin_port = 0
 
     async def start(self) -> None:
@@ -120,11 +124,13 @@ class Receiver:
         """
         config = self.config
         files = _raise_file_limit()
+        if config.max_connections is not None:
+            files = min(files, config.max_connections)
         max_http = int(files * (1 - GRPC_SHARE))
         if files - max_http < MANY_CONNECTIONS:
             _log.warning(
-                "the system allows %d open files: beyond %d connections gRPC clients wait for "
-                "others to end; raise it (LimitNOFILE, ulimit -n)",
+                "the system allows %d open files: beyond %d connections the idlest of gRPC are "
+                "closed; raise it (LimitNOFILE, ulimit -n)",
                 files,
                 files - max_http,
             )
@@ -145,6 +151,9 @@ class Receiver:
         )
         self.grpc_port = self._bind_grpc(self._grpc)
         await self._grpc.start()
+        self._tasks.append(
+            asyncio.create_task(close_idlest(self.grpc_port, files - max_http, self._stopping))
+        )
         app = http_door.make_app(intake, cors_origins=config.cors_origins)
         self.http_port, server = await self._serve(
             app, config.host, config.http_port, config.tls, max_http
@@ -158,12 +167,14 @@ class Receiver:
             held_bytes=lambda: self.pipeline.held_bytes,
             connections=lambda: open_connections(server),
         )
-        self._compacting = asyncio.create_task(
-            compact_often(config.lake, self._stopping, self.metrics.compacted_parts.inc)
+        self._tasks.append(
+            asyncio.create_task(
+                compact_often(config.lake, self._stopping, self.metrics.compacted_parts.inc)
+            )
         )
         if config.retain:
-            self._retaining = asyncio.create_task(
-                retain_often(config.lake, self._stopping, RETAIN_EVERY_S)
+            self._tasks.append(
+                asyncio.create_task(retain_often(config.lake, self._stopping, RETAIN_EVERY_S))
             )
 
     async def stop(self) -> None:
@@ -174,9 +185,7 @@ class Receiver:
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._serving)
-        for task in (self._compacting, self._retaining):
-            if task is not None:
-                await task
+        await asyncio.gather(*self._tasks)
         await asyncio.to_thread(self.pipeline.stop)
 
     def _bind_grpc(self, server: grpc.aio.Server) -> int:
