@@ -44,6 +44,23 @@ def test_lake_status_shows_the_tables(lake: Path) -> None:
     assert "spans" in said and "3" in said
 
 
+def test_an_import_of_the_past_says_that_retention_would_take_it(
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "more.jsonl"
+    file.write_text(json.dumps(as_json(traces(2))))
+    asked = ["import", str(file), "--lake", str(lake)]
+    said = CliRunner().invoke(cli.apm, asked).output
+    assert "spans: 2 rows are older than 30 days (TRACES_RETENTION_DAYS)" in said
+    assert "--no-retention" in said
+    assert "older than" not in CliRunner().invoke(cli.apm, asked).output  # nothing came in
+    status = ["lake", "status", "--lake", str(lake)]
+    assert "spans: 5 rows are older than 30 days" in CliRunner().invoke(cli.apm, status).output
+    monkeypatch.setenv("TRACES_RETENTION_DAYS", "100000")
+    said = CliRunner().invoke(cli.apm, status).output
+    assert "5 rows go about 2" in said and "--no-retention" not in said
+
+
 def test_an_import_with_a_bad_file_ends_with_exit_code_1(tmp_path: Path) -> None:
     file = tmp_path / "bad.json"
     file.write_text("no telemetry")

@@ -17,7 +17,7 @@ from apm_analytics.ingest.receiver import Config
 from apm_analytics.ingest.receiver import service as live
 from apm_analytics.lake import compaction, query, snapshots
 from apm_analytics.lake.manifest import live_parts, open_manifest
-from apm_analytics.lake.retention import retain
+from apm_analytics.lake.retention import Outlook, outlook, retain
 from apm_analytics.settings import RetentionSettings
 
 DAY_S = 86_400
@@ -240,6 +240,27 @@ def test_each_signal_goes_after_its_own_days_and_a_dry_run_only_says_so(tmp_path
     assert len(list(tmp_path.glob("spans/*/*/*.parquet"))) == 2  # for running queries
     compaction.compact(tmp_path, now_s=asked["now_s"] + 2 * 3_600)
     assert len(list(tmp_path.glob("spans/*/*/*.parquet"))) == 1
+
+
+def test_the_outlook_says_what_goes_now_and_what_goes_next(tmp_path: Path) -> None:
+    snapshots.append(tmp_path, {"spans": spans([0, 1])})
+    known = snapshots.newest(tmp_path)
+    snapshots.append(tmp_path, {"spans": spans([20 * DAY_S, 20 * DAY_S + 1, 21 * DAY_S])})
+    points(tmp_path, "metric_points", [0, 60], value=1.0, kind="gauge")
+    now_s = MONDAY_S + 15 * DAY_S
+    periods = RetentionSettings(traces_days=10)
+    by_table = {one.table: one for one in outlook(tmp_path, periods, now_s=now_s)}
+    assert by_table["spans"] == Outlook("spans", 2, 0, MONDAY_S + 30 * DAY_S + 1, 2)
+    assert by_table["metric_points"] == Outlook(
+        "metric_points", 0, 2, MONDAY_S + 90 * DAY_S + 60, 2
+    )
+    done = retain(tmp_path, periods, now_s=now_s, dry_run=True)
+    assert (done.removed["spans"], done.points_before) == (2, 2)
+    [late, _] = outlook(tmp_path, periods, now_s=now_s, since=known)
+    assert (late.table, late.too_old, late.next_rows) == ("spans", 0, 2)
+    impatient = RetentionSettings.model_validate({"services": {"x": {"traces_days": 5}}})
+    [early] = [one for one in outlook(tmp_path, impatient, now_s=now_s) if one.table == "spans"]
+    assert early.next_s == MONDAY_S + 25 * DAY_S + 1
 
 
 def test_one_service_can_have_more_or_fewer_days_than_the_others(tmp_path: Path) -> None:

@@ -48,10 +48,15 @@ def lake() -> None:
 @lake.command("status")
 @LAKE
 def lake_status(lake: Path) -> None:
-    """Show tables, parts, rows, bytes and times."""
-    from apm_analytics.lake import answers, snapshots
+    """Show tables, parts, rows, bytes and times; what retention will take, and when."""
+    from apm_analytics import settings
+    from apm_analytics.cli import retention_words
+    from apm_analytics.lake import answers, retention, snapshots
 
     click.echo(answers.as_text(snapshots.status(lake)))
+    periods = settings.retention(settings.load().workspace)
+    for line in retention_words.lines(retention.outlook(lake, periods), periods):
+        click.echo(line)
 
 
 @lake.command("compact")

@@ -23,11 +23,21 @@ def import_(
     paths: tuple[Path, ...], lake: Path, workers: int, earliest: datetime | None, progress: bool
 ) -> None:
     """Import OTLP files (JSON or protobuf, plain, .gz or .zst) and folders of them."""
+    from apm_analytics import settings
+    from apm_analytics.cli import retention_words
     from apm_analytics.ingest.files import import_files
+    from apm_analytics.lake import retention, snapshots
 
+    periods = settings.retention(settings.load().workspace)
+    before = snapshots.newest(lake)
     since = earliest.replace(tzinfo=UTC) if earliest else None
     summary = import_files(paths, lake, workers=workers, earliest=since, progress=progress)
     click.echo("\n".join(summary.lines()))
+    if snapshots.newest(lake) > before:
+        for line in retention_words.threatened(
+            retention.outlook(lake, periods, since=before), periods
+        ):
+            click.echo(line)
     if not summary.ok:
         sys.exit(1)
 

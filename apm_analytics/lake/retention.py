@@ -92,6 +92,81 @@ def retain(
     return done
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What retention will do to the rows of one table.
+
+    Parameters
+    ----------
+    too_old : rows that the next run removes.
+    too_fine : metric points that the next run rolls up.
+    next_s, next_rows : when later runs remove something first, in seconds since 1970, and how many
+        rows within that hour; None and 0 where there is nothing.
+    """
+
+    table: str
+    too_old: int = 0
+    too_fine: int = 0
+    next_s: float | None = None
+    next_rows: int = 0
+
+
+def outlook(
+    lake: Path, periods: RetentionSettings, *, now_s: float | None = None, since: int = 0
+) -> list[Outlook]:
+    """Tell what `retain` would do now, and when it will have something to remove.
+
+    Parameters
+    ----------
+    now_s : the time, in seconds since 1970; of this machine when left out.
+    since : look only at what came after this snapshot.
+
+    Returns
+    -------
+    One entry for each table that holds rows. Where services have figures of their own, `next_s`
+    is the first time that any of them goes.
+
+    Raises
+    ------
+    NotFound
+        There is no lake at `lake`.
+
+    Examples
+    --------
+    >>> outlook(Path("data/lake"), settings.retention(Path()))[0].too_old  # doctest: +SKIP
+    0
+    """
+    now_s = time.time() if now_s is None else now_s
+    live = [part for part in _live(lake) if part.snapshot > since]
+    fine: dict[str, int] = {}
+    for some, chosen in _old_points(live, periods, int(now_s * 1e9)):
+        fine[some[0].table] = fine.get(some[0].table, 0) + _rows(lake, some, chosen)
+    found = []
+    held = {part.table for part in live}
+    for table in (name for name in TABLES if name in held):
+        days = _least_days(periods, SIGNALS[table])
+        old = 0
+        due: list[tuple[float, int]] = []
+        for part in live:
+            if part.table == table:
+                gone = _expire(lake, part, periods, now_s, dry_run=True)
+                old += gone
+                due_s = part.last_time_ns / 1e9 + days * 86_400
+                if gone < part.rows:
+                    due.append((max(due_s, now_s), part.rows - gone))
+        next_s = min((at for at, _ in due if at > now_s), default=None)
+        within = [rows for at, rows in due if next_s and now_s < at < next_s + 3_600]
+        # Points that are too old are not rolled up first.
+        rolled = max(fine.get(table, 0) - old, 0)
+        found.append(Outlook(table, old, rolled, next_s, sum(within)))
+    return found
+
+
+def _least_days(periods: RetentionSettings, signal: str) -> float:
+    own = [getattr(one, signal) for one in periods.services.values()]
+    return float(min([getattr(periods, signal), *(days for days in own if days is not None)]))
+
+
 def _live(lake: Path) -> list[Part]:
     with open_manifest(lake) as con:
         return manifest.live_parts(con)

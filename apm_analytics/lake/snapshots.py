@@ -152,6 +152,15 @@ def status(lake: Path) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"first_time": time_type, "last_time": time_type})
 
 
+def newest(lake: Path) -> int:
+    """Give the number of the last commit of new data; 0 where there is no lake yet."""
+    try:
+        with open_manifest(lake) as con:
+            return manifest.newest_snapshot(con)
+    except NotFound:
+        return 0
+
+
 def sweep(lake: Path) -> int:
     """Remove what killed writers left: files no snapshot names, older than an hour.
 
