@@ -15,7 +15,7 @@ from apm_analytics import cli, settings
 from apm_analytics.errors import BadParameter
 from apm_analytics.ingest.receiver import Config
 from apm_analytics.ingest.receiver import service as live
-from apm_analytics.lake import compaction, query, snapshots
+from apm_analytics.lake import compaction, query, retention, snapshots
 from apm_analytics.lake.manifest import live_parts, open_manifest
 from apm_analytics.lake.retention import Outlook, outlook, retain
 from apm_analytics.settings import RetentionSettings
@@ -284,6 +284,34 @@ def test_one_service_can_have_more_or_fewer_days_than_the_others(tmp_path: Path)
         assert live_parts(con) == parts
     assert left(31) == ["long"]
     assert left(91) == []
+
+
+def test_a_large_part_is_rolled_up_some_minutes_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = [number * 7.0 for number in range(100)]  # eleven minutes and a half
+    rolled = []
+    for rows_at_once in (1_000, 20):
+        lake = tmp_path / f"{rows_at_once}"
+        monkeypatch.setattr(retention, "ROWS_AT_ONCE", rows_at_once)
+        for kind, columns in {
+            "gauge": {},
+            "sum": {"temporality": "delta", "monotonic": True},
+            "count": {"temporality": "cumulative", "monotonic": True},
+        }.items():
+            values = [float(number % 37) for number in range(100)]  # also a count that is reset
+            of = "gauge" if kind == "gauge" else "sum"
+            own = {"kind": of, "service_name": kind, **columns}
+            points(lake, "metric_points", at, value=values, **own)
+        compaction.compact(lake, now_s=WEEK_LATER_S)
+        done = retain(lake, KEEP, now_s=WEEK_LATER_S)
+        assert done.points_before == 300 and done.points_after < 50
+        tables = ("metric_points", "exp_histogram_points")
+        by = "service_name, time, value"
+        sql = "select * from {} order by {}"
+        rolled.append([ask(lake, sql.format(t, by if t[0] == "m" else "time")) for t in tables])
+    assert rolled[0] == rolled[1]
+    assert len(rolled[0][1]) == 12
 
 
 def test_one_service_can_keep_its_points_for_longer_or_shorter(tmp_path: Path) -> None:

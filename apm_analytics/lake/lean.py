@@ -2,10 +2,13 @@
 
 In:  a process that has not loaded pyarrow yet.
 Out: the same, whose pyarrow loads no pandas, has one thread and gives back what it frees.
+
+`python -m apm_analytics.lake.lean lake retain` is `apm lake retain` in such a process.
 """
 
 import ctypes
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -52,3 +55,8 @@ class _Absent:
         if name == "pandas":
             raise ModuleNotFoundError("this process does without pandas", name=name)
         return None
+
+
+if __name__ == "__main__":
+    take_little()
+    runpy.run_module("apm_analytics", run_name="__main__")

@@ -261,7 +261,17 @@ def _rows(lake: Path, some: Sequence[Part], chosen: str) -> int:
 def _roll_up(lake: Path, some: Sequence[Part], chosen: str, now_s: float) -> int:
     """Let rolled-up points stand for the chosen ones; the others stay as they are."""
     table = some[0].table
-    points, gauges = rollup.roll_up([lake / part.path for part in some], table, chosen=chosen)
+    files = [lake / part.path for part in some]
+    made = 0
+    gauges = [TABLES[rollup.EXPONENTIAL].empty_table()]
+
+    def points() -> Iterator[pa.Table]:
+        nonlocal made
+        for range_ in _minutes(lake, some, chosen):
+            rolled, own = rollup.roll_up(files, table, chosen=f"({chosen}) and {range_}")
+            gauges.append(own)
+            made += rolled.num_rows
+            yield rolled
 
     def others() -> pa.Table:
         if chosen == ALL:
@@ -271,19 +281,47 @@ def _roll_up(lake: Path, some: Sequence[Part], chosen: str, now_s: float) -> int
     compaction.rewrite(
         lake,
         some,
-        [points],
+        points(),
         now_s=now_s,
         level=max(part.level for part in some) + 1,
         resolution_s=rollup.SECONDS,
-        beside=[(rollup.EXPONENTIAL, lambda: gauges, rollup.SECONDS), (table, others, 0)],
+        beside=[
+            (rollup.EXPONENTIAL, lambda: pa.concat_tables(gauges), rollup.SECONDS),
+            (table, others, 0),
+        ],
     )
-    return int(points.num_rows)
+    return made
 
 
-def _select(lake: Path, some: Sequence[Part], what: str, where: str) -> pa.Table:
+def _minutes(lake: Path, some: Sequence[Part], chosen: str) -> list[str]:
+    """Give the SQL of stretches of whole minutes of about as many rows as fit in memory."""
+    at_ns = "epoch_ns(time)"
+    minute_ns = rollup.SECONDS * 10**9
+    found = _select(
+        lake, some, f"{at_ns} // {minute_ns} as minute, count(*) as n", chosen, "minute"
+    )
+    conditions: list[str] = []
+    first = rows = 0
+    counted = sorted(zip(*(found[name].to_pylist() for name in ("minute", "n")), strict=True))
+    for number, (minute, count) in enumerate(counted):
+        if not rows:
+            first = minute
+        rows += count
+        following = counted[number + 1][1] if number + 1 < len(counted) else ROWS_AT_ONCE
+        if rows + following > ROWS_AT_ONCE:
+            until_ns = (minute + 1) * minute_ns
+            conditions.append(f"{at_ns} >= {first * minute_ns} and {at_ns} < {until_ns}")
+            rows = 0
+    return conditions
+
+
+def _select(
+    lake: Path, some: Sequence[Part], what: str, where: str, by: str | None = None
+) -> pa.Table:
     with query.offline() as con:
         found = con.sql(
-            f"select {what} from read_parquet($files, hive_partitioning = false) where {where}",
+            f"select {what} from read_parquet($files, hive_partitioning = false) where {where}"
+            + (f" group by {by}" if by else ""),
             params={"files": [str(lake / part.path) for part in some]},
         )
         assert found is not None  # a select gives rows

@@ -54,6 +54,8 @@ _VALUES = {
     "quantile_values",
     "exemplars",
 }
+# Of these the last point's alone count.
+_KEPT_OF_LAST = {"quantiles", "quantile_values", "exemplars"}
 
 Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -72,18 +74,25 @@ def roll_up(
     The points a minute of the same table, and exponential histograms of its gauges (no rows for
     other tables), both in order of time.
     """
-    points = _points(files, table, chosen)
-    merged = points.filter(pc.field("last"))
+    points, merged = _points(files, table, chosen)
     if table == "histogram_points":
         merged = _with_explicit_buckets(points, merged)
     elif table == EXPONENTIAL:
         merged = _with_exponential_buckets(points, merged)
-    gauges = _gauges(points) if table == "metric_points" else TABLES[EXPONENTIAL].empty_table()
+    gauges = (
+        _gauges(points, merged) if table == "metric_points" else TABLES[EXPONENTIAL].empty_table()
+    )
     return _finished(merged, table), gauges
 
 
-def _points(files: Sequence[Path], table: str, chosen: str) -> pa.Table:
-    """Read points with the number of their `cell`, of which one comes, and whether it is `last`."""
+def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, pa.Table]:
+    """Read points with the number of their `cell`.
+
+    Returns
+    -------
+    All points with what is added up of them, and of those that stay, mostly the last of each cell,
+    all columns: texts and maps of all points would weigh ten times as much.
+    """
     schema = TABLES[table]
     names = set(schema.names)
     series = ", ".join(name for name in schema.names if name not in _VALUES)
@@ -110,12 +119,21 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> pa.Table:
         )
     replaced.append("if(delta, min(start_time) over cell, start_time) as start_time")
     bounds = "hash(explicit_bounds)" if "explicit_bounds" in names else "0"
+    narrow = [name for name in schema.names if name in _VALUES - _KEPT_OF_LAST or name == "kind"]
+    made = "cell, odd, delta"
+    source = (
+        "read_parquet($files, hive_partitioning = false, filename = true, file_row_number = true)"
+    )
+    given = {"files": [str(file) for file in files]}
     with query.offline() as con:
-        found = con.sql(
+        con.execute(
             f"""
+            create temp table numbered as
             with points as (
               select
-                *,
+                {", ".join(narrow)},
+                hash(filename) as file,
+                file_row_number as place,
                 hash({series}) as series,
                 {odd} as odd,
                 temporality is not distinct from 'delta' and not ({odd}) as delta,
@@ -123,7 +141,7 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> pa.Table:
                   and coalesce({rising}, false) as rising,
                 time_bucket(interval {SECONDS} seconds, time::timestamp) as minute,
                 {bounds} as bounds
-              from read_parquet($files, hive_partitioning = false)
+              from {source}
               where {chosen}
             )
             select
@@ -133,14 +151,26 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> pa.Table:
               dense_rank() over (order by {key}) - 1 as cell
             from points
             window cell as (partition by {key}), ordered as (partition by series, odd order by time)
+            """,
+            given,
+        )
+        added = con.sql(f"select {', '.join(narrow)}, {made} from numbered order by time")
+        kept = con.sql(
+            f"""
+            select
+              points.* exclude (filename, file_row_number)
+                replace ({", ".join(f"numbered.{name} as {name}" for name in narrow)}),
+              {made}
+            from {source} as points
+            join numbered
+              on numbered.place = file_row_number and numbered.file = hash(points.filename)
+            where numbered.last
             order by time
             """,
-            params={"files": [str(file) for file in files]},
+            params=given,
         )
-        assert found is not None  # a select gives rows
-        table_ = found.to_arrow_table()
-    assert isinstance(table_, pa.Table)
-    return table_
+        assert added is not None and kept is not None  # a select gives rows
+        return added.to_arrow_table(), kept.to_arrow_table()
 
 
 def _finished(rows: pa.Table, table: str) -> pa.Table:
@@ -215,7 +245,7 @@ def _with_merged(
     return merged
 
 
-def _gauges(points: pa.Table) -> pa.Table:
+def _gauges(points: pa.Table, merged: pa.Table) -> pa.Table:
     """Make exponential histograms of the gauges of every series and minute."""
     chosen = (pc.field("kind") == "gauge") & ~pc.field("odd")
     gauges = points.filter(chosen)
@@ -232,7 +262,7 @@ def _gauges(points: pa.Table) -> pa.Table:
     least, most = np.full(cells, np.inf), np.full(cells, -np.inf)
     np.minimum.at(least, cell, values)
     np.maximum.at(most, cell, values)
-    last = gauges.filter(pc.field("last"))
+    last = merged.filter(chosen)
     at = _ints(last["cell"])
     rows = last.num_rows
     made: dict[str, Any] = {

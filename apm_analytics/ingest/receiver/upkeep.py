@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from apm_analytics.errors import ApmError
-from apm_analytics.lake import compact_process, compaction
+from apm_analytics.lake import compact_process, compaction, lean
 
 # Some forty parts a table: enough to merge, too few to slow a query.
 COMPACT_EVERY_S = 20.0
@@ -47,7 +47,7 @@ async def compact_often(
 async def retain_often(lake: Path, stopping: asyncio.Event, every_s: float) -> None:
     """Run `apm lake retain` until the receiver stops; the next run does what one left."""
     while not await _stopped_within(stopping, every_s):
-        command = ("-m", "apm_analytics", "lake", "retain", "--lake", str(lake))
+        command = ("-m", lean.__name__, "lake", "retain", "--lake", str(lake))
         await _run("retention", command, stopping)
 
 
