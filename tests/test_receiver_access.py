@@ -24,7 +24,7 @@ from apm_analytics.errors import BadParameter
 from apm_analytics.ingest.receiver import Config, Receiver, Tls
 from apm_analytics.ingest.receiver.access import load_access, new_token
 from apm_analytics.ingest.receiver.grpc_door import SERVICES
-from apm_analytics.ingest.receiver.refusals import STATUS_TRAILER
+from apm_analytics.ingest.receiver.refusals import STATUS_TRAILER, Refused
 from apm_analytics.ingest.receiver.stamps import stamped
 from apm_analytics.lake import query
 
@@ -149,6 +149,25 @@ def test_a_stamp_changes_nothing_else(kind: str) -> None:
         document = orjson.dumps(otlp_requests.as_json(request))
         made = stamped(kind, document, {"tenant.id": "x"})
         assert orjson.loads(made) == otlp_requests.as_json(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "said"),
+    [
+        ("traces", GOOD[:-3], "resourceSpans"),
+        ("traces", b"\x0a\xff\xff\xff\xff\x0f" + GOOD, "resourceSpans: says it has"),
+        ("traces+json", b"{", "no JSON"),
+        ("traces+json", b'{"resourceSpans": 7}', "resourceSpans: found a int, need a list"),
+        ("traces+json", b'{"resourceSpans": [{"resource": 7}]}', "resourceSpans: not every"),
+        ("traces+json", b'{"resourceSpans": [' + b"[" * 300 + b"]" * 300 + b"]}", "nested"),
+    ],
+)
+def test_what_cannot_be_stamped_is_refused_with_its_field(
+    kind: str, payload: bytes, said: str
+) -> None:
+    with pytest.raises(Refused, match="traces") as refused:
+        stamped(kind, payload, {"tenant.id": "x"})
+    assert said in str(refused.value)
 
 
 def test_only_listed_origins_may_send_from_a_browser(receiver: Receiver) -> None:

@@ -14,7 +14,11 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from apm_analytics import varint
+from apm_analytics.errors import BadInput
+from apm_analytics.ingest import otlp_json, otlp_protobuf
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
+from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.sink import Sink
 
 _FIRST = 0x0A  # field 1, with a length: resource_spans, and in it resource
 _JSON_KEYS = ("resourceSpans", "resourceMetrics", "resourceLogs")
@@ -40,7 +44,26 @@ def stamped(kind: str, payload: bytes, attributes: Mapping[str, str]) -> bytes:
         stamp = Resource(attributes=pairs).SerializeToString()
         return b"".join(_stamped_entries(payload, stamp))
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise Refused(Reason.MALFORMED, f"{kind}: the request is damaged: {error}") from error
+        raise Refused(Reason.MALFORMED, f"{kind}: {_why(kind, payload, error)}") from error
+
+
+def _why(kind: str, payload: bytes, error: Exception) -> str:
+    """Let a decoder say what is wrong, as it does for senders without a stamp: it names fields."""
+    signal, json, _ = kind.partition("+json")
+    try:
+        if json:
+            sink = Sink()
+            document = otlp_json.parse(payload)
+            otlp_json.read_document(document, sink, Limits.around_now(), only=signal)
+            if sink.rejected:
+                return f"{sink.rejected[0].path}: {sink.rejected[0].reason}"
+        else:
+            otlp_protobuf.parse(signal, payload)
+    except orjson.JSONDecodeError as found:
+        return f"no JSON: {found.msg} at byte {found.pos}"
+    except BadInput as found:
+        return str(found)
+    return f"{otlp_json.SIGNALS[signal][0]}: not every resource is one: {error}"
 
 
 def _stamped_json(payload: bytes, attributes: Mapping[str, str]) -> bytes:
