@@ -20,6 +20,7 @@ from apm_analytics.errors import BadInput
 from apm_analytics.ingest import columnar, otlp, otlp_protobuf, requests
 from apm_analytics.ingest.columnar import Scanner
 from apm_analytics.ingest.sink import Sink
+from apm_analytics.ingest.wire import layout
 
 HERE = Path(__file__).parent
 
@@ -151,6 +152,39 @@ def test_both_names_of_an_attribute_are_folded_as_by_the_library() -> None:
         payloads.append(request.SerializeToString())
     found, taken = disagreement("traces", payloads)
     assert not found and taken > 150
+
+
+@pytest.mark.parametrize("distinct", [1_000_000, 30_000, 300])
+def test_values_that_hardly_repeat_give_what_the_library_gives(distinct: int) -> None:
+    draw, payloads = random.Random(distinct), []
+    for number in range(600):
+        request = traces(20, first=1 + 20 * number)
+        for span in request.resource_spans[0].scope_spans[0].spans:
+            path = f"/orders/{draw.randrange(distinct):08}"
+            span.attributes.append(attribute("http.target", path))
+            span.attributes.append(attribute("url.path", draw.choice((path, "/cart"))))
+            span.attributes.append(attribute("app.cart", f"cart-{draw.randrange(distinct)}"))
+        if number % 7 == 0:  # left to the library, and taken back
+            span.trace_id = b"short"
+        payloads.append(request.SerializeToString())
+    found, taken = disagreement("traces", payloads)
+    assert not found and taken == 600 - len(range(0, 600, 7))
+
+
+def test_values_that_hardly_repeat_are_not_looked_up_and_others_have_one_code() -> None:
+    request = traces(5_000)
+    for number, span in enumerate(request.resource_spans[0].scope_spans[0].spans):
+        span.name = "GET /orders/{id}"
+        span.attributes.append(attribute("url.path", f"/orders/{number % 100:08}"))
+        span.attributes.append(attribute("session.id", f"session-{number}"))
+    scanner = Scanner("traces", 0, LIMITS, {})
+    assert scanner.take(request.SerializeToString())
+    assert scanner.state.words[layout.ENTERED // layout.WORD] < 1_000
+    spans = scanner.tables()["spans"]
+    assert len(spans["url_path"].combine_chunks().dictionary) < 1_000
+    assert spans["session_id"].combine_chunks().dictionary.to_pylist() == [
+        f"session-{number}" for number in range(5_000)
+    ]
 
 
 def test_buffers_grow_with_requests_of_any_size() -> None:

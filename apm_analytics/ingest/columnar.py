@@ -68,7 +68,7 @@ class Scanner:
             if result != NO_ROOM:
                 break
             state.grow()
-            state.roll_back(mark, texts=False)
+            state.roll_back(mark)
             state.begin_request()
         groups = len(self._context_of)
         self._began = (mark, groups, self._bytes)
@@ -86,7 +86,7 @@ class Scanner:
         """Leave no trace of the last request."""
         mark, groups, self._bytes = self._began
         del self._context_of[groups:]
-        self.state.roll_back(mark, texts=True)
+        self.state.roll_back(mark)
 
     def new_texts(self) -> int:
         """Give the code of the first text that came with the last request."""

@@ -13,6 +13,7 @@ from apm_analytics.ingest.wire.layout import (
     ASKED_COUNT,
     CAPACITY,
     ENDS,
+    ENTERED,
     FALSE_CODE,
     FILLED,
     FIRST_PROMOTED,
@@ -62,7 +63,13 @@ from apm_analytics.ingest.wire.memory import (
     store32,
     store64,
 )
-from apm_analytics.ingest.wire.texts import intern, intern_integer, small_integer
+from apm_analytics.ingest.wire.texts import (
+    intern,
+    intern_integer,
+    number_value,
+    same,
+    small_integer,
+)
 
 _QUESTION_MARK = 63
 _NOTHING, _TEXT, _BOOL, _INTEGER, _DOUBLE = range(5)
@@ -80,7 +87,7 @@ def has_room(shared: int, block: int, size: int) -> bool:
     used = load32(load64(shared + ENDS) + 4 * texts)
     enough = (
         texts + size + _SPARE <= load64(shared + TEXTS_CAPACITY)
-        and 2 * (texts + size + _SPARE) <= load64(shared + SLOT_MASK)
+        and 2 * (load64(shared + ENTERED) + size + _SPARE) <= load64(shared + SLOT_MASK)
         and used + _TEXTS_A_BYTE * size + _SPARE <= load64(shared + ARENA_CAPACITY)
     )
     for frame in FRAMES:
@@ -179,14 +186,17 @@ def _value(at: int, end: int) -> tuple[int, int, int]:
 
 
 @compiled
-def any_text(shared: int, at: int, end: int) -> int:
-    """Give the code of an AnyValue as text, -1 for none, `ODD - 1` for what is odd."""
+def any_text(shared: int, field: int, at: int, end: int) -> int:
+    """Give the code of an AnyValue as text, -1 for none, `ODD - 1` for what is odd.
+
+    `field` is that of `texts.number_value`.
+    """
     kind, value, size = _value(at, end)
     if kind == _NOTHING:
         return -1
     code = ODD
     if kind == _TEXT:
-        code = intern(shared, value, size)
+        code = number_value(shared, field, value, size)
     elif kind == _BOOL:
         code = TRUE_CODE if value != 0 else FALSE_CODE
     elif kind == _INTEGER:
@@ -255,7 +265,7 @@ def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
         return ODD
     text = value
     if kind == _TEXT:
-        text = intern(shared, value, size)
+        text = number_value(shared, key, value, size)
         if text < 0:
             return ODD
     if key < PLACE_COUNT:
@@ -317,9 +327,9 @@ def _promote_text(
     if _comes_first(shared, key, holder):
         store32(cell, fitted)
         store64(words + HOLDER, key)
-        if key != holder or prior != fitted:
+        if key != holder or not same(shared, prior, fitted):
             return _put_text(shared, block, holder, prior)
-    elif prior != fitted:
+    elif not same(shared, prior, fitted):
         return _put_text(shared, block, key, text)
     return 0
 
@@ -358,8 +368,10 @@ def item_attribute(shared: int, block: int, at: int, end: int) -> int:
     if key_at < 0:
         return ODD
     key = _key(shared, key_at, key_size)
-    value = any_text(shared, value_at, value_at + value_size)
-    if key < 0 or value < -1 or _seen(shared, ITEM_STAMPS, ITEM_MAP, key):
+    if key < 0:
+        return ODD
+    value = any_text(shared, key, value_at, value_at + value_size)
+    if value < -1 or _seen(shared, ITEM_STAMPS, ITEM_MAP, key):
         return ODD
     count = load64(block + ITEM_PAIR)
     store32(load64(block + PAIR_KEY) + 4 * count, key)

@@ -21,7 +21,7 @@ class _Entries(NamedTuple):
     scan: Callable[[int, int, int, int], int]
     intern: Callable[[int, int, int], int]
     forget: Callable[[int, int], None]
-    rehash: Callable[[int], None]
+    rehash: Callable[[int, int, int], None]
     renumber: Callable[[_Codes, _Codes, _Codes], tuple[int, int]]
 
 
@@ -42,9 +42,9 @@ def _compile(version: int) -> _Entries:
             texts.forget(shared, kept)
 
     @entry
-    def rehash(shared: int) -> None:
+    def rehash(shared: int, old: int, old_slots: int) -> None:
         if version:
-            texts.rehash(shared)
+            texts.rehash(shared, old, old_slots)
 
     @entry
     def renumber(codes: _Codes, numbers: _Codes, used: _Codes) -> tuple[int, int]:
@@ -86,9 +86,9 @@ def forget(shared: int, kept: int) -> None:
     _entries.forget(shared, kept)
 
 
-def rehash(shared: int) -> None:
-    """Enter all texts into a new, empty hash table."""
-    _entries.rehash(shared)
+def rehash(shared: int, old: int, old_slots: int) -> None:
+    """Enter what another hash table has into the present one; see `texts.rehash`."""
+    _entries.rehash(shared, old, old_slots)
 
 
 def renumber(codes: _Codes, numbers: _Codes, used: _Codes) -> tuple[int, int]:

@@ -41,8 +41,13 @@ WORD = 8
     ASKED,  # address: int32, the texts that became keys since `ASKED_COUNT` was set to 0
     ASKED_COUNT,
     UNSURE,  # whether a record came that a privacy rule may change whatever its texts are
-) = range(0, 24 * WORD, WORD)
-SHARED_BYTES = 24 * WORD
+    ENTERED,  # how many texts are in the hash table: those that may come again
+    NOVELTY,  # address: int32, of each field of texts how seldom they repeat, see `texts`
+) = range(0, 26 * WORD, WORD)
+SHARED_BYTES = 26 * WORD
+# The fields of NOVELTY: attributes, by the code of their key where it is one of the first; bodies.
+NOVELTY_KEYS = 4096
+BODIES = NOVELTY_KEYS
 # Of a key: nobody asked yet, asked for, no privacy rule has it, one has.
 KEY_NEW, KEY_ASKED, KEY_CLEAN, KEY_RULED = range(4)
 

@@ -10,6 +10,7 @@ from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint
 from apm_analytics.ingest.wire.identifiers import put_span_id, put_trace_id
 from apm_analytics.ingest.wire.layout import (
+    BODIES,
     BODY,
     CONTEXT,
     DROPPED,
@@ -64,7 +65,7 @@ def log(shared: int, block: int, at: int, end: int) -> int:
                 if attribute(shared, block, row, at, at + size) < 0:
                     return ODD
             elif field == 5 << 3 | 2:
-                body = any_text(shared, at, at + size)
+                body = any_text(shared, BODIES, at, at + size)
                 if body < -1 or had_body:
                     return ODD
                 had_body = True

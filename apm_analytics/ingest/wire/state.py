@@ -43,6 +43,8 @@ LEAST_ROWS, _BYTES_A_ROW = 1_024, 128
 LEAST_PAIRS, _BYTES_A_PAIR = 4_096, 48
 LEAST_TEXTS, _BYTES_A_TEXT = 2_048, 128
 LEAST_ARENA, _ARENA_SHARE = 32 * 1_024, 2
+# Texts in the hash table: a small one stays in the processor's cache.
+LEAST_ENTERED = 16 * 1_024
 _UNUSED = 2**62
 # One number for each text.
 _BESIDE_TEXTS = (
@@ -68,10 +70,11 @@ class State:
     ) -> None:
         self._allocate = allocate
         self._buffers: dict[int, NDArray[np.uint8]] = {}
-        self._places = (
+        self._places: tuple[NDArray[Any], ...] = (
             np.array(layout.PLACE_COLUMNS, np.uint8),
             np.array(layout.PLACE_CURRENTS, np.uint8),
             np.zeros(LONGEST_INTEGER + WORD, np.uint8),
+            np.zeros(layout.BODIES + 1, np.int32),
         )
         self.words = np.zeros(layout.STATE_BYTES // WORD, np.int64)
         self.address = address_of(self.words)
@@ -81,7 +84,9 @@ class State:
         self._set(layout.EARLIEST, limits.earliest_ns)
         self._set(layout.LATEST, limits.latest_ns)
         for offset, array in zip(
-            (layout.PLACE_COLUMN, layout.PLACE_CURRENT, layout.SCRATCH), self._places, strict=True
+            (layout.PLACE_COLUMN, layout.PLACE_CURRENT, layout.SCRATCH, layout.NOVELTY),
+            self._places,
+            strict=True,
         ):
             self._set(offset, address_of(array))
         # Other tables get their buffers when a record for them comes.
@@ -137,8 +142,8 @@ class State:
         """Remember how much is filled."""
         return self.words[self._counts], self._get(layout.TEXTS)
 
-    def roll_back(self, mark: tuple[NDArray[np.int64], int], *, texts: bool) -> None:
-        """Take back all rows, and all texts too, that came after the mark."""
+    def roll_back(self, mark: tuple[NDArray[np.int64], int]) -> None:
+        """Take back all rows and texts that came after the mark."""
         self.words[self._counts] = mark[0]
         for name in self.tables:
             rows = self.count(name, layout.RECORD)
@@ -146,8 +151,7 @@ class State:
             for number in range(len(PROMOTED_SIZES)):
                 place = block + PROMOTED_WORDS * number + FILLED
                 self._set(place, min(rows, self._get(place)))
-        if texts:
-            forget(self.address, mark[1])
+        forget(self.address, mark[1])
 
     def begin_request(self) -> None:
         """Forget what was noted of the request before: ranges, and what nobody asked for."""
@@ -230,13 +234,19 @@ class State:
             room = max(2 * self._get(layout.ARENA_CAPACITY), used + size)
             self._enlarge([(layout.ARENA, 1)], used, room)
             self._set(layout.ARENA_CAPACITY, room)
+        self._grow_slots(self._get(layout.ENTERED) + texts if capacity else LEAST_ENTERED)
+
+    def _grow_slots(self, entered: int) -> None:
+        """Let the hash table hold so many texts."""
         slots = self._get(layout.SLOT_MASK) + 1
-        if 2 * (count + texts) > slots:
-            slots = 1 << (2 * (count + texts)).bit_length()
-            self._enlarge([(layout.SLOTS, 8)], 0, slots)
+        if 2 * entered > slots or layout.SLOTS not in self._buffers:
+            old = self._buffers.get(layout.SLOTS)
+            wanted = 1 << (2 * entered).bit_length()
+            self._enlarge([(layout.SLOTS, 8)], 0, wanted)
             self._buffers[layout.SLOTS][:] = 0
-            self._set(layout.SLOT_MASK, slots - 1)
-            rehash(self.address)
+            self._set(layout.SLOT_MASK, wanted - 1)
+            if old is not None:
+                rehash(self.address, address_of(old), slots)
 
 
 @cache

@@ -1,17 +1,23 @@
-"""Number every text of a batch once: equal texts get equal codes.
+"""Number the texts of a batch: equal texts get equal codes, but for values that hardly repeat.
 
 In:  texts as addresses and sizes.
 Out: codes from 0 on; the texts lie behind each other in the arena, as Arrow wants them.
+
+Each look-up of a text that never came before waits for memory, and the larger the table the longer.
+Values of fields that hardly repeat (ids, paths) are therefore mostly appended unseen.
 """
 
 from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD
 from apm_analytics.ingest.wire.layout import (
     ARENA,
+    BODIES,
     ENDS,
+    ENTERED,
     ITEM_STAMPS,
     KEY_MARKS,
     KEY_NEW,
+    NOVELTY,
     NUMBER_STAMPS,
     SCRATCH,
     SLOT_MASK,
@@ -35,6 +41,13 @@ _UPPER = -(1 << 32)
 _NO_ASCII = -9187201950435737472  # the upper bit of each of 8 bytes
 # Of 20 digits, sign included, is the longest 64-bit integer.
 LONGEST_INTEGER = 20
+# Of a field: so many more new texts than old ones, each of which counts for `_HIT`, and it hardly
+# repeats; below none it does, for the rest of the batch.
+_NOVEL, _HIT, _SETTLED = 64, 8, -1
+# Of its texts one in 16 is looked up all the same: should they begin to repeat, that shows.
+_TRIED = 15
+# Shorter ones repeat sooner or later.
+_SHORT = 8
 
 
 @compiled
@@ -94,7 +107,7 @@ def intern(shared: int, at: int, size: int) -> int:
     hashed = _hash(at, size)
     slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
     ends, arena = load64(shared + ENDS), load64(shared + ARENA)
-    place = hashed & mask
+    place = _home(hashed, mask)
     while True:
         slot = load64(slots + 8 * place)
         if slot == 0:
@@ -105,49 +118,125 @@ def intern(shared: int, at: int, size: int) -> int:
             if load32(ends + 4 * code + 4) - start == size and equal(arena + start, at, size):
                 return code
         place = (place + 1) & mask
+    code = _append(shared, at, size)
+    if code >= 0:
+        store64(slots + 8 * place, (hashed & _UPPER) | (code + 1))
+        store64(shared + ENTERED, load64(shared + ENTERED) + 1)
+    return code
+
+
+@compiled
+def _home(slot: int, mask: int) -> int:
+    """Give the place where the search for a hash begins; a slot has all of it that counts."""
+    return (slot >> 32) & mask
+
+
+@compiled
+def _append(shared: int, at: int, size: int) -> int:
     if not is_utf8(at, size):
         return ODD
     code = load64(shared + TEXTS)
+    ends = load64(shared + ENDS)
     start = load32(ends + 4 * code)
-    copy(arena + start, at, size)
+    copy(load64(shared + ARENA) + start, at, size)
     store32(ends + 4 * code + 4, start + size)
     store32(load64(shared + TEXT_STAMPS) + 4 * code, -1)
     store32(load64(shared + NUMBER_STAMPS) + 4 * code, -1)
     store32(load64(shared + ITEM_STAMPS) + 4 * code, -1)
     store32(load64(shared + KEY_MARKS) + 4 * code, KEY_NEW)
-    store64(slots + 8 * place, (hashed & _UPPER) | (code + 1))
     store64(shared + TEXTS, code + 1)
     return code
 
 
 @compiled
+def number_value(shared: int, field: int, at: int, size: int) -> int:
+    """Give a code of a value of a field of `layout.NOVELTY`; compare it by `same` only."""
+    if field > BODIES:
+        return intern(shared, at, size)
+    novelty = load64(shared + NOVELTY) + 4 * field
+    if load32(novelty) == _SETTLED:
+        return intern(shared, at, size)
+    return _number_novel(shared, novelty, at, size)
+
+
+@compiled
+def _number_novel(shared: int, novelty: int, at: int, size: int) -> int:
+    novel = load32(novelty)
+    if novel >= _NOVEL and novel & _TRIED != 0 and size >= _SHORT:
+        store32(novelty, novel + 1)
+        return _append(shared, at, size)
+    count = load64(shared + TEXTS)
+    code = intern(shared, at, size)
+    if code >= count:
+        store32(novelty, novel + 1)
+    elif novel >= _HIT:
+        store32(novelty, min(novel, _NOVEL) - _HIT)
+    else:
+        store32(novelty, _SETTLED)
+    return code
+
+
+@compiled
+def same(shared: int, one: int, other: int) -> bool:
+    """Tell whether two codes, -1 for none, stand for equal texts."""
+    if one == other or one < 0 or other < 0:
+        return one == other
+    ends, arena = load64(shared + ENDS), load64(shared + ARENA)
+    start, second = load32(ends + 4 * one), load32(ends + 4 * other)
+    size = load32(ends + 4 * one + 4) - start
+    return load32(ends + 4 * other + 4) - second == size and equal(
+        arena + start, arena + second, size
+    )
+
+
+@compiled
 def forget(shared: int, kept: int) -> None:
-    """Remove all texts from code `kept` on, the newest first."""
+    """Remove all texts from code `kept` on."""
     slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
     ends, arena = load64(shared + ENDS), load64(shared + ARENA)
-    code = load64(shared + TEXTS) - 1
-    while code >= kept:
+    for code in range(kept, load64(shared + TEXTS)):
         start = load32(ends + 4 * code)
-        place = _hash(arena + start, load32(ends + 4 * code + 4) - start) & mask
-        while load64(slots + 8 * place) & 0xFFFFFFFF != code + 1:
+        place = _home(_hash(arena + start, load32(ends + 4 * code + 4) - start), mask)
+        slot = load64(slots + 8 * place)
+        while slot != 0 and slot & 0xFFFFFFFF != code + 1:
             place = (place + 1) & mask
-        store64(slots + 8 * place, 0)
-        code -= 1
+            slot = load64(slots + 8 * place)
+        if slot != 0:
+            _take_out(slots, mask, place)
+            store64(shared + ENTERED, load64(shared + ENTERED) - 1)
     store64(shared + TEXTS, kept)
 
 
 @compiled
-def rehash(shared: int) -> None:
-    """Enter all texts into a new, empty hash table."""
+def _take_out(slots: int, mask: int, hole: int) -> None:
+    """Empty a slot, and move up what a search would no longer reach behind it."""
+    place = (hole + 1) & mask
+    slot = load64(slots + 8 * place)
+    while slot != 0:
+        if (place - _home(slot, mask)) & mask >= (place - hole) & mask:
+            store64(slots + 8 * hole, slot)
+            hole = place
+        place = (place + 1) & mask
+        slot = load64(slots + 8 * place)
+    store64(slots + 8 * hole, 0)
+
+
+@compiled
+def rehash(shared: int, old: int, old_slots: int) -> None:
+    """Enter what another hash table has into the present one, which is empty.
+
+    Parameters
+    ----------
+    old, old_slots : address and number of slots of the other table.
+    """
     slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
-    ends, arena = load64(shared + ENDS), load64(shared + ARENA)
-    for code in range(load64(shared + TEXTS)):
-        start = load32(ends + 4 * code)
-        hashed = _hash(arena + start, load32(ends + 4 * code + 4) - start)
-        place = hashed & mask
-        while load64(slots + 8 * place) != 0:
-            place = (place + 1) & mask
-        store64(slots + 8 * place, (hashed & _UPPER) | (code + 1))
+    for number in range(old_slots):
+        slot = load64(old + 8 * number)
+        if slot != 0:
+            place = _home(slot, mask)
+            while load64(slots + 8 * place) != 0:
+                place = (place + 1) & mask
+            store64(slots + 8 * place, slot)
 
 
 @compiled
