@@ -18,7 +18,7 @@ from locust import HttpUser, LoadTestShape, between, events, task
 DAY_S = float(os.environ.get("DEMO_SECONDS", "180"))
 MOST_USERS = int(os.environ.get("DEMO_USERS", "14"))
 WORDS = ("article 1", "books", "garden", "toys", "kitchen")
-_noted = open(os.environ["DEMO_REQUESTS"], "w") if "DEMO_REQUESTS" in os.environ else None  # noqa: SIM115
+_noted = open(os.environ["DEMO_REQUESTS"], "a") if "DEMO_REQUESTS" in os.environ else None  # noqa: SIM115
 if _noted:
     atexit.register(_noted.close)
 

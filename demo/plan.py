@@ -73,12 +73,13 @@ def plan(seconds: float, faults: tuple[str, ...]) -> list[Planned]:
 
 
 class Truth:
-    """What was true, written anew after every change."""
+    """What was true, written anew after every change; what the file holds already stays."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._incidents: list[dict[str, object]] = []
-        self._deployments: list[dict[str, object]] = []
+        held = json.loads(file.read_text()) if file.exists() else {}
+        self._incidents: list[dict[str, object]] = held.get("incidents", [])
+        self._deployments: list[dict[str, object]] = held.get("deployments", [])
 
     def began(self, fault: str) -> None:
         """Note that a fault is on from now."""

@@ -177,8 +177,8 @@ def play(
     for step in steps:
         _sleep_until(began + step.begins_s, load)
         click.echo(f"  {step.fault} begins", err=True)
-        log.began(step.fault)
         _turn(running, step.fault, log, on=True)
+        log.began(step.fault)  # a release takes some seconds until it serves
         _sleep_until(began + step.ends_s, load)
         _turn(running, step.fault, log, on=False)
         log.ended(step.fault)
@@ -225,6 +225,9 @@ def main(lake: Path, seconds: float, users: int, faults: tuple[str, ...]) -> Non
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     lake = lake.resolve()
     lake.parent.mkdir(parents=True, exist_ok=True)
+    if not lake.exists():  # else this run is added, as to the lake
+        for name in ("truth.json", "requests.jsonl"):
+            (lake.parent / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="apm-demo-") as name:
         folder = Path(name)
         with storage(folder) as stored, receiver(lake) as endpoint:

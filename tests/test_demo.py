@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,20 +31,21 @@ def played(
         run.receiver(lake) as endpoint,
         run.shop(endpoint, folder, stored, log, APM_SAMPLE_RATE="1") as shop,
     ):
-        customer = completeness.Client(int(shop.environment["DEMO_PORT"]), "1-0")
-        for number in range(VISITS):
-            customer.visit(number)
-        truth.began("n_plus_one")
-        shop.set("n_plus_one")
-        time.sleep(0.3)  # services look at the faults every tenth of a second
-        for number in range(VISITS, VISITS + 5):
-            customer.visit(number)
+        port = int(shop.environment["DEMO_PORT"])
+        with closing(completeness.Client(port, "1-0")) as customer:
+            for number in range(VISITS):
+                customer.visit(number)
+            truth.began("n_plus_one")
+            shop.set("n_plus_one")
+            time.sleep(0.3)  # services look at the faults every tenth of a second
+            for number in range(VISITS, VISITS + 5):
+                customer.visit(number)
         shop.set()
         truth.ended("n_plus_one")
         shop.replace("checkout", version="9.9.9")
-        customer.visit(VISITS + 5)
-        customer.close()
-    pl.DataFrame(customer.seen).write_ndjson(folder / "requests.jsonl")
+        with closing(completeness.Client(port, "1-0")) as another:
+            another.visit(VISITS + 5)
+    pl.DataFrame(customer.seen + another.seen).write_ndjson(folder / "requests.jsonl")
     yield folder
 
 
@@ -164,3 +166,12 @@ def test_a_plan_gives_every_fault_its_own_time() -> None:
     for one, following in pairwise(steps):
         assert one.begins_s < one.ends_s < following.begins_s
     assert steps[-1].ends_s < 180
+
+
+def test_the_truth_of_a_second_run_is_added_to_that_of_the_first(tmp_path: Path) -> None:
+    for fault in ("lock", "leak"):
+        truth = plan.Truth(tmp_path / "truth.json")
+        truth.began(fault)
+        truth.ended(fault)
+    found = calendar.from_truth(tmp_path / "truth.json").entries(kind="incident")
+    assert {entry.name for entry in found} == {"lock", "leak"}
