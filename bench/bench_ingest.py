@@ -35,6 +35,8 @@ QUIET_S = 1.5  # no more CPU than a trace for so long: the process has finished
 TABLES = {"traces": "spans", "logs": "logs", "metrics": "metric_points"}
 LIVE_SPANS_A_S = 20_000
 LIVE_S = 10
+# The Collector twice: JSON is what its file exporter writes by default, protobuf costs it least.
+PEERS = ("apm", "rotel", "json", "proto")
 Send = Callable[[bytes], None]
 
 
@@ -42,7 +44,7 @@ def main() -> None:
     """Measure every receiver in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=1200, help="of 1,000 records, a signal")
-    parser.add_argument("--peers", nargs="*", default=["apm", "rotel", "collector"])
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.peers:
@@ -64,7 +66,7 @@ def _measure(name: str, folder: Path, requests: int) -> None:
             if program is None:
                 print("Collector: not measured, Go is not installed")
                 return
-            peer = stack.enter_context(collector(folder, program))
+            peer = stack.enter_context(collector(folder, program, name))
         print(f"{peer.name}: {peer.does}")
         beside = _Peak(peer.beside_mb) if peer.lake is not None else None
         for signal in ("traces", "logs", "metrics"):

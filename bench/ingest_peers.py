@@ -92,8 +92,8 @@ def rotel(folder: Path) -> Iterator[Peer]:
 
 
 @contextmanager
-def collector(folder: Path, program: Path) -> Iterator[Peer]:
-    """Run the OpenTelemetry Collector from OTLP to its file exporter."""
+def collector(folder: Path, program: Path, form: str) -> Iterator[Peer]:
+    """Run the OpenTelemetry Collector from OTLP to its file exporter, in JSON or protobuf."""
     grpc_port = _free_port()
     config = folder / "collector.yaml"
     config.write_text(f"""
@@ -102,7 +102,7 @@ receivers:
     protocols:
       grpc: {{endpoint: 127.0.0.1:{grpc_port}, max_recv_msg_size_mib: 16}}
 exporters:
-  file: {{path: {folder}/telemetry.bin, format: proto}}
+  file: {{path: {folder}/telemetry.out, format: {form}}}
 service:
   telemetry: {{metrics: {{level: none}}}}
   pipelines:
@@ -110,9 +110,9 @@ service:
     metrics: {{receivers: [otlp], exporters: [file]}}
     logs: {{receivers: [otlp], exporters: [file]}}
 """)
-    does = "answers when written to a file, not synced; protobuf as it came, no columns"
+    does = f"answers when written to a file ({form}), not synced; no columns, not compressed"
     with _running([program, "--config", config], folder, grpc_port) as process:
-        yield Peer("Collector, file exporter", does, process, grpc_port)
+        yield Peer(f"Collector, file exporter, {form}", does, process, grpc_port)
 
 
 @contextmanager

@@ -114,9 +114,11 @@ def texts_by_length(texts: pa.Array) -> bytes:
     """Encode one text at least, as the lengths and then the texts: these compress best."""
     starts, content = _content(texts)
     lengths = np.diff(starts).astype(np.int64)
+    if lengths.min() == lengths.max():  # ids: all steps are 0
+        return _deltas(int(lengths[0]), lengths[1:], 0, 0) + content.tobytes()
     steps = np.diff(lengths)
-    least, most = (int(steps.min()), int(steps.max())) if steps.size else (0, 0)
-    return _deltas(int(lengths[0]), steps, least, most - least) + content.tobytes()
+    least = int(steps.min())
+    return _deltas(int(lengths[0]), steps, least, int(steps.max()) - least) + content.tobytes()
 
 
 def texts_plainly(texts: pa.Array) -> bytes:
