@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ALIGNMENT = 64
-# The batch that is filled and those that are written, of the largest signal; most of a block is
-# never touched, and takes no memory.
-KEPT_BYTES = 512 * 1024 * 1024
+# The batch that is filled and the one that is written, of the largest signal. Keeping four times as
+# much saves 2 % of the CPU, and costs 200 MB.
+KEPT_BYTES = 128 * 1024 * 1024
 # A block that is so many times larger than what is asked for waits for who needs it.
 LOOSE = 4
 # A step in size, so that a batch that is a little larger than the one before fits too.
