@@ -33,7 +33,7 @@ from apm_analytics.lake.journal import Entry, Journal
 GATHER_S = 0.004
 MAX_GROUP_BYTES = 8 * 1024 * 1024
 # More than this is written at once instead of at the next turn.
-FLUSH_BYTES = 24 * 1024 * 1024
+FLUSH_BYTES = 16 * 1024 * 1024
 MIN_STAGE_BYTES = 1024 * 1024
 RETRY_S = 1.0
 
