@@ -17,7 +17,8 @@ def main(name: str) -> None:
         worker.main()
     else:
         app = importlib.import_module(f"demo.shop.{name}").app
-        config = uvicorn.Config(app, log_level="warning", lifespan="on")
+        # Longer than callers leave a connection idle, so that none is closed under a request.
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_keep_alive=75)
         uvicorn.Server(config).run(sockets=[_listening(name)])
 
 
