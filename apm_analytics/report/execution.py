@@ -155,6 +155,11 @@ class _OwnKernel(AsyncKernelManager):
             language="python",
         )
 
+    async def _async_interrupt_kernel(self) -> None:
+        """Interrupt a cell; a kernel that is about to end would report it as an error."""
+        if not self.shutting_down:
+            await super()._async_interrupt_kernel()
+
 
 class Kernels:
     """The kernels of a run, so that an interrupt can end them."""
