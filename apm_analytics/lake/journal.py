@@ -12,11 +12,12 @@ import fcntl
 import os
 import struct
 import uuid
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from zlib_ng import zlib_ng
 
 from apm_analytics.errors import ApmError
 
@@ -245,7 +246,7 @@ def read(segment: Segment) -> Content:
             break
         kind = content[at + _HEAD.size : start]
         payload = content[start : start + size]
-        if zlib.crc32(payload, zlib.crc32(kind)) != checksum:
+        if zlib_ng.crc32(payload, zlib_ng.crc32(kind)) != checksum:
             return Content(entries, len(content) - at, damaged=True)
         entries.append(Entry(kind.decode("ascii"), payload))
         at = start + size
@@ -257,7 +258,7 @@ def _buffers(entries: Sequence[Entry]) -> list[bytes]:
     buffers: list[bytes] = []
     for entry in entries:
         kind = entry.kind.encode("ascii")
-        checksum = zlib.crc32(entry.payload, zlib.crc32(kind))
+        checksum = zlib_ng.crc32(entry.payload, zlib_ng.crc32(kind))
         buffers += (_HEAD.pack(len(entry.payload), checksum, len(kind)), kind, entry.payload)
     return buffers
 

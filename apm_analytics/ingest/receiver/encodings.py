@@ -2,11 +2,12 @@
 
 In:  compressed bytes, the name of the encoding, the largest result allowed.
 Out: the bytes, or `Refused`.
+
+zlib-ng takes half the time of the standard library's zlib, and gives the same.
 """
 
-import zlib
-
 import pyarrow as pa
+from zlib_ng import zlib_ng
 
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
 
@@ -34,10 +35,10 @@ def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
     if encoding in ("", "identity"):
         return content
     if encoding in ("gzip", "x-gzip"):
-        return _inflate(content, encoding, 16 + zlib.MAX_WBITS, max_bytes)
+        return _inflate(content, encoding, 16 + zlib_ng.MAX_WBITS, max_bytes)
     if encoding == "deflate":
         # Some clients send it without zlib's head, as the name once meant.
-        bits = zlib.MAX_WBITS if _has_zlib_head(content) else -zlib.MAX_WBITS
+        bits = zlib_ng.MAX_WBITS if _has_zlib_head(content) else -zlib_ng.MAX_WBITS
         return _inflate(content, encoding, bits, max_bytes)
     if encoding == "zstd":
         return _unzstd(content, max_bytes)
@@ -53,9 +54,9 @@ def decompress_message(message: bytes, max_bytes: int) -> bytes:
     The head tells what it is: every OTLP request is empty or begins with byte 10.
     """
     if message.startswith(_GZIP_MAGIC):
-        return _inflate(message, "gzip", 16 + zlib.MAX_WBITS, max_bytes)
+        return _inflate(message, "gzip", 16 + zlib_ng.MAX_WBITS, max_bytes)
     if _has_zlib_head(message):
-        return _inflate(message, "deflate", zlib.MAX_WBITS, max_bytes)
+        return _inflate(message, "deflate", zlib_ng.MAX_WBITS, max_bytes)
     return message
 
 
@@ -74,7 +75,7 @@ def _inflate(content: bytes, encoding: str, bits: int, max_bytes: int) -> bytes:
     try:
         # gzip allows several members one after the other.
         while rest:
-            inflater = zlib.decompressobj(bits)
+            inflater = zlib_ng.decompressobj(bits)
             piece = inflater.decompress(rest, left + 1)
             left -= len(piece)
             if left < 0:
@@ -83,7 +84,7 @@ def _inflate(content: bytes, encoding: str, bits: int, max_bytes: int) -> bytes:
             if not inflater.eof:
                 raise _damaged(encoding, "cut short")
             rest = inflater.unused_data if encoding != "deflate" else b""
-    except zlib.error as error:
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls the class an instance
         raise _damaged(encoding, str(error)) from error
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
