@@ -31,8 +31,7 @@ def played(
         run.receiver(lake) as endpoint,
         run.shop(endpoint, folder, stored, log, APM_SAMPLE_RATE="1") as shop,
     ):
-        port = int(shop.environment["DEMO_PORT"])
-        with closing(completeness.Client(port, "1-0")) as customer:
+        with closing(completeness.Client(shop, "1-0")) as customer:
             for number in range(VISITS):
                 customer.visit(number)
             truth.began("n_plus_one")
@@ -43,7 +42,7 @@ def played(
         shop.set()
         truth.ended("n_plus_one")
         shop.replace("checkout", version="9.9.9")
-        with closing(completeness.Client(port, "1-0")) as another:
+        with closing(completeness.Client(shop, "1-0")) as another:
             another.visit(VISITS + 5)
     pl.DataFrame(customer.seen + another.seen).write_ndjson(folder / "requests.jsonl")
     yield folder
@@ -115,7 +114,8 @@ def test_durations_are_right_to_a_millisecond_against_the_clock_of_the_client(
     more_ms = complete.more_ms
     assert float(complete.there_ms.min() or 0) > -0.1  # type: ignore[arg-type]
     assert abs(float(more_ms.quantile(0.1) or 0)) < 1.0  # without what else keeps the machine busy
-    assert float(more_ms.quantile(0.5) or 0) < 20  # no answer waits for an acknowledgement
+    assert complete.within(1.0, less_no_core=True) > 0.9
+    assert complete.within(1.0) < complete.within(20.0) > 0.9  # none waits for an acknowledgement
 
 
 def test_the_third_party_gets_no_baggage_and_its_path_no_person(played: Path) -> None:
