@@ -1,12 +1,12 @@
 """A full, read-only or slow disk: what is acknowledged stays, and sending goes on by itself."""
 
+import asyncio
 import os
 import resource
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -144,8 +144,8 @@ def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
     noticed = threading.Event()
     unheard = Pipeline.unheard
 
-    def note(pipeline: Pipeline, taken: bytes, future: "Future[Outcome]") -> None:
-        unheard(pipeline, taken, future)
+    def note(pipeline: Pipeline, taken: bytes, answer: "asyncio.Future[Outcome]") -> None:
+        unheard(pipeline, taken, answer)
         noticed.set()
 
     with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
@@ -182,22 +182,41 @@ def test_a_slow_disk_refuses_recovers_by_itself_and_takes_nothing_twice(
     assert count(tmp_path) == 8
 
 
-def test_beyond_the_budget_senders_wait_and_memory_does_not_grow(tmp_path: Path) -> None:
+def small_pipeline(lake: Path) -> Pipeline:
+    """Make one that is not started: nothing leaves it."""
     redactor = Redactor(PrivacyRules([], [], b""))
-    full = Pipeline(
-        tmp_path, Metrics(), budget_bytes=10_000, redactor=redactor
-    )  # not started: nothing leaves it
-    waiting = full.submit("traces", bytes(8_000))
-    with pytest.raises(Refused, match="wait to be written") as refused:
-        full.submit("traces", bytes(8_000))
-    assert refused.value.reason is Reason.BUSY and refused.value.retry_after_s
-    full.start()
-    wait_until(waiting.done)
-    # That one was malformed, so its place is free again.
-    good = full.submit("traces", otlp_requests.traces(1).SerializeToString())
-    wait_until(good.done)
-    assert good.result() == pipeline.Outcome()
+    return Pipeline(lake, Metrics(), budget_bytes=10_000, redactor=redactor)
+
+
+def test_beyond_the_budget_senders_wait_and_memory_does_not_grow(tmp_path: Path) -> None:
+    full = small_pipeline(tmp_path)
+
+    async def send() -> None:
+        waiting = full.submit("traces", bytes(8_000))
+        with pytest.raises(Refused, match="wait to be written") as refused:
+            full.submit("traces", bytes(8_000))
+        assert refused.value.reason is Reason.BUSY and refused.value.retry_after_s
+        full.start()
+        with pytest.raises(Refused, match="field"):
+            await waiting
+        # That one was malformed, so its place is free again.
+        good = full.submit("traces", otlp_requests.traces(1).SerializeToString())
+        assert await good == pipeline.Outcome()
+
+    asyncio.run(send())
     full.stop()
+
+
+def test_a_sender_that_hangs_up_before_its_turn_gives_its_place_back(tmp_path: Path) -> None:
+    full = small_pipeline(tmp_path)
+
+    async def send() -> None:
+        full.submit("traces", bytes(8_000)).cancel()
+
+    asyncio.run(send())
+    full.start()
+    full.stop()
+    assert full.held_bytes == 0
 
 
 def test_only_what_was_remembered_is_a_repeat() -> None:

@@ -59,15 +59,18 @@ class Intake:
             sender.rate.take(len(payload))
         if sender.resource:
             payload = stamped(kind, payload, sender.resource)
-        future = self._pipeline.submit(kind, payload)
-        waiting = asyncio.wrap_future(future)
+        answer = self._pipeline.submit(kind, payload)
+        timer = answer.get_loop().call_later(ANSWER_S, _give_up, answer)
         try:
-            return await asyncio.wait_for(waiting, ANSWER_S)
-        except TimeoutError:
-            self._pipeline.unheard(payload, future)
-            raise Refused(
-                Reason.BUSY, f"the disk did not answer within {ANSWER_S:g} s; send again", 1.0
-            ) from None
+            return await answer
         except asyncio.CancelledError:
-            self._pipeline.unheard(payload, future)
+            self._pipeline.unheard(payload, answer)
             raise
+        finally:
+            timer.cancel()
+
+
+def _give_up(answer: asyncio.Future[Outcome]) -> None:
+    if not answer.done():
+        said = f"the disk did not answer within {ANSWER_S:g} s; send again"
+        answer.set_exception(Refused(Reason.BUSY, said, 1.0))

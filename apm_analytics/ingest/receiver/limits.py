@@ -6,9 +6,9 @@ Out: a pass, or `Refused` with when to come again.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
 
@@ -58,10 +58,10 @@ class Readers:
     def __init__(self, places: int, timeout_s: float) -> None:
         self._places = places
         self._timeout_s = timeout_s
-        self._reading: dict[asyncio.Task[Any], float] = {}
+        self._reading: dict[asyncio.Timeout, float] = {}  # since when; the longest first
         self._free = asyncio.Event()
 
-    async def read(self, start: Callable[[], Coroutine[Any, Any, Read]]) -> Read:
+    async def read(self, start: Callable[[], Awaitable[Read]]) -> Read:
         """Await one request's bytes; `start` begins to read them.
 
         Raises
@@ -69,31 +69,28 @@ class Readers:
         Refused
             They took too long to arrive, or others waited for the place.
         """
-        await self._find_room()
-        task = asyncio.ensure_future(start())
-        self._reading[task] = time.monotonic()
-        try:
-            await asyncio.wait({task}, timeout=self._timeout_s)
-            if not task.done() or task.cancelled():
-                raise Refused(
-                    Reason.TOO_SLOW,
-                    f"the request did not arrive within {self._timeout_s:g} s, or was slow while "
-                    "others waited; send smaller requests or compress them",
-                )
-            return task.result()
-        finally:
-            self._reading.pop(task, None)
-            self._free.set()
-            task.cancel()
-
-    async def _find_room(self) -> None:
         while len(self._reading) >= self._places:
-            self._make_room()
-            self._free.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._free.wait(), GRACE_S)
+            await self._make_room()
+        place = asyncio.timeout(self._timeout_s)
+        self._reading[place] = time.monotonic()
+        try:
+            async with place:
+                return await start()
+        except TimeoutError:
+            raise Refused(
+                Reason.TOO_SLOW,
+                f"the request did not arrive within {self._timeout_s:g} s, or was slow while "
+                "others waited; send smaller requests or compress them",
+            ) from None
+        finally:
+            del self._reading[place]
+            self._free.set()
 
-    def _make_room(self) -> None:
-        oldest = min(self._reading, key=lambda task: self._reading[task])
-        if time.monotonic() - self._reading[oldest] > GRACE_S:
-            oldest.cancel()
+    async def _make_room(self) -> None:
+        oldest, since = next(iter(self._reading.items()))
+        now = time.monotonic()
+        if now - since > GRACE_S and not oldest.expired():
+            oldest.reschedule(asyncio.get_running_loop().time())
+        self._free.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._free.wait(), GRACE_S)

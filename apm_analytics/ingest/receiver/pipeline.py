@@ -7,11 +7,12 @@ One sync of the disk costs as much as decoding a thousand spans, so requests tha
 milliseconds share one. While a group is on its way to the disk the next one gathers.
 """
 
+import asyncio
 import logging
 import queue
 import threading
 import time
-from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 from apm_analytics.errors import ApmError
@@ -38,11 +39,12 @@ MIN_STAGE_BYTES = 1024 * 1024
 RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
-_Waiting = tuple[Entry, "Future[Outcome]"]
+_Answer = asyncio.Future[Outcome]
+_Waiting = tuple[Entry, _Answer]
 
 
 class Pipeline:
-    """Takes requests from any thread.
+    """Takes requests from an event loop.
 
     Parameters
     ----------
@@ -119,7 +121,7 @@ class Pipeline:
         self._writer.start()
         self._thread.start()
 
-    def submit(self, kind: str, payload: bytes) -> "Future[Outcome]":
+    def submit(self, kind: str, payload: bytes) -> asyncio.Future[Outcome]:
         """Hand over one request.
 
         Parameters
@@ -144,18 +146,14 @@ class Pipeline:
             self._held += len(payload)
             if self._oldest is None:
                 self._oldest = time.monotonic()
-        future: Future[Outcome] = Future()
-        self._waiting.put((Entry(kind, payload), future))
-        return future
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        self._waiting.put((Entry(kind, payload), answer))
+        return answer
 
-    def unheard(self, payload: bytes, future: "Future[Outcome]") -> None:
-        """Note that the sender hung up: if the request was taken, it will come again."""
-
-        def note(done: "Future[Outcome]") -> None:
-            if not done.cancelled() and done.exception() is None:
-                self._unheard.put(payload)
-
-        future.add_done_callback(note)
+    def unheard(self, payload: bytes, answer: asyncio.Future[Outcome]) -> None:
+        """Note that the sender hung up before its answer: if it was taken, it will come again."""
+        if not answer.cancelled() and answer.exception() is None:
+            self._unheard.put(payload)
 
     def stop(self) -> None:
         """Answer what was handed over, write it, end."""
@@ -171,7 +169,7 @@ class Pipeline:
             group: list[_Waiting] = []
             going = self._gather(group)
             if group:
-                self._commit([item for item in group if item[1].set_running_or_notify_cancel()])
+                self._commit(group)
 
     def _gather(self, group: list[_Waiting]) -> bool:
         """Collect a group; False when it is the last."""
@@ -198,13 +196,18 @@ class Pipeline:
         while not self._unheard.empty():
             self._repeats.remember(fingerprint(self._unheard.get()))
         fresh: list[_Waiting] = []
-        for entry, future in waiting:
-            if self._repeats.taken(entry.payload):
+        answers: list[tuple[_Waiting, Outcome | Refused]] = []
+        released = 0
+        for item in waiting:
+            entry, answer = item
+            if answer.done():  # nobody waits any more, and nothing was taken
+                released += len(entry.payload)
+            elif self._repeats.taken(entry.payload):
                 self._metrics.repeated.inc()
-                self._release(len(entry.payload))
-                future.set_result(Outcome())
+                released += len(entry.payload)
+                answers.append((item, Outcome()))
             else:
-                fresh.append((entry, future))
+                fresh.append(item)
         try:
             results = self._take_in([entry for entry, _ in fresh])
         except ApmError as error:
@@ -218,19 +221,37 @@ class Pipeline:
             _log.exception("a group of %d requests could not be taken", len(fresh))
             failed = Refused(Reason.BUSY, "the receiver failed inside; send again", RETRY_S)
             results = [failed] * len(fresh)
-        refused = 0
-        for (entry, future), result in zip(fresh, results, strict=True):
+        for (entry, answer), result in zip(fresh, results, strict=True):
+            answers.append(((entry, answer), result))
             if isinstance(result, Refused):
-                refused += len(entry.payload)
-                future.set_exception(result)
-            else:
-                self._metrics.requests.labels(entry.kind).inc()
-                self._metrics.accepted_bytes.labels(entry.kind).inc(len(entry.payload))
-                future.set_result(result)
-        if refused:
-            self._release(refused)
+                released += len(entry.payload)
+                continue
+            self._metrics.requests.labels(entry.kind).inc()
+            self._metrics.accepted_bytes.labels(entry.kind).inc(len(entry.payload))
+            if answer.done():  # its sender hung up meanwhile; the next group may hold it again
+                self._repeats.remember(fingerprint(entry.payload))
+        if released:
+            self._release(released)
+        self._tell(answers)
         self._metrics.group_requests.observe(len(waiting))
         self._metrics.commit_seconds.observe(time.monotonic() - started)
+
+    def _tell(self, answers: list[tuple[_Waiting, Outcome | Refused]]) -> None:
+        """Answer a group at once: each hand-over to the event loop costs it a system call."""
+        if answers:
+            (_, first), _ = answers[0]
+            with suppress(RuntimeError):  # the loop has ended, nobody waits
+                first.get_loop().call_soon_threadsafe(self._answer, answers)
+
+    def _answer(self, answers: list[tuple[_Waiting, Outcome | Refused]]) -> None:
+        for (entry, answer), result in answers:
+            if isinstance(result, Refused):
+                if not answer.done():
+                    answer.set_exception(result)
+            elif answer.done():
+                self._unheard.put(entry.payload)
+            else:
+                answer.set_result(result)
 
     def _take_in(self, entries: list[Entry]) -> list[Outcome | Refused]:
         """Redact and decode entries, and journal those that are whole."""
