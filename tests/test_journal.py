@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from old_journal import old_segment
 
 from apm_analytics.errors import ApmError
-from apm_analytics.lake import journal
+from apm_analytics.lake import blockfile, journal
 from apm_analytics.lake.journal import Entry, Journal, Segment
 
 
@@ -41,6 +42,46 @@ def test_a_segment_gives_back_what_was_appended(writer: Journal) -> None:
     assert writer.rotate() == []
 
 
+def test_groups_give_back_what_they_held_wherever_they_end_in_a_block(writer: Journal) -> None:
+    sizes = [*range(blockfile.BLOCK - 48, blockfile.BLOCK + 8), 2 * blockfile.PIECE_BYTES + 1]
+    sent = [Entry("logs", b"x" * size) for size in sizes]
+    for entry in sent:
+        writer.append([entry, Entry("traces", b"")])
+    (segment,) = writer.rotate()
+    content = journal.read(segment)
+    assert content.entries[::2] == sent
+    assert content.entries[1::2] == [Entry("traces", b"")] * len(sent)
+    assert not content.torn_bytes and not content.damaged
+
+
+def test_a_disk_of_larger_blocks_is_written_through_the_page_cache(
+    writer: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The disk refuses blocks of 1,000 bytes as it would ours, were its own larger.
+    monkeypatch.setattr(blockfile, "BLOCK", 1000)
+    monkeypatch.setattr(journal, "BLOCK", 1000)
+    sent = [Entry("logs", bytes([number]) * 1500) for number in range(1, 5)]
+    for entry in sent:
+        writer.append([entry])
+    (segment,) = writer.rotate()
+    assert journal.read(segment).entries == sent
+
+
+def test_a_file_system_without_direct_writes_is_noticed() -> None:
+    file = os.open("/proc/self/comm", os.O_WRONLY)
+    try:
+        assert not blockfile.try_direct(file)
+    finally:
+        os.close(file)
+
+
+def test_a_segment_of_the_format_before_is_read(tmp_path: Path) -> None:
+    sent = [Entry("traces", b"first" * 2000), Entry("logs+json", b"{}")]
+    path = tmp_path / "old.segment"
+    path.write_bytes(old_segment(sent))
+    assert journal.read(Segment(path)) == journal.Content(sent)
+
+
 def test_the_next_writer_takes_over_after_kill_9(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path;"
@@ -61,7 +102,7 @@ def test_a_write_cut_short_costs_only_itself(writer: Journal) -> None:
     writer.append([Entry("logs", b"first")])
     writer.append([Entry("logs", b"second")])
     (segment,) = writer.rotate()
-    whole = segment.path.read_bytes()
+    whole = segment.path.read_bytes().rstrip(b"\0")
     for cut in range(1, len(b"second") + 13):
         segment.path.write_bytes(whole[:-cut])
         content = journal.read(segment)
@@ -71,21 +112,38 @@ def test_a_write_cut_short_costs_only_itself(writer: Journal) -> None:
     assert len(journal.read(segment).entries) == 2
 
 
+def test_blocks_that_were_never_written_are_a_write_cut_short(writer: Journal) -> None:
+    block = blockfile.BLOCK
+    writer.append([Entry("logs", b"first")])
+    writer.append([Entry("logs", b"second" * block)])
+    (segment,) = writer.rotate()
+    whole = segment.path.read_bytes()
+    for cut in range(block, len(whole), block):
+        segment.path.write_bytes(whole[:-cut] + bytes(cut + 2**20))
+        content = journal.read(segment)
+        assert content.entries == [Entry("logs", b"first")]
+        assert bool(content.torn_bytes) == (cut < len(whole) - block) and not content.damaged
+    segment.path.write_bytes(bytes(2**20))
+    assert journal.read(segment) == journal.Content([])
+
+
 def test_a_changed_byte_is_damage_not_data(writer: Journal) -> None:
     writer.append([Entry("logs", b"first"), Entry("logs", b"second")])
     (segment,) = writer.rotate()
     content = bytearray(segment.path.read_bytes())
-    content[-1] ^= 1
+    content[content.index(b"second")] ^= 1
     segment.path.write_bytes(content)
     found = journal.read(segment)
     assert found.entries == [Entry("logs", b"first")] and found.damaged
 
 
-def test_a_full_disk_keeps_what_was_taken_and_goes_on(writer: Journal) -> None:
+# No room at all, for a whole block, for one and a half.
+@pytest.mark.parametrize("limit", [4096, 8192, 10_000])
+def test_a_full_disk_keeps_what_was_taken_and_goes_on(writer: Journal, limit: int) -> None:
     writer.append([Entry("logs", b"before")])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Python ignores SIGXFSZ, so the write fails like one on a full disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(ApmError, match="nothing was acknowledged"):
             writer.append([Entry("logs", b"x" * 10_000)])

@@ -9,6 +9,7 @@ the process, whatever ends it, and the next writer takes the folder over.
 """
 
 import fcntl
+import mmap
 import os
 import struct
 import uuid
@@ -20,18 +21,17 @@ from pathlib import Path
 from zlib_ng import zlib_ng
 
 from apm_analytics.errors import ApmError
+from apm_analytics.lake.blockfile import BLOCK, PIECE_BYTES, BlockFile
 
 FOLDER = "journal"
 LOCK = "lock"
 SUFFIX = ".segment"
 # A checksum failed in the middle: set aside for a person, never replayed by itself.
 DAMAGED = ".damaged"
-MAGIC = b"APMJRNL1"
+# Entries of one write follow each other; a head of zeros ends them, and the next ones begin at a
+# block. In segments of OLD_MAGIC, which are still read, all entries followed each other.
+MAGIC, OLD_MAGIC = b"APMJRNL2", b"APMJRNL1"
 _HEAD = struct.Struct("<IIB")  # bytes of the payload, CRC-32 of kind and payload, bytes of the kind
-# Linux takes at most 1,024 buffers in one writev; an entry is three of them.
-ENTRIES_A_WRITE = 300
-MIN_RESERVE_BYTES = 1024 * 1024
-MAX_RESERVE_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,8 @@ class Journal:
             The disk refused.
         """
         self.folder = lake / FOLDER / uuid.uuid4().hex
-        self._file: int | None = None
-        self._path: Path | None = None
-        self._end = 0
-        self._reserved = 0
+        self._room = mmap.mmap(-1, PIECE_BYTES)
+        self._file: BlockFile | None = None
         self._closed: list[Segment] = []
         try:
             self.folder.mkdir(parents=True)
@@ -116,12 +114,10 @@ class Journal:
             again.
         """
         try:
-            file = self._begin() if self._file is None else self._file
-            self._reserve(file, sum(len(entry.payload) for entry in entries))
-            for start in range(0, len(entries), ENTRIES_A_WRITE):
-                _write_all(file, _buffers(entries[start : start + ENTRIES_A_WRITE]))
-            os.fdatasync(file)
-            self._end = os.lseek(file, 0, os.SEEK_CUR)
+            if self._file is None:
+                self._file = self._begin()
+            start = b"" if self._file.end else MAGIC
+            self._file.append([start, *_pieces(entries), bytes(_HEAD.size)])
         except OSError as error:
             self._take_back()
             raise _refused(self.folder, error) from error
@@ -162,52 +158,39 @@ class Journal:
             os.close(lock)
         self._owned.clear()
 
-    def _begin(self) -> int:
-        path = self.folder / f"{uuid.uuid4().hex}{SUFFIX}"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._path, self._end = path, 0
-        _write_all(self._file, [MAGIC])
-        self._end = len(MAGIC)
-        # The name is on the disk too, not only what the file holds.
-        folder = os.open(self.folder, os.O_RDONLY)
+    def _begin(self) -> BlockFile:
+        file = BlockFile(self.folder / f"{uuid.uuid4().hex}{SUFFIX}", self._room)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        return self._file
-
-    def _reserve(self, file: int, size: int) -> None:
-        """Take room for what comes: written into reserved blocks, bytes cost a fifth of the CPU."""
-        if self._end + size <= self._reserved:
-            return
-        more = max(size, min(2 * self._reserved, MAX_RESERVE_BYTES), MIN_RESERVE_BYTES)
-        with suppress(OSError):  # no such room: the write itself says whether it fits
-            os.posix_fallocate(file, self._end, more)
-            self._reserved = self._end + more
+            # The name is on the disk too, not only what the file holds.
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            file.close()
+            with suppress(OSError):  # an empty one is no harm
+                file.path.unlink()
+            raise
+        return file
 
     def _finish(self) -> None:
-        if self._file is None or self._path is None:
+        if self._file is None:
             return
-        with suppress(OSError):  # what was reserved and not used; readers skip it, too
-            os.ftruncate(self._file, self._end)
-        os.close(self._file)
-        self._reserved = 0
-        segment = Segment(self._path)
-        self._file = self._path = None
-        if self._end > len(MAGIC):
+        self._file.close()
+        segment = Segment(self._file.path)
+        if self._file.end:
             self._closed.append(segment)
         else:
             segment.remove()
+        self._file = None
 
     def _take_back(self) -> None:
         """Cut off what a failed write left; where that fails too, go on in a new segment."""
         if self._file is None:
             return
         try:
-            self._reserved = 0
-            os.ftruncate(self._file, self._end)
-            os.lseek(self._file, self._end, os.SEEK_SET)
-            os.fdatasync(self._file)
+            self._file.take_back()
         except OSError:
             # What was acknowledged before is safe; what failed may come back in a replay.
             self._finish()
@@ -234,33 +217,49 @@ def read(segment: Segment) -> Content:
         content = segment.path.read_bytes()
     except OSError as error:
         raise _refused(segment.path, error) from error
-    if content[: len(MAGIC)] != MAGIC:
-        return Content([], torn_bytes=len(content), damaged=len(content) > len(MAGIC))
+    magic = content[: len(MAGIC)]
+    if magic not in (MAGIC, OLD_MAGIC):
+        written = len(content.rstrip(b"\0"))
+        return Content([], written, damaged=written > len(MAGIC))
     entries: list[Entry] = []
-    at = len(MAGIC)
+    at, begins = len(MAGIC), True
     while at + _HEAD.size <= len(content):
         size, checksum, kind_size = _HEAD.unpack_from(content, at)
         start = at + _HEAD.size + kind_size
-        # Where nothing was written the file reads as zeros.
-        if kind_size == 0 or start + size > len(content):
+        end = start + size
+        if kind_size == 0:
+            # Where nothing was written the file reads as zeros.
+            if begins or magic == OLD_MAGIC:
+                break
+            at, begins = -(-end // BLOCK) * BLOCK, True
+            continue
+        if end > len(content):
             break
         kind = content[at + _HEAD.size : start]
-        payload = content[start : start + size]
+        payload = content[start:end]
         if zlib_ng.crc32(payload, zlib_ng.crc32(kind)) != checksum:
+            if _cut_short(content, start, end):
+                break
             return Content(entries, len(content) - at, damaged=True)
         entries.append(Entry(kind.decode("ascii"), payload))
-        at = start + size
+        at, begins = end, False
     # Reserved and never written, or lost in a power failure: zeros.
     return Content(entries, len(content[at:].rstrip(b"\0")))
 
 
-def _buffers(entries: Sequence[Entry]) -> list[bytes]:
-    buffers: list[bytes] = []
+def _cut_short(content: bytes, start: int, end: int) -> bool:
+    """Tell whether the write of a payload ended early: its last block was never written."""
+    last = (end - 1) // BLOCK * BLOCK
+    return not content[max(start, last) :].strip(b"\0")
+
+
+def _pieces(entries: Sequence[Entry]) -> list[bytes]:
+    pieces: list[bytes] = []
     for entry in entries:
         kind = entry.kind.encode("ascii")
         checksum = zlib_ng.crc32(entry.payload, zlib_ng.crc32(kind))
-        buffers += (_HEAD.pack(len(entry.payload), checksum, len(kind)), kind, entry.payload)
-    return buffers
+        pieces += (_HEAD.pack(len(entry.payload), checksum, len(kind)) + kind, entry.payload)
+    return pieces
 
 
 def is_locked(folder: Path) -> bool:
@@ -282,16 +281,6 @@ def _locked(folder: Path) -> int | None:
         os.close(lock)
         return None
     return lock
-
-
-def _write_all(file: int, buffers: list[bytes]) -> None:
-    """Write every byte: one writev seldom stops early, but it may."""
-    left = sum(map(len, buffers))
-    written = os.writev(file, buffers)
-    if written < left:
-        rest = memoryview(b"".join(buffers))[written:]
-        while rest:
-            rest = rest[os.write(file, rest) :]
 
 
 def _refused(path: Path, error: OSError) -> ApmError:
