@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import uvloop
 
 from apm_analytics.ingest.receiver import Config, Receiver
 from apm_analytics.ingest.receiver.grpc_door import SERVICES
@@ -17,7 +18,7 @@ from apm_analytics.lake import query
 @contextmanager
 def running(config: Config) -> Iterator[Receiver]:
     """Run a receiver until the block ends, then stop it as SIGTERM would."""
-    loop = asyncio.new_event_loop()
+    loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     free = replace(config, grpc_port=0, http_port=0, admin_port=0)

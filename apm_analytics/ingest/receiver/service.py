@@ -20,6 +20,7 @@ from pathlib import Path
 import grpc
 import pyarrow as pa
 import uvicorn
+import uvloop
 from starlette.applications import Starlette
 
 from apm_analytics.errors import ApmError, BadParameter
@@ -273,7 +274,7 @@ def run(config: Config, say: Callable[[str], None]) -> None:
     """
     lean.without_pandas()
     _keep_freed_memory()
-    asyncio.run(_run(config, say))
+    uvloop.run(_run(config, say))
 
 
 def _keep_freed_memory() -> None:

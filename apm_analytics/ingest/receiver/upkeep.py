@@ -9,11 +9,12 @@ send. Killed at any moment, with the receiver or without, they lose and double n
 
 import asyncio
 import logging
+import subprocess
 import sys
-from asyncio.subprocess import PIPE
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 
 from apm_analytics.errors import ApmError
 from apm_analytics.lake import compact_process, compaction, lean
@@ -60,10 +61,12 @@ async def _stopped_within(stopping: asyncio.Event, seconds: float) -> bool:
 async def _run(what: str, command: tuple[str, ...], stopping: asyncio.Event) -> bytes:
     """Run Python and give what it wrote; nothing when it failed, or the receiver stops."""
     # In a session of its own: Ctrl-C is the receiver's to answer.
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=PIPE, stderr=PIPE, start_new_session=True
+    # And not by the loop, which would fork: all our pages would be copied as they change.
+    program = [sys.executable, *command]
+    process = await asyncio.to_thread(
+        subprocess.Popen, program, stdout=PIPE, stderr=PIPE, start_new_session=True
     )
-    ended = asyncio.create_task(process.communicate())
+    ended = asyncio.create_task(asyncio.to_thread(process.communicate))
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
