@@ -79,6 +79,12 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._head_is_there()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if not self.cycle.body:
+            # As it is, for uvicorn would copy it into a buffer and out again.
+            self.cycle.body, body = body, b""  # type: ignore[assignment]
+        super().on_body(body)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.transport.is_closing() and self._timer is None:
