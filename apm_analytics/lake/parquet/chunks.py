@@ -4,18 +4,32 @@ In:  a `Leaf`, where in the file its pages will be.
 Out: a `Chunk`: bytes for the file, the column's metadata.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from apm_analytics.lake.parquet import encodings
+from apm_analytics.lake.parquet import encodings, thrift
+from apm_analytics.lake.parquet.encodings import Piece
 from apm_analytics.lake.parquet.levels import Leaf
 from apm_analytics.lake.parquet.schemas import BOOLEAN, BYTE_ARRAY, DOUBLE, INT64, physical
-from apm_analytics.lake.parquet.thrift import Value, binary, i32, i64, listed, struct, text
+from apm_analytics.lake.parquet.thrift import (
+    END,
+    I32,
+    I64,
+    LIST,
+    STRUCT,
+    binary,
+    i32,
+    listed,
+    template,
+    text,
+    zigzag,
+)
 
 # Level 1 of zstd: twice the size of a span costs less than the CPU of a higher level.
 COMPRESSION_LEVEL = 1
@@ -29,24 +43,50 @@ _UNCOMPRESSED, _ZSTD = 0, 6
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
 _codec = pa.Codec("zstd", compression_level=COMPRESSION_LEVEL)
 
+# Structs of the Parquet format. A page: kind, size, size compressed, about its values.
+_PAGE = template({1: I32, 2: I32, 3: I32})
+_OF_VALUES = template({5: STRUCT}, after=3) + END
+_OF_WORDS = template({7: STRUCT}, after=3) + END
+_VALUES = template({1: I32, 2: I32, 3: I32, 4: I32}) + END  # slots, encodings: values, levels
+_WORDS = template({1: I32, 2: I32}) + END
+_RLE, _PLAIN = zigzag(encodings.RLE), zigzag(encodings.PLAIN)
+# A column: where its metadata is, which is here; type, encodings, path, codec; slots, sizes, place.
+_COLUMN = template({2: I64, 3: STRUCT}) + END
+_WHAT = template({1: I32, 2: LIST, 3: LIST, 4: I32})
+_WHERE = template({5: I64, 6: I64, 7: I64, 9: I64}, after=4)
+_WHERE_WORDS = template({11: I64}, after=9)
+_COUNTS = template({12: STRUCT}, after=9)
+_COUNTS_BEHIND_WORDS = template({12: STRUCT}, after=11)
+_BLOOM = template({14: I64, 15: I32}, after=12)
+_MISSING = template({3: I64})
+_BOUNDS = template({5: thrift.BINARY, 6: thrift.BINARY}, after=3)  # the greatest, the least
 
-@dataclass(frozen=True)
-class Chunk:
+
+class Chunk(NamedTuple):
     """The pages of one column in one row group, and its ColumnChunk for the footer."""
 
-    pages: list[bytes]
+    pages: Sequence[bytes]
     raw_size: int
-    metadata: Value
+    metadata: thrift.Value
 
 
-@dataclass(frozen=True)
-class _Content:
+class _Content(NamedTuple):
     """Values as a page holds them; texts may come as words and the codes of words."""
 
     encoding: int
-    values: bytes
-    words: bytes = b""
+    values: Sequence[Piece] = ()
+    words: Sequence[Piece] = ()
     count: int = 0
+
+
+class _Page(NamedTuple):
+    head: bytes
+    body: bytes
+    raw_size: int
+    size: int
+
+
+_Bounds = tuple[bytes, bytes] | None
 
 
 def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom: bytes) -> Chunk:
@@ -60,75 +100,68 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
     bloom : a filter of its values, kept before its pages; may be empty.
     """
     kind = physical(leaf.values.type)
-    if kind == BYTE_ARRAY:
+    if not len(leaf.values):
+        content, bounds = _Content(encodings.PLAIN), None
+    elif kind == BYTE_ARRAY:
         content, bounds = _text_content(leaf.values, dictionary, statistics)
     else:
         content, bounds = _number_content(kind, leaf.values, statistics)
     levels = encodings.levels(leaf.repetition, leaf.slots, leaf.most_repeated)
     levels += encodings.levels(leaf.definition, leaf.slots, leaf.most_defined)
-    raw = len(levels) + len(content.values) + len(content.words)
-    codec = _ZSTD if raw >= LEAST_COMPRESSED else _UNCOMPRESSED
-    pages = [bloom] if bloom else []
-    at = offset + len(bloom)
-    fields = {
-        1: i32(kind),
-        2: listed(map(i32, sorted({content.encoding, encodings.PLAIN, encodings.RLE}))),
-        3: listed(map(text, leaf.path)),
-        4: i32(codec),
-        5: i64(leaf.slots),
-    }
-    places: dict[int, Value] = {}
-    whole = 0
+    values, words = b"".join((levels, *content.values)), b"".join(content.words)
+    codec = _ZSTD if len(values) + len(words) >= LEAST_COMPRESSED else _UNCOMPRESSED
+    start = first = offset + len(bloom)
+    pages = []
     if content.count:
-        page = struct({1: i32(content.count), 2: i32(encodings.PLAIN)})
-        head, body = _page(_DICTIONARY_PAGE, 7, page, content.words, codec)
-        places[11] = i64(at)
-        whole += len(head) + len(content.words)
-        at += len(head) + len(body)
-        pages += (head, body)
-    rle = i32(encodings.RLE)
-    page = struct({1: i32(leaf.slots), 2: i32(content.encoding), 3: rle, 4: rle})
-    head, body = _page(_DATA_PAGE, 5, page, levels + content.values, codec)
-    places[9] = i64(at)
-    whole += len(head) + len(levels) + len(content.values)
-    at += len(head) + len(body)
-    pages += (head, body)
-    missing = leaf.slots - len(leaf.values)
-    fields |= {6: i64(whole), 7: i64(at - offset - len(bloom)), 9: places[9]}
-    if 11 in places:
-        fields[11] = places[11]
-    fields[12] = _statistics(missing, bounds)
-    if bloom:
-        fields |= {14: i64(offset), 15: i32(len(bloom))}
-    return Chunk(pages, whole, struct({2: i64(0), 3: struct(fields)}))
-
-
-def _page(kind: int, field: int, about: Value, content: bytes, codec: int) -> tuple[bytes, bytes]:
-    body = content if codec == _UNCOMPRESSED else _codec.compress(content, asbytes=True)
-    head = struct({1: i32(kind), 2: i32(len(content)), 3: i32(len(body)), field: about})
-    return head.content, body
-
-
-def _statistics(missing: int, bounds: tuple[bytes, bytes] | None) -> Value:
-    fields = {3: i64(missing)}
+        about = _WORDS % (zigzag(content.count), _PLAIN)
+        pages.append(_page(_DICTIONARY_PAGE, words, codec, _OF_WORDS % about))
+        first += pages[0].size
+    about = _VALUES % (zigzag(leaf.slots), zigzag(content.encoding), _RLE, _RLE)
+    pages.append(_page(_DATA_PAGE, values, codec, _OF_VALUES % about))
+    raw = sum(page.raw_size for page in pages)
+    counts = _MISSING % zigzag(leaf.slots - len(leaf.values))
     if bounds is not None:
-        fields |= {5: binary(bounds[1]), 6: binary(bounds[0])}
-    return struct(fields)
+        counts += _BOUNDS % (binary(bounds[1]).content, binary(bounds[0]).content)
+    metadata = _what(kind, content.encoding, leaf.path, codec)
+    size = first + pages[-1].size - start
+    metadata += _WHERE % (zigzag(leaf.slots), zigzag(raw), zigzag(size), zigzag(first))
+    if content.count:
+        metadata += _WHERE_WORDS % zigzag(start) + _COUNTS_BEHIND_WORDS % (counts + END)
+    else:
+        metadata += _COUNTS % (counts + END)
+    if bloom:
+        metadata += _BLOOM % (zigzag(offset), zigzag(len(bloom)))
+    column = thrift.Value(STRUCT, _COLUMN % (zigzag(0), metadata + END))
+    return Chunk([bloom, *(piece for page in pages for piece in page[:2])], raw, column)
 
 
-def _number_content(
-    kind: int, values: pa.Array, statistics: bool
-) -> tuple[_Content, tuple[bytes, bytes] | None]:
-    if not len(values):
-        return _Content(encodings.PLAIN, b""), None
+@lru_cache(4096)
+def _what(kind: int, encoding: int, path: tuple[str, ...], codec: int) -> bytes:
+    """Begin a column's metadata with what does not change from file to file."""
+    used = sorted({encoding, encodings.PLAIN, encodings.RLE})
+    lists = listed(map(i32, used)).content, listed(map(text, path)).content
+    return _WHAT % (zigzag(kind), *lists, zigzag(codec))
+
+
+def _page(kind: int, content: bytes, codec: int, about: bytes) -> _Page:
+    body = content if codec == _UNCOMPRESSED else _codec.compress(content, asbytes=True)
+    head = _PAGE % (zigzag(kind), zigzag(len(content)), zigzag(len(body))) + about
+    return _Page(head, body, len(head) + len(content), len(head) + len(body))
+
+
+def _number_content(kind: int, values: pa.Array, statistics: bool) -> tuple[_Content, _Bounds]:
     if kind == BOOLEAN:
         truths = np.packbits(values.to_numpy(zero_copy_only=False), bitorder="little")
-        return _Content(encodings.PLAIN, truths.tobytes()), None
+        return _Content(encodings.PLAIN, [truths]), None
     numbers: NDArray[Any] = _numbers(values, np.dtype("<f8" if kind == DOUBLE else "<i8"))
-    if kind == INT64:
-        bounds = (numbers.min().tobytes(), numbers.max().tobytes()) if statistics else None
-        return _Content(*encodings.integers(numbers)), bounds
-    return _Content(encodings.PLAIN, numbers.tobytes()), None
+    if kind != INT64:
+        return _Content(encodings.PLAIN, [numbers]), None
+    least, most = numbers.min(), numbers.max()
+    bounds = (least.tobytes(), most.tobytes()) if statistics else None
+    if least == most:  # what most counts are
+        coded = encodings.indices(numbers, 1)
+        return _Content(encodings.RLE_DICTIONARY, coded, [numbers[:1]], 1), bounds
+    return _Content(*encodings.integers(numbers, int(least), int(most))), bounds
 
 
 def _numbers(values: pa.Array, kind: "np.dtype[Any]") -> NDArray[Any]:
@@ -136,28 +169,23 @@ def _numbers(values: pa.Array, kind: "np.dtype[Any]") -> NDArray[Any]:
     return whole[values.offset : values.offset + len(values)]
 
 
-def _text_content(
-    values: pa.Array, dictionary: bool, statistics: bool
-) -> tuple[_Content, tuple[bytes, bytes] | None]:
-    if not len(values):
-        return _Content(encodings.PLAIN, b""), None
+def _text_content(values: pa.Array, dictionary: bool, statistics: bool) -> tuple[_Content, _Bounds]:
     if not dictionary:
         bounds = _bounds(values) if statistics else None
         return _Content(encodings.DELTA_LENGTH, encodings.texts_by_length(values)), bounds
     if not pa.types.is_dictionary(values.type) or values.dictionary.null_count:
         values = values.cast(pa.string()).dictionary_encode()
     codes, words = _numbers(values.indices, np.dtype("<i4")), values.dictionary
-    if statistics or len(words) > FEW:
+    # Fresh from the scanner, texts that never repeat are in order already.
+    alone = len(words) == len(codes) and np.array_equal(codes, np.arange(len(codes)))
+    if not alone and (statistics or len(words) > FEW):
         codes, words = _used(codes, words)
     bounds = _bounds(words) if statistics else None
     if len(words) > VARIED * len(codes):
-        # Fresh from the scanner, texts that never repeat are in order already.
-        alone = len(words) == len(codes) and np.array_equal(codes, np.arange(len(codes)))
         texts = words if alone else words.take(pa.array(codes))
         return _Content(encodings.DELTA_LENGTH, encodings.texts_by_length(texts)), bounds
     coded = encodings.indices(codes, len(words))
-    plain = encodings.texts_plainly(words)
-    return _Content(encodings.RLE_DICTIONARY, coded, plain, len(words)), bounds
+    return _Content(encodings.RLE_DICTIONARY, coded, encodings.texts_plainly(words), len(words)), bounds
 
 
 def _used(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:

@@ -1,7 +1,7 @@
 """Encode values and levels as Parquet's pages hold them.
 
 In:  NumPy arrays.
-Out: bytes, as the Parquet format lays down [1]_.
+Out: bytes, as the Parquet format lays down [1]_; where they are many, pieces of them.
 
 Numbers are packed into whole bytes: what that leaves unused zstd takes away again, and NumPy packs
 them without a loop.
@@ -11,6 +11,7 @@ References
 .. [1] Apache Parquet, Encodings (parquet-format, Encodings.md).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ PLAIN, RLE, DELTA_BINARY, DELTA_LENGTH, RLE_DICTIONARY = 0, 3, 5, 6, 8
 _BLOCK, _MINIBLOCKS = 128, 4
 _MINIBLOCK = _BLOCK // _MINIBLOCKS
 _UNSIGNED: dict[int, np.dtype[Any]] = {8: np.dtype("<u1"), 16: np.dtype("<u2"), 32: np.dtype("<u4")}
+Piece = bytes | NDArray[Any]
 # Beyond it differences are no smaller than what they are made of.
 MAX_DELTA = 2**32
 
@@ -46,42 +48,33 @@ def levels(values: "NDArray[np.uint8] | int", slots: int, most: int) -> bytes:
     return len(coded).to_bytes(4, "little") + coded
 
 
-def indices(codes: NDArray[Any], words: int) -> bytes:
+def indices(codes: NDArray[Any], words: int) -> Sequence[Piece]:
     """Encode the codes of a dictionary of so many words."""
     if words <= 1:
-        return b"\x08" + varint.encode(len(codes) << 1) + b"\0"
+        return [b"\x08" + varint.encode(len(codes) << 1) + b"\0"]
     bits = 8 if words <= 2**8 else 16 if words <= 2**16 else 32
     groups = -(-len(codes) // 8)
     spare = bytes((groups * 8 - len(codes)) * bits // 8)
-    return b"".join(
-        (
-            bits.to_bytes(1),
-            varint.encode(groups << 1 | 1),
-            codes.astype(_UNSIGNED[bits]).tobytes(),
-            spare,
-        )
-    )
+    head = bits.to_bytes(1) + varint.encode(groups << 1 | 1)
+    return [head, codes.astype(_UNSIGNED[bits]), spare]
 
 
-def integers(values: NDArray[np.int64]) -> tuple[int, bytes]:
+def integers(values: NDArray[np.int64], least: int, most: int) -> tuple[int, Sequence[Piece]]:
     """Encode one 64-bit integer at least: by their differences, or plainly where those are large.
 
     Returns
     -------
     The encoding, and the bytes.
     """
-    least, most = int(values.min()), int(values.max())
-    if least == most:  # what most counts are: all steps are 0
-        return DELTA_BINARY, _deltas(least, values[1:], 0, 0)
     if most - least < 2**63:
-        steps = np.diff(values)
-        least, most = (int(steps.min()), int(steps.max())) if steps.size else (0, 0)
-        if most - least < MAX_DELTA:
-            return DELTA_BINARY, _deltas(int(values[0]), steps, least, most - least)
-    return PLAIN, values.tobytes()
+        steps = values[1:] - values[:-1]
+        smallest, largest = (int(steps.min()), int(steps.max())) if steps.size else (0, 0)
+        if largest - smallest < MAX_DELTA:
+            return DELTA_BINARY, _deltas(int(values[0]), steps, smallest, largest - smallest)
+    return PLAIN, [values]
 
 
-def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> bytes:
+def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> list[Piece]:
     """Write differences, all blocks with one least difference and one width."""
     head = b"".join(
         (
@@ -92,7 +85,7 @@ def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> by
         )
     )
     if not len(steps):
-        return head
+        return [head]
     bits = next(one for one in (0, 8, 16, 32) if widest < 1 << one)
     block_head = np.frombuffer(zigzag(least) + bits.to_bytes(1) * _MINIBLOCKS, np.uint8)
     blocks = -(-len(steps) // _BLOCK)
@@ -106,39 +99,40 @@ def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> by
     # Nothing is written of those parts of the last block that hold no value.
     in_last = len(steps) - (blocks - 1) * _BLOCK
     absent = (_MINIBLOCKS - -(-in_last // _MINIBLOCK)) * _MINIBLOCK * bits // 8
-    content = written.tobytes()
-    return head + (content[: len(content) - absent] if absent else content)
+    whole = written.reshape(-1)
+    return [head, whole[: whole.size - absent]]
 
 
-def texts_by_length(texts: pa.Array) -> bytes:
+def texts_by_length(texts: pa.Array) -> Sequence[Piece]:
     """Encode one text at least, as the lengths and then the texts: these compress best."""
     starts, content = _content(texts)
-    lengths = np.diff(starts).astype(np.int64)
-    if lengths.min() == lengths.max():  # ids: all steps are 0
-        return _deltas(int(lengths[0]), lengths[1:], 0, 0) + content.tobytes()
-    steps = np.diff(lengths)
+    lengths = starts[1:] - starts[:-1]
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest == longest:  # ids: all steps are 0
+        return [*_deltas(shortest, lengths[1:], 0, 0), content]
+    steps = lengths[1:] - lengths[:-1]
     least = int(steps.min())
-    return _deltas(int(lengths[0]), steps, least, int(steps.max()) - least) + content.tobytes()
+    return [*_deltas(int(lengths[0]), steps, least, int(steps.max()) - least), content]
 
 
-def texts_plainly(texts: pa.Array) -> bytes:
+def texts_plainly(texts: pa.Array) -> Sequence[Piece]:
     """Encode texts each behind its length, as dictionaries are."""
     starts, content = _content(texts)
-    lengths = np.diff(starts).astype("<i4")
+    lengths = (starts[1:] - starts[:-1]).astype("<i4", copy=False)
     if not lengths.size:
-        return b""
+        return []
     if lengths.min() == lengths.max():
         size = int(lengths[0])
         written = np.empty((len(lengths), 4 + size), np.uint8)
         written[:, :4] = lengths[:1].view(np.uint8)
         written[:, 4:] = content.reshape(len(lengths), size)
-        return written.tobytes()
+        return [written.reshape(-1)]
     places = np.arange(len(lengths) + 1, dtype=np.int32) * 4
     heads = pa.Array.from_buffers(
         pa.binary(), len(lengths), [None, pa.py_buffer(places), pa.py_buffer(lengths)]
     )
     joined = pc.binary_join_element_wise(heads, texts.cast(pa.binary()), b"")
-    return _content(joined)[1].tobytes()
+    return [_content(joined)[1]]
 
 
 def _content(texts: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

@@ -136,7 +136,7 @@ def _ids(values: pa.Array) -> NDArray[np.uint8] | None:
         return None
     places = np.frombuffer(values.buffers()[1], np.int32)
     starts = places[values.offset : values.offset + len(values) + 1]
-    if not np.all(np.diff(starts) == bloom.ID_BYTES):
+    if not np.all(starts[1:] - starts[:-1] == bloom.ID_BYTES):
         return None
     content = np.frombuffer(values.buffers()[2], np.uint8)[starts[0] : starts[-1]]
     return content.reshape(-1, bloom.ID_BYTES)

@@ -13,8 +13,8 @@ References
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 Levels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A column of primitive values; `slots` counts values, nulls and empty lists."""
 
     path: tuple[str, ...]
@@ -36,8 +35,7 @@ class Leaf:
     most_repeated: int
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Levels down to here; those slots whose definition is `defined` have an entry in an array."""
 
     path: tuple[str, ...]
@@ -55,7 +53,18 @@ def leaves(field: pa.Field, array: pa.Array) -> Iterator[Leaf]:
     ----------
     array : one chunk; texts may be encoded by a dictionary.
     """
-    yield from _leaves(field, array, _Place((field.name,), 0, 0, len(array)))
+    rows = len(array)
+    if field.nullable and array.null_count == rows:
+        for leaf in _empty_leaves(field):
+            yield leaf._replace(slots=rows)
+    else:
+        yield from _leaves(field, array, _Place((field.name,), 0, 0, rows))
+
+
+@lru_cache(1024)
+def _empty_leaves(field: pa.Field) -> tuple[Leaf, ...]:
+    """Give the leaves of a column without any row: those of one without any value have more."""
+    return tuple(_leaves(field, pa.array([], field.type), _Place((field.name,), 0, 0, 0)))
 
 
 def _leaves(field: pa.Field, array: pa.Array, place: _Place) -> Iterator[Leaf]:
@@ -89,14 +98,7 @@ def _leaves(field: pa.Field, array: pa.Array, place: _Place) -> Iterator[Leaf]:
 
 
 def _below(place: _Place, name: str) -> _Place:
-    return _Place(
-        (*place.path, name),
-        place.definition,
-        place.repetition,
-        place.slots,
-        place.defined,
-        place.repeated,
-    )
+    return place._replace(path=(*place.path, name))
 
 
 def _without_nulls(array: pa.Array, place: _Place) -> tuple[pa.Array, _Place]:
@@ -112,15 +114,7 @@ def _without_nulls(array: pa.Array, place: _Place) -> tuple[pa.Array, _Place]:
         valid = array.is_valid()
         definition = _deeper(place, valid.to_numpy(zero_copy_only=False))
         array = array.filter(valid)
-    inner = _Place(
-        place.path,
-        definition,
-        place.repetition,
-        place.slots,
-        place.defined + 1,
-        place.repeated,
-    )
-    return array, inner
+    return array, place._replace(definition=definition, defined=place.defined + 1)
 
 
 def _deeper(place: _Place, more: "NDArray[np.bool_] | int") -> Levels | int:
@@ -140,14 +134,7 @@ def _repeated(array: Any, place: _Place, name: str) -> _Place:
     """Step into lists or maps: a slot for each entry, and for each that is empty."""
     path = (*place.path, name)
     if not len(array):  # then no slot goes deeper
-        return _Place(
-            path,
-            place.definition,
-            place.repetition,
-            place.slots,
-            place.defined + 1,
-            place.repeated + 1,
-        )
+        return place._replace(path=path, defined=place.defined + 1, repeated=place.repeated + 1)
     offsets = array.offsets.to_numpy(zero_copy_only=False)
     lengths = np.diff(offsets)
     counts = np.ones(place.slots, np.int64)

@@ -47,9 +47,9 @@ def physical(kind: pa.DataType) -> int:
     TypeError
         No column of the lake is of this type.
     """
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
     found = _PHYSICAL.get(kind.id)
+    if found is None and pa.types.is_dictionary(kind):
+        found = _PHYSICAL.get(kind.value_type.id)
     if found is None:
         raise TypeError(
             f"{kind} in Parquet: columns are texts, int64, float64, booleans and times in ns"

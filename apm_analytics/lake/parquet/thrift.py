@@ -2,6 +2,8 @@
 
 In:  integers, texts, structs and lists of them.
 Out: bytes.
+
+What is written for every page and column of a file has a template, which is filled in one go.
 """
 
 from collections.abc import Iterable
@@ -9,7 +11,8 @@ from typing import NamedTuple
 
 from apm_analytics import varint
 
-_TRUE, _FALSE, _I32, _I64, _BINARY, _LIST, _STRUCT = 1, 2, 5, 6, 8, 9, 12
+_TRUE, _FALSE, I32, I64, BINARY, LIST, STRUCT = 1, 2, 5, 6, 8, 9, 12
+END = b"\0"  # of a struct
 _SHORT = 15  # lists and steps between field numbers below it take one byte
 
 
@@ -20,17 +23,43 @@ class Value(NamedTuple):
     content: bytes
 
 
+# Most numbers are sizes of small pages.
+_SMALL = [varint.encode(2 * number) for number in range(1024)]
+
+
 def zigzag(number: int) -> bytes:
     """Write a signed 64-bit number."""
+    if 0 <= number < len(_SMALL):
+        return _SMALL[number]
     return varint.encode((number << 1) ^ (number >> 63))
 
 
+def template(kinds: dict[int, int], after: int = 0) -> bytes:
+    """Give fields of a struct for `%` to fill with what each holds; the struct's `END` is not in it.
+
+    Parameters
+    ----------
+    kinds : number of a field -> its type; numbers come in order.
+    after : number of the field before the first.
+
+    Examples
+    --------
+    >>> (template({1: I32, 3: I32}) % (zigzag(1), zigzag(7)) + END).hex()
+    '1502250e00'
+    """
+    written = []
+    for number, kind in kinds.items():
+        written.append(_head(number - after, number, kind).replace(b"%", b"%%") + b"%b")
+        after = number
+    return b"".join(written)
+
+
 def i32(number: int) -> Value:
-    return Value(_I32, zigzag(number))
+    return Value(I32, zigzag(number))
 
 
 def i64(number: int) -> Value:
-    return Value(_I64, zigzag(number))
+    return Value(I64, zigzag(number))
 
 
 def truth(value: bool) -> Value:
@@ -38,7 +67,7 @@ def truth(value: bool) -> Value:
 
 
 def binary(content: bytes) -> Value:
-    return Value(_BINARY, varint.encode(len(content)) + content)
+    return Value(BINARY, varint.encode(len(content)) + content)
 
 
 def text(content: str) -> Value:
@@ -56,14 +85,9 @@ def struct(fields: dict[int, Value]) -> Value:
     written = []
     before = 0
     for number, value in fields.items():
-        step = number - before
-        if step <= _SHORT:
-            written.append((step << 4 | value.kind).to_bytes(1))
-        else:
-            written += (value.kind.to_bytes(1), zigzag(number))
-        written.append(value.content)
+        written += (_head(number - before, number, value.kind), value.content)
         before = number
-    return Value(_STRUCT, b"".join(written) + b"\0")
+    return Value(STRUCT, b"".join(written) + END)
 
 
 def listed(values: Iterable[Value]) -> Value:
@@ -74,4 +98,8 @@ def listed(values: Iterable[Value]) -> Value:
     start = head.to_bytes(1) if len(items) < _SHORT else (0xF0 | kind).to_bytes(1)
     if len(items) >= _SHORT:
         start += varint.encode(len(items))
-    return Value(_LIST, start + b"".join(item.content for item in items))
+    return Value(LIST, start + b"".join(item.content for item in items))
+
+
+def _head(step: int, number: int, kind: int) -> bytes:
+    return (step << 4 | kind).to_bytes(1) if step <= _SHORT else kind.to_bytes(1) + zigzag(number)
