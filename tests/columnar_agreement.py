@@ -13,6 +13,7 @@ from apm_analytics.ingest.records import Limits
 from apm_analytics.ingest.sink import Sink
 from apm_analytics.ingest.wire.blocks import recycled
 from apm_analytics.ingest.wire.state import Allocate
+from apm_analytics.lake.parts import in_order
 from apm_analytics.lake.schema import TABLES
 
 LIMITS = Limits.around_now()
@@ -22,9 +23,18 @@ Payload = bytes | NDArray[np.uint8]
 
 
 def disagreement(
-    signal: str, payloads: Sequence[Payload], allocate: Allocate = recycled
+    signal: str,
+    payloads: Sequence[Payload],
+    allocate: Allocate = recycled,
+    *,
+    ordered: bool = False,
 ) -> tuple[str, int]:
-    """Decode requests both ways; gives what differs first, and how many the scanner took."""
+    """Decode requests both ways; gives what differs first, and how many the scanner took.
+
+    Parameters
+    ----------
+    ordered : compare the rows in order of time.
+    """
     scanner = Scanner(signal, 0, LIMITS, {}, allocate)
     reference = Sink()
     taken = 0
@@ -43,7 +53,10 @@ def disagreement(
         if by_scanner and (len(reference.rejected) > before or reference.warnings):
             return f"the scanner took what is rejected: {reference.rejected}", taken
         aside.finish()
-    return difference(scanner.tables(), reference.finish().tables), taken
+    theirs = reference.finish().tables
+    if ordered:
+        theirs = {name: in_order(table) for name, table in theirs.items()}
+    return difference(scanner.tables(in_order=ordered), theirs), taken
 
 
 def difference(ours: dict[str, pa.Table], theirs: dict[str, pa.Table]) -> str:

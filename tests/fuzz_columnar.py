@@ -89,7 +89,8 @@ def fuzz(count: int, seed: int, *, guarded: bool = False, progress: bool = False
         if guarded:
             lay = against_a_guard_page if number % 2 else behind_a_guard_page
             payloads = [lay(payload) for payload in payloads]
-        found, here = disagreement(signal, payloads, _fenced if guarded else recycled)
+        allocate = _fenced if guarded else recycled
+        found, here = disagreement(signal, payloads, allocate, ordered=bool(number % 2))
         assert not found, f"seed {own}: {found}\n{first_culprit(signal, payloads)}"
         taken += here
         if progress and number % 200 == 199:

@@ -54,12 +54,13 @@ def _library(signal: str, payloads: list[bytes], refused: Any = None) -> otlp.De
     signal=st.sampled_from(SIGNALS),
     oddity=st.sampled_from([0.0, 0.01, 0.1]),
     count=st.integers(1, 4),
+    ordered=st.booleans(),
 )
 def test_any_requests_give_what_the_library_gives(
-    draw: random.Random, signal: str, oddity: float, count: int
+    draw: random.Random, signal: str, oddity: float, count: int, ordered: bool
 ) -> None:
     payloads = [Requests(draw, oddity).request(signal) for _ in range(count)]
-    found, _ = disagreement(signal, payloads)
+    found, _ = disagreement(signal, payloads, ordered=ordered)
     assert not found
     ours, theirs = otlp.decode_requests(signal, payloads, LIMITS), _library(signal, payloads)
     assert ours.rejected == theirs.rejected or str(ours.rejected) == str(theirs.rejected)

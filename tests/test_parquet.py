@@ -1,18 +1,20 @@
 """What the lake's own Parquet writer writes, pyarrow and DuckDB read back value by value."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apm_analytics.lake.parquet import encodings
+from apm_analytics.lake.parquet import digits, encodings, loops
 from apm_analytics.lake.parquet.bloom import bloom_filter
 from apm_analytics.lake.parquet.files import FileWriter
 from apm_analytics.lake.parquet.reading import numbered, open_numbered
@@ -172,3 +174,65 @@ def test_integers_that_are_far_apart_are_kept_plainly() -> None:
     near, far = np.arange(1000, dtype=np.int64), np.array([-(2**63), 2**63 - 1], np.int64)
     assert encodings.integers(near, 0, 999)[0] == encodings.DELTA_BINARY
     assert encodings.integers(far, int(far[0]), int(far[1]))[0] == encodings.PLAIN
+
+
+@pytest.fixture(scope="module")
+def _loops() -> Iterator[None]:
+    """Have the compiled loops for a test, and not for those after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "_loaded", None)
+        loops.load()
+        yield
+
+
+@pytest.mark.usefixtures("_loops")
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 40_000), st.integers(0, 2**32), st.binary(max_size=40))
+def test_digits_come_back_from_zstd(more: int, seed: int, before: bytes) -> None:
+    words = digits.LEAST_DIGITS // 8 + more
+    raw = np.random.default_rng(seed).bytes(4 * words)
+    texts = np.frombuffer(raw.hex().encode(), np.uint8)
+    frame = digits.frame([before, b"x"], texts)
+    whole = before + b"x" + texts.tobytes()
+    assert frame is not None
+    assert pa.Codec("zstd").decompress(frame, len(whole), asbytes=True) == whole
+    assert len(frame) < len(whole) * 0.52
+
+
+@pytest.mark.usefixtures("_loops")
+@pytest.mark.parametrize("place", [0, 63, 64, 16_383])
+def test_other_characters_than_digits_are_left_to_zstd(place: int) -> None:
+    for byte in range(256):
+        texts = np.full(digits.LEAST_DIGITS, ord("7"), np.uint8)
+        texts[place] = byte
+        assert (digits.frame([b""], texts) is not None) == (byte in b"0123456789abcdef"), byte
+
+
+@pytest.mark.usefixtures("_loops")
+def test_ids_are_read_by_all(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    schema = pa.schema([pa.field("trace_id", TEXT, nullable=False), pa.field("id", TEXT)])
+    ids = [draw.bytes(16).hex() for _ in range(40_000)]
+    table = pa.table([ids, [one[:16] if one < "e" else None for one in ids]], schema=schema)
+    options = {"statistics": {"trace_id"}, "bloom_filters": {"trace_id": 40_000}}
+    content = written(table, table.slice(1, 9_999), schema=schema, **options)
+    file = tmp_path / "ids.parquet"
+    file.write_bytes(content)
+    wanted = pa.concat_tables([table, table.slice(1, 9_999)])
+    assert pq.read_table(file).equals(wanted)
+    assert duckdb.sql(f"select * from '{file}'").to_arrow_table().cast(schema).equals(wanted)
+    assert pl.read_parquet(file).to_arrow().cast(schema).equals(wanted)
+    bounds = pq.read_metadata(file).row_group(0).column(0).statistics
+    assert (bounds.min, bounds.max) == (min(ids), max(ids))
+
+
+@pytest.mark.usefixtures("_loops")
+@pytest.mark.parametrize("count", [1, 7, 3000])
+def test_a_bloom_filter_is_the_same_without_the_loops(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = np.random.default_rng(count).integers(0, 256, (count, 32), np.uint8)
+    ids.setflags(write=False)
+    quick = bloom_filter(ids, count)
+    monkeypatch.setattr(loops, "_loaded", None)
+    assert bloom_filter(ids, count) == quick

@@ -92,11 +92,10 @@ class Scanner:
         """Give the code of the first text that came with the last request."""
         return int(self._began[0][1])
 
-    def tables(self) -> dict[str, pa.Table]:
-        """Give the tables of all requests taken; the scanner is not used again."""
-        return assembly.tables(
-            self.state, self._contexts, np.array(self._context_of, dtype=np.int32)
-        )
+    def tables(self, *, in_order: bool = False) -> dict[str, pa.Table]:
+        """Give the tables of all requests taken, see `assembly.tables`; not used again then."""
+        contexts = np.array(self._context_of, dtype=np.int32)
+        return assembly.tables(self.state, self._contexts, contexts, in_order=in_order)
 
     def _take_contexts(self, payload: bytes, address: int) -> bool:
         """Let the library read what is around the records; it tells whether that is damaged."""

@@ -32,13 +32,15 @@ _WARM, _BYTES = "warm", "bytes"
 
 
 def warm_up() -> None:
-    """Load the scanner, and compile what is not compiled yet.
+    """Load the scanner and the writer's loops, and compile what is not compiled yet.
 
     A server calls it before it serves; otherwise the first requests wait.
     """
     from apm_analytics.ingest import json_wire
     from apm_analytics.ingest.columnar import Scanner
+    from apm_analytics.lake.parquet import loops
 
+    loops.load()
     json_wire.to_protobuf(b'{"resourceSpans": []}')
     for signal in otlp_protobuf.REQUESTS:
         scanner = Scanner(signal, 0, Limits.around_now(), {})
@@ -159,8 +161,13 @@ class Requests:
             otlp_protobuf.read_request(signal, request, self._sink, self._limits)
         return signal
 
-    def finish(self) -> Decoded:
-        """Give everything, also what others put into the sink; not used again afterwards."""
+    def finish(self, *, in_order: bool = False) -> Decoded:
+        """Give everything, also what others put into the sink; not used again afterwards.
+
+        Parameters
+        ----------
+        in_order : what the scanner took comes in order of time.
+        """
         rest = self._sink.finish()
         tables = dict(rest.tables)
         if not self._by_scanner:
@@ -168,7 +175,7 @@ class Requests:
         from apm_analytics.ingest.wire.encoded import encoded
 
         for scanner in self._scanners.values():
-            for name, table in scanner.tables().items():
+            for name, table in scanner.tables(in_order=in_order).items():
                 if name in tables:
                     both = [table, encoded(name, tables[name])]
                     table = pa.concat_tables(both).unify_dictionaries().combine_chunks()

@@ -151,7 +151,7 @@ class Stage:
         tables = {name: _joined(name, several) for name, several in self._metrics.items()}
         letters = self._letters
         for requests in self._requests.values():
-            decoded = requests.finish()
+            decoded = requests.finish(in_order=True)
             tables.update(decoded.tables)
             letters += map(_letter, decoded.rejected)
         return Rows(tables, letters)

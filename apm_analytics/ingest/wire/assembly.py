@@ -52,18 +52,21 @@ Codes = NDArray[np.int32]
 Contexts = Sequence[tuple[Any, ...]]
 
 
-def tables(state: State, contexts: Contexts, context_of: Codes) -> dict[str, pa.Table]:
+def tables(
+    state: State, contexts: Contexts, context_of: Codes, *, in_order: bool = False
+) -> dict[str, pa.Table]:
     """Give every table that has rows.
 
     Parameters
     ----------
     contexts : what records share, in the order of `columns.CONTEXT_COLUMNS`.
     context_of : the number of the context of each group.
+    in_order : rows come in order of time, which costs less here than later; else as they arrived.
     """
     made: dict[str, pa.Table] = {}
     for name in state.tables:
         if state.count(name, layout.RECORD):
-            builder = _TableMaker(state, name)
+            builder = _TableMaker(state, name, in_order)
             columns = builder.columns(contexts, context_of)
             schema = encoded_schema(name)
             made[name] = pa.table([columns[field] for field in schema.names], schema=schema)
@@ -71,10 +74,15 @@ def tables(state: State, contexts: Contexts, context_of: Codes) -> dict[str, pa.
 
 
 class _TableMaker:
-    def __init__(self, state: State, name: str) -> None:
+    def __init__(self, state: State, name: str, in_order: bool) -> None:
         self._state = state
         self._name = name
         self._rows = state.count(name, layout.RECORD)
+        self._order: NDArray[np.intp] | None = None
+        if in_order:
+            times = self._eight(layout.TIME)
+            if (times[1:] < times[:-1]).any():
+                self._order = np.argsort(times, kind="stable")  # quickest for what is nearly so
         ends, arena = state.texts()
         self._texts = pa.StringArray.from_buffers(
             len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(arena)
@@ -86,18 +94,8 @@ class _TableMaker:
         made: dict[str, pa.Array] = {
             "time": fixed(TIME, self._eight(layout.TIME)),
             "flags": self._unsigned(layout.FLAGS),
-            "attributes": self._map(
-                ENCODED_MAPS[TEXT_MAP],
-                self._offsets(layout.TEXT_END),
-                self._numbered(self._four(layout.TEXT_KEY)),
-                self._numbered(self._four(layout.TEXT_VALUE)),
-            ),
-            "attributes_num": self._map(
-                ENCODED_MAPS[NUMBER_MAP],
-                self._offsets(layout.NUMBER_END),
-                self._numbered(self._four(layout.NUMBER_KEY)),
-                fixed(pa.float64(), self._eight(layout.NUMBER_VALUE)),
-            ),
+            "attributes": self._text_map(),
+            "attributes_num": self._number_map(),
             **self._shared(contexts, context_of[self._four(layout.CONTEXT)]),
             **self._promoted(),
         }
@@ -273,21 +271,59 @@ class _TableMaker:
             elif kind == TEXT:
                 codes = buffer[: 4 * self._rows].view(np.int32)
                 codes[filled:] = -1
-                made[name] = self._encoded(codes)
+                made[name] = self._encoded(_chosen(codes, self._order))
             else:
                 bit = 1 << (layout.FIRST_PROMOTED_BIT + number)
-                made[name] = masked(
-                    kind, buffer[: 8 * self._rows].view(np.int64), present & bit != 0
-                )
+                values = buffer[: 8 * self._rows].view(np.int64)
+                made[name] = masked(kind, _chosen(values, self._order), present & bit != 0)
         return made
+
+    def _text_map(self) -> pa.Array:
+        offsets, chosen = self._pairs(layout.TEXT_END)
+        keys, values = self._four(layout.TEXT_KEY), self._four(layout.TEXT_VALUE)
+        return pa.MapArray.from_arrays(
+            offsets,
+            self._numbered(_chosen(keys, chosen)),
+            self._numbered(_chosen(values, chosen)),
+            type=ENCODED_MAPS[TEXT_MAP],
+        )
+
+    def _number_map(self) -> pa.Array:
+        offsets, chosen = self._pairs(layout.NUMBER_END)
+        keys, values = self._four(layout.NUMBER_KEY), self._eight(layout.NUMBER_VALUE)
+        return pa.MapArray.from_arrays(
+            offsets,
+            self._numbered(_chosen(keys, chosen)),
+            fixed(pa.float64(), _chosen(values, chosen)),
+            type=ENCODED_MAPS[NUMBER_MAP],
+        )
+
+    def _pairs(self, end: int) -> tuple[pa.Array, NDArray[np.intp] | None]:
+        """Give where the pairs of each record begin, and in which order they come; None as is."""
+        ends = self._state.column(self._name, end, np.int32)
+        if self._order is None:
+            return self._offsets(ends), None
+        sizes = np.diff(ends, prepend=np.int32(0))
+        starts = (ends - sizes)[self._order]
+        sizes = sizes[self._order]
+        ends = np.cumsum(sizes, dtype=np.int32)
+        return self._offsets(ends), np.repeat(starts - ends + sizes, sizes) + np.arange(
+            ends[-1], dtype=np.intp
+        )
 
     # --- from buffers to arrays ---
 
     def _four(self, offset: int) -> Codes:
-        return self._state.column(self._name, offset, np.int32)
+        return self._ordered(offset, self._state.column(self._name, offset, np.int32))
 
     def _eight(self, offset: int) -> NDArray[np.int64]:
-        return self._state.column(self._name, offset, np.int64)
+        return self._ordered(offset, self._state.column(self._name, offset, np.int64))
+
+    def _ordered(self, offset: int, values: NDArray[Any]) -> NDArray[Any]:
+        """Give a column of records in order of time; those of other frames follow a record."""
+        if self._order is None or layout.column(offset).frame != layout.RECORD:
+            return values
+        return values.take(self._order)
 
     def _unsigned(self, offset: int) -> pa.Array:
         return pa.array(self._four(offset).view(np.uint32).astype(np.int64))
@@ -311,9 +347,10 @@ class _TableMaker:
         return self._texts.take(pa.array(codes, mask=codes < 0 if (codes < 0).any() else None))
 
     def _hex(self, offset: int, has: NDArray[np.int64] | None = None) -> pa.Array:
-        digits = self._state.column(self._name, offset, np.uint8)
-        size = layout.COLUMNS[(offset - layout.COLUMNS[0].offset) // layout.WORD].size
-        count = len(digits) // size
+        size = layout.column(offset).size
+        ids = self._state.column(self._name, offset, np.uint8).view(f"V{size}")
+        digits = self._ordered(offset, ids).view(np.uint8)
+        count = len(ids)
         offsets = np.arange(0, len(digits) + 1, size, dtype=np.int32)
         valid = None if has is None or has.all() else bitmap(has != 0)
         if valid is not None:
@@ -322,15 +359,11 @@ class _TableMaker:
             count, pa.py_buffer(offsets), pa.py_buffer(digits), valid
         )
 
-    def _offsets(self, offset: int) -> pa.Array:
-        ends = self._four(offset)
+    def _offsets(self, ends: Codes) -> pa.Array:
         offsets = np.empty(len(ends) + 1, np.int32)
         offsets[0] = 0
         offsets[1:] = ends
         return pa.array(offsets)
-
-    def _map(self, kind: pa.DataType, offsets: pa.Array, keys: pa.Array, values: pa.Array) -> Any:
-        return pa.MapArray.from_arrays(offsets, keys, values, type=kind)
 
     def _item_map(self, first: int, last: int) -> pa.Array:
         """Give the pairs of events, exemplars or links, which may lie between those of others."""
@@ -350,16 +383,23 @@ class _TableMaker:
 
     def _list(self, end: int, kind: pa.DataType, values: Any) -> pa.Array:
         """Give lists of structs, null where there is none."""
-        ends = self._four(end)
+        ends = self._state.column(self._name, end, np.int32)
         if not ends[-1]:
             return self._none[pa.list_(kind)]
-        offsets = self._offsets(end)
         empty = np.diff(ends, prepend=np.int32(0)) == 0
-        return pa.ListArray.from_arrays(
-            offsets, values(), type=pa.list_(kind), mask=pa.array(empty) if empty.any() else None
+        mask = pa.array(empty) if empty.any() else None
+        lists = pa.ListArray.from_arrays(
+            self._offsets(ends), values(), type=pa.list_(kind), mask=mask
         )
+        return lists if self._order is None else lists.take(pa.array(self._order))
 
     def _numbers_list(self, end: int, values: int, kind: pa.DataType | None = None) -> pa.Array:
-        return pa.ListArray.from_arrays(
-            self._offsets(end), fixed(kind or pa.float64(), self._eight(values))
+        ends = self._state.column(self._name, end, np.int32)
+        lists = pa.ListArray.from_arrays(
+            self._offsets(ends), fixed(kind or pa.float64(), self._eight(values))
         )
+        return lists if self._order is None else lists.take(pa.array(self._order))
+
+
+def _chosen(values: NDArray[Any], places: NDArray[np.intp] | None) -> NDArray[Any]:
+    return values if places is None else values.take(places)

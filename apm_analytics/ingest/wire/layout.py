@@ -212,6 +212,11 @@ TRUE_CODE, FALSE_CODE, NULL_CODE, EMPTY_CODE = range(PLACE_COUNT, PLACE_COUNT + 
 FIRST_TEXTS = (*PLACE_NAMES, "true", "false", "null", "")
 
 
+def column(offset: int) -> Column:
+    """Give the column whose address is at an offset of a block."""
+    return COLUMNS[(offset - _COLUMNS_START) // WORD]
+
+
 def table_offset(number: int) -> int:
     """Give the offset of a block: 0 is the head, then one a table of `TABLE_NAMES`."""
     return SHARED_BYTES + BLOCK_BYTES * number

@@ -11,6 +11,7 @@ References
 import numpy as np
 from numpy.typing import NDArray
 
+from apm_analytics.lake.parquet import loops
 from apm_analytics.lake.parquet.thrift import i32, struct
 
 ID_BYTES = 32
@@ -31,7 +32,7 @@ _SALT = np.array(
     ],
     np.uint32,
 )
-_P1, _P2, _P3, _P4 = (
+P1, P2, P3, P4 = (
     np.uint64(0x9E3779B185EBCA87),
     np.uint64(0xC2B2AE3D27D4EB4F),
     np.uint64(0x165667B19E3779F9),
@@ -54,7 +55,15 @@ def bloom_filter(ids: NDArray[np.uint8], expected: int) -> bytes:
     """
     wanted = max(int(expected * BITS_AN_ID / 8), _LEAST_BYTES)
     size = min(1 << (wanted - 1).bit_length(), _MOST_BYTES)
-    hashed = xxh64(ids.view("<u8"))
+    one = struct({1: struct({})})
+    head = struct({1: i32(size), 2: one, 3: one, 4: one}).content
+    words = ids.view("<u8")
+    if loops.loaded():
+        words = np.require(words.reshape(-1), requirements=("A", "C"))
+        filled = np.zeros(size // 4, np.uint32)
+        loops.set_bits(words, filled, _SALT)
+        return head + filled.tobytes()
+    hashed = xxh64(words)
     blocks = size // _BLOCK_BYTES
     block = ((hashed >> np.uint64(32)) * np.uint64(blocks)) >> np.uint64(32)
     low = hashed.astype(np.uint32)
@@ -62,9 +71,7 @@ def bloom_filter(ids: NDArray[np.uint8], expected: int) -> bytes:
     first = block.astype(np.int64) * (8 * _BLOCK_BYTES)
     for word in range(_WORDS):
         bits[first + 32 * word + ((low * _SALT[word]) >> np.uint32(27))] = True
-    one = struct({1: struct({})})
-    head = struct({1: i32(size), 2: one, 3: one, 4: one})
-    return head.content + np.packbits(bits, bitorder="little").tobytes()
+    return head + np.packbits(bits, bitorder="little").tobytes()
 
 
 def xxh64(words: _Words) -> _Words:
@@ -72,22 +79,22 @@ def xxh64(words: _Words) -> _Words:
     with np.errstate(over="ignore"):
         lanes = [
             _rounded(np.uint64(seed), words[:, lane])
-            for lane, seed in enumerate((_P1 + _P2, _P2, np.uint64(0), np.uint64(0) - _P1))
+            for lane, seed in enumerate((P1 + P2, P2, np.uint64(0), np.uint64(0) - P1))
         ]
         hashed = _rotated(lanes[0], 1)
         for lane, by in zip(lanes[1:], (7, 12, 18), strict=True):
             hashed = hashed + _rotated(lane, by)
         for lane in lanes:
-            hashed = (hashed ^ _rounded(np.uint64(0), lane)) * _P1 + _P4
+            hashed = (hashed ^ _rounded(np.uint64(0), lane)) * P1 + P4
         hashed = hashed + np.uint64(ID_BYTES)
-        hashed = (hashed ^ (hashed >> np.uint64(33))) * _P2
-        hashed = (hashed ^ (hashed >> np.uint64(29))) * _P3
+        hashed = (hashed ^ (hashed >> np.uint64(33))) * P2
+        hashed = (hashed ^ (hashed >> np.uint64(29))) * P3
         mixed: _Words = hashed ^ (hashed >> np.uint64(32))
     return mixed
 
 
 def _rounded(seed: np.uint64, words: _Words) -> _Words:
-    return _rotated(seed + words * _P2, 31) * _P1
+    return _rotated(seed + words * P2, 31) * P1
 
 
 def _rotated(words: _Words, by: int) -> _Words:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from apm_analytics.lake.parquet import encodings, thrift
+from apm_analytics.lake.parquet import digits, encodings, thrift
 from apm_analytics.lake.parquet.encodings import Piece
 from apm_analytics.lake.parquet.levels import Leaf
 from apm_analytics.lake.parquet.schemas import BOOLEAN, BYTE_ARRAY, DOUBLE, INT64, physical
@@ -76,14 +76,17 @@ class _Content(NamedTuple):
     encoding: int
     values: Sequence[Piece] = ()
     words: Sequence[Piece] = ()
-    count: int = 0
+    words_count: int = 0
 
 
 class _Page(NamedTuple):
     head: bytes
     body: bytes
     raw_size: int
-    size: int
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + len(self.body)
 
 
 _Bounds = tuple[bytes, bytes] | None
@@ -108,13 +111,13 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
         content, bounds = _number_content(kind, leaf.values, statistics)
     levels = encodings.levels(leaf.repetition, leaf.slots, leaf.most_repeated)
     levels += encodings.levels(leaf.definition, leaf.slots, leaf.most_defined)
-    values, words = b"".join((levels, *content.values)), b"".join(content.words)
-    codec = _ZSTD if len(values) + len(words) >= LEAST_COMPRESSED else _UNCOMPRESSED
+    values = levels, *content.values
+    codec = _ZSTD if _size(values) + _size(content.words) >= LEAST_COMPRESSED else _UNCOMPRESSED
     start = first = offset + len(bloom)
     pages = []
-    if content.count:
-        about = _WORDS % (zigzag(content.count), _PLAIN)
-        pages.append(_page(_DICTIONARY_PAGE, words, codec, _OF_WORDS % about))
+    if content.words_count:
+        about = _WORDS % (zigzag(content.words_count), _PLAIN)
+        pages.append(_page(_DICTIONARY_PAGE, content.words, codec, _OF_WORDS % about))
         first += pages[0].size
     about = _VALUES % (zigzag(leaf.slots), zigzag(content.encoding), _RLE, _RLE)
     pages.append(_page(_DATA_PAGE, values, codec, _OF_VALUES % about))
@@ -125,7 +128,7 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
     metadata = _what(kind, content.encoding, leaf.path, codec)
     size = first + pages[-1].size - start
     metadata += _WHERE % (zigzag(leaf.slots), zigzag(raw), zigzag(size), zigzag(first))
-    if content.count:
+    if content.words_count:
         metadata += _WHERE_WORDS % zigzag(start) + _COUNTS_BEHIND_WORDS % (counts + END)
     else:
         metadata += _COUNTS % (counts + END)
@@ -143,10 +146,21 @@ def _what(kind: int, encoding: int, path: tuple[str, ...], codec: int) -> bytes:
     return _WHAT % (zigzag(kind), *lists, zigzag(codec))
 
 
-def _page(kind: int, content: bytes, codec: int, about: bytes) -> _Page:
-    body = content if codec == _UNCOMPRESSED else _codec.compress(content, asbytes=True)
-    head = _PAGE % (zigzag(kind), zigzag(len(content)), zigzag(len(body))) + about
-    return _Page(head, body, len(head) + len(content), len(head) + len(body))
+def _page(kind: int, pieces: Sequence[Piece], codec: int, about: bytes) -> _Page:
+    size = _size(pieces)
+    body = None
+    if codec == _ZSTD and isinstance(pieces[-1], np.ndarray):
+        body = digits.frame(pieces[:-1], pieces[-1])
+    if body is None:
+        body = encodings.joined(pieces)
+        if codec == _ZSTD:
+            body = _codec.compress(body, asbytes=True)
+    head = _PAGE % (zigzag(kind), zigzag(size), zigzag(len(body))) + about
+    return _Page(head, body, len(head) + size)
+
+
+def _size(pieces: Sequence[Piece]) -> int:
+    return sum(one.nbytes if isinstance(one, np.ndarray) else len(one) for one in pieces)
 
 
 def _number_content(kind: int, values: pa.Array, statistics: bool) -> tuple[_Content, _Bounds]:
@@ -185,7 +199,9 @@ def _text_content(values: pa.Array, dictionary: bool, statistics: bool) -> tuple
         texts = words if alone else words.take(pa.array(codes))
         return _Content(encodings.DELTA_LENGTH, encodings.texts_by_length(texts)), bounds
     coded = encodings.indices(codes, len(words))
-    return _Content(encodings.RLE_DICTIONARY, coded, encodings.texts_plainly(words), len(words)), bounds
+    return _Content(
+        encodings.RLE_DICTIONARY, coded, encodings.texts_plainly(words), len(words)
+    ), bounds
 
 
 def _used(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:

@@ -12,7 +12,7 @@ References
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,11 @@ _UNSIGNED: dict[int, np.dtype[Any]] = {8: np.dtype("<u1"), 16: np.dtype("<u2"), 
 Piece = bytes | NDArray[Any]
 # Beyond it differences are no smaller than what they are made of.
 MAX_DELTA = 2**32
+
+
+def joined(pieces: Sequence[Piece]) -> bytes:
+    """Put pieces one behind the other."""
+    return b"".join(cast(Sequence[bytes], pieces))  # arrays are bytes to it as well
 
 
 def levels(values: "NDArray[np.uint8] | int", slots: int, most: int) -> bytes:

@@ -35,7 +35,7 @@ def zigzag(number: int) -> bytes:
 
 
 def template(kinds: dict[int, int], after: int = 0) -> bytes:
-    """Give fields of a struct for `%` to fill with what each holds; the struct's `END` is not in it.
+    """Give fields of a struct, which `%` fills with what each holds; its `END` is not in it.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def struct(fields: dict[int, Value]) -> Value:
     >>> struct({1: i32(1), 3: text("a")}).content.hex()
     '150228016100'
     """
-    written = []
+    written: list[bytes] = []
     before = 0
     for number, value in fields.items():
         written += (_head(number - before, number, value.kind), value.content)
