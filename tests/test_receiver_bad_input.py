@@ -327,11 +327,15 @@ def test_a_silent_grpc_connection_is_closed(receiver: Receiver) -> None:
 def test_slow_senders_give_way_to_others(tmp_path: Path) -> None:
     config = Config(tmp_path, timeout_s=60, readers=4)
     with running(config) as receiver, ExitStack() as stack:
-        for _ in range(8):
-            client = stack.enter_context(connect(receiver.http_port))
+        slow = [stack.enter_context(connect(receiver.http_port)) for _ in range(80)]
+        for client in slow:
             head = f"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\n"
             client.sendall(f"{head}content-length: 100\r\n\r\n0123".encode())
+        begun = time.monotonic()
         assert post(receiver, GOOD).status_code == 200
+        assert time.monotonic() - begun < 5  # they gave way after 20 s when each had a second
+        answer = slow[0].recv(4096)
+        assert answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in answer
 
 
 @pytest.mark.parametrize("door", ["grpc", "http"])

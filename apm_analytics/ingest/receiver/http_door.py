@@ -25,6 +25,7 @@ from apm_analytics.ingest.receiver.refusals import Reason, Refused
 
 PROTOBUF_TYPE = "application/x-protobuf"
 JSON_TYPE = "application/json"
+_BODY_LEFT = (Reason.TOO_LARGE, Reason.TOO_SLOW, Reason.UNAUTHENTICATED, Reason.UNAVAILABLE)
 _REJECTED = {
     "traces": "rejectedSpans",
     "metrics": "rejectedDataPoints",
@@ -138,7 +139,7 @@ def _refusal(refused: Refused, as_json: bool) -> Response:
         headers["retry-after"] = str(math.ceil(refused.retry_after_s))
     if refused.reason is Reason.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
-    if refused.reason in (Reason.TOO_LARGE, Reason.TOO_SLOW, Reason.UNAUTHENTICATED):
+    if refused.reason in _BODY_LEFT:
         # What is left of the body is not waited for.
         headers["connection"] = "close"
     return Response(

@@ -5,16 +5,19 @@ Out: a pass, or `Refused` with when to come again.
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
 
 Read = TypeVar("Read")
-# A sender that is given less than this before it must give way could not send over a bad line.
+# What a sender has before it must give way to one other; with less it could not send over a bad
+# line. When very many wait, it still has the least of it, in which a request crosses a good one.
 GRACE_S = 1.0
+LEAST_GRACE_S = 0.1
+LOOK_S = 0.05  # between two looks for whose time is up
 
 
 class Rate:
@@ -51,15 +54,17 @@ class Rate:
 class Readers:
     """How many requests may be on their way in at once: each holds up to a request's bytes.
 
-    When all places are taken, the sender that has been sending longest gives way, so slow
-    clients cannot keep others out.
+    Who comes when all places are taken waits his turn. Meanwhile those that have been sending
+    longest give way, the sooner the more are waiting, so slow clients cannot keep others out.
     """
 
     def __init__(self, places: int, timeout_s: float) -> None:
-        self._places = places
         self._timeout_s = timeout_s
+        self._count = places
+        self._places = asyncio.Semaphore(places)
         self._reading: dict[asyncio.Timeout, float] = {}  # since when; the longest first
-        self._free = asyncio.Event()
+        self._waiting = 0
+        self._look: asyncio.TimerHandle | None = None
 
     async def read(self, start: Callable[[], Awaitable[Read]]) -> Read:
         """Await one request's bytes; `start` begins to read them.
@@ -69,28 +74,46 @@ class Readers:
         Refused
             They took too long to arrive, or others waited for the place.
         """
-        while len(self._reading) >= self._places:
-            await self._make_room()
+        if self._places.locked():
+            await self._wait()
+        else:
+            await self._places.acquire()
         place = asyncio.timeout(self._timeout_s)
         self._reading[place] = time.monotonic()
         try:
             async with place:
                 return await start()
         except TimeoutError:
-            raise Refused(
-                Reason.TOO_SLOW,
-                f"the request did not arrive within {self._timeout_s:g} s, or was slow while "
-                "others waited; send smaller requests or compress them",
-            ) from None
+            if place in self._reading:
+                said = f"the request did not arrive within {self._timeout_s:g} s"
+                raise Refused(
+                    Reason.TOO_SLOW, f"{said}; send smaller requests or compress them"
+                ) from None
+            said = "the request was slow while others waited; send it again"
+            raise Refused(Reason.UNAVAILABLE, said, GRACE_S) from None
         finally:
-            del self._reading[place]
-            self._free.set()
+            self._reading.pop(place, None)
+            self._places.release()
 
-    async def _make_room(self) -> None:
-        oldest, since = next(iter(self._reading.items()))
-        now = time.monotonic()
-        if now - since > GRACE_S and not oldest.expired():
-            oldest.reschedule(asyncio.get_running_loop().time())
-        self._free.clear()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._free.wait(), GRACE_S)
+    async def _wait(self) -> None:
+        self._waiting += 1
+        if self._look is None:
+            self._make_room()
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+
+    def _make_room(self) -> None:
+        self._look = None
+        if not self._waiting:
+            return
+        loop = asyncio.get_running_loop()
+        share_s = max(GRACE_S * self._count / (self._count + self._waiting), LEAST_GRACE_S)
+        until = time.monotonic() - share_s
+        oldest = itertools.islice(self._reading.items(), self._waiting)
+        for place in [place for place, since in oldest if since < until]:
+            del self._reading[place]
+            if not place.expired():
+                place.reschedule(loop.time())
+        self._look = loop.call_later(LOOK_S, self._make_room)

@@ -134,7 +134,7 @@ class Pipeline:
             The receiver is stopping, or holds as much as it may.
         """
         if self._stopping:
-            raise Refused(Reason.STOPPING, "the receiver is stopping; send again", RETRY_S)
+            raise Refused(Reason.UNAVAILABLE, "the receiver is stopping; send again", RETRY_S)
         with self._counting:
             if self._held and self._held + len(payload) > self._budget:
                 raise Refused(

@@ -33,7 +33,7 @@ class Reason(Enum):
     UNSUPPORTED = 415, grpc.StatusCode.INVALID_ARGUMENT
     TOO_OFTEN = 429, grpc.StatusCode.RESOURCE_EXHAUSTED
     BUSY = 503, grpc.StatusCode.RESOURCE_EXHAUSTED
-    STOPPING = 503, grpc.StatusCode.UNAVAILABLE
+    UNAVAILABLE = 503, grpc.StatusCode.UNAVAILABLE
 
     @property
     def http_status(self) -> int:

@@ -322,7 +322,10 @@ def _lines(receiver: Receiver) -> Iterator[str]:
         f"metrics and health on http://{_bracketed(config.admin_host)}:{receiver.admin_port}"
         "/metrics, /healthz, /readyz"
     )
-    if config.access.open:
+    if config.access.open and config.tls and config.tls.client_ca:
+        authority = config.tls.client_ca
+        yield f"no token is configured: whoever has a certificate of {authority} may send"
+    elif config.access.open:
         yield "no token is configured: everyone on this machine may send, nobody else"
     elif config.tls is None and config.host not in LOOPBACK:
         yield "warning: without --tls-cert tokens travel in clear text"
