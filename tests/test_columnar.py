@@ -188,6 +188,26 @@ def test_values_that_hardly_repeat_are_not_looked_up_and_others_have_one_code() 
     ]
 
 
+def test_attributes_that_come_again_give_what_the_library_gives() -> None:
+    draw, payloads = random.Random(5), []
+    texts = [f"{number}" * size for number in range(1, 9) for size in (0, 1, 7, 30, 60, 95, 120)]
+    texts += [f"head {number:03} and a tail that all have in common" for number in range(40)]
+    values = [*texts, 8080, -3, 2**60, 0.5, -0.25, True, False, "8080", "/a?b=1"]
+    names = ("a", "http.target", "url.path", "server.port", "session.id", "app.name.of.length.30")
+    for number in range(350):
+        request = traces(5, first=1 + 5 * number)
+        for span in request.resource_spans[0].scope_spans[0].spans:
+            for name in draw.sample(names, 4):
+                span.attributes.append(attribute(name, draw.choice(values)))
+            # Known first by requests that are taken back, and then by others.
+            span.attributes.append(attribute("app.cart", f"cart-{number // 7}"))
+        if number % 7 < 2:
+            span.trace_id = b"short"
+        payloads.append(request.SerializeToString())
+    found, taken = disagreement("traces", payloads)
+    assert not found and taken > 240
+
+
 def test_buffers_grow_with_requests_of_any_size() -> None:
     sizes = (1, 5_000, 3, 20_000)
     payloads = [traces(count, first=1 + count).SerializeToString() for count in sizes]

@@ -24,7 +24,6 @@ from apm_analytics.ingest.wire.layout import (
     ITEM_PAIR,
     ITEM_STAMPS,
     KEY_ASKED,
-    KEY_CLEAN,
     KEY_MARKS,
     KEY_NEW,
     KEY_RULED,
@@ -63,6 +62,18 @@ from apm_analytics.ingest.wire.memory import (
     store32,
     store64,
 )
+from apm_analytics.ingest.wire.recall import (
+    BOOL,
+    DOUBLE,
+    INTEGER,
+    NOTHING,
+    TEXT,
+    is_known,
+    note,
+    place_of,
+    recalled,
+    tag_of,
+)
 from apm_analytics.ingest.wire.texts import (
     intern,
     intern_integer,
@@ -72,7 +83,6 @@ from apm_analytics.ingest.wire.texts import (
 )
 
 _QUESTION_MARK = 63
-_NOTHING, _TEXT, _BOOL, _INTEGER, _DOUBLE = range(5)
 # The promoted columns of integers, by their bit.
 _INTEGER_COLUMNS = sum(1 << number for number, size in enumerate(PROMOTED_SIZES) if size == 8)
 # A record of n bytes gives at most n texts, n rows in each frame and 2 n bytes of text: a field has
@@ -154,26 +164,26 @@ def _put_integer(shared: int, block: int, key: int, value: int) -> int:
 @compiled
 def _value(at: int, end: int) -> tuple[int, int, int]:
     """Read an AnyValue: its kind, its value or address, its size; `ODD` for what is nested."""
-    kind, value, size = _NOTHING, 0, 0
+    kind, value, size = NOTHING, 0, 0
     while at < end:
         field, at = tag(at, end)
         if at < 0:
             return ODD, 0, 0
         if field == 1 << 3 | 2:
             size, at = length(at, end)
-            if at < 0 or kind != _NOTHING:
+            if at < 0 or kind != NOTHING:
                 return ODD, 0, 0
-            kind, value = _TEXT, at
+            kind, value = TEXT, at
             at += size
         elif field == 2 << 3 or field == 3 << 3:
             value, at = varint(at, end)
-            if at < 0 or kind != _NOTHING:
+            if at < 0 or kind != NOTHING:
                 return ODD, 0, 0
-            kind = _BOOL if field == 2 << 3 else _INTEGER
+            kind = BOOL if field == 2 << 3 else INTEGER
         elif field == 4 << 3 | 1:
-            if end - at < 8 or kind != _NOTHING:
+            if end - at < 8 or kind != NOTHING:
                 return ODD, 0, 0
-            kind, value = _DOUBLE, load64(at)
+            kind, value = DOUBLE, load64(at)
             at += 8
         elif field >> 3 <= 8:
             # Arrays, lists of pairs, bytes, indices; or a known field of another wire type.
@@ -192,14 +202,14 @@ def any_text(shared: int, field: int, at: int, end: int) -> int:
     `field` is that of `texts.number_value`.
     """
     kind, value, size = _value(at, end)
-    if kind == _NOTHING:
+    if kind == NOTHING:
         return -1
     code = ODD
-    if kind == _TEXT:
+    if kind == TEXT:
         code = number_value(shared, field, value, size)
-    elif kind == _BOOL:
+    elif kind == BOOL:
         code = TRUE_CODE if value != 0 else FALSE_CODE
-    elif kind == _INTEGER:
+    elif kind == INTEGER:
         code = intern_integer(shared, value)
     return code if code >= 0 else ODD - 1
 
@@ -234,15 +244,10 @@ def _pair(at: int, end: int) -> tuple[int, int, int, int]:
 
 
 @compiled
-def _key(shared: int, at: int, size: int) -> int:
-    """Give the code of a key, and note it where nobody said yet whether privacy rules have it."""
-    key = intern(shared, at, size)
-    if key < 0:
-        return key
+def _mark_key(shared: int, key: int) -> None:
+    """Note a key where nobody said yet whether privacy rules have it, or where one has it."""
     place = load64(shared + KEY_MARKS) + 4 * key
     mark = load32(place)
-    if mark == KEY_CLEAN:
-        return key
     if mark == KEY_NEW:
         count = load64(shared + ASKED_COUNT)
         store32(load64(shared + ASKED) + 4 * count, key)
@@ -250,41 +255,50 @@ def _key(shared: int, at: int, size: int) -> int:
         store32(place, KEY_ASKED)
     elif mark == KEY_RULED:
         store64(shared + UNSURE, 1)
-    return key
 
 
 @compiled
 def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
     """Take one attribute of a record; `ODD` where the library must decide."""
-    key_at, key_size, value_at, value_size = _pair(at, end)
-    if key_at < 0:
-        return ODD
-    key = _key(shared, key_at, key_size)
-    kind, value, size = _value(value_at, value_at + value_size)
-    if key < 0 or kind < 0:
-        return ODD
-    text = value
-    if kind == _TEXT:
-        text = number_value(shared, key, value, size)
-        if text < 0:
+    tag = tag_of(at, end - at)
+    place = place_of(shared, tag)
+    if tag != 0 and is_known(place, tag, at, end - at):
+        key, kind, text, value, size = recalled(place)
+        if kind != TEXT:
+            value = text
+    else:
+        key_at, key_size, value_at, value_size = _pair(at, end)
+        if key_at < 0:
             return ODD
+        key = intern(shared, key_at, key_size)
+        kind, value, size = _value(value_at, value_at + value_size)
+        if key < 0 or kind < 0:
+            return ODD
+        text = value
+        if kind == TEXT:
+            text = number_value(shared, key, value, size)
+            if text < 0:
+                return ODD
+        if tag != 0:
+            note(place, tag, at, end - at, key, kind, text, value, size)
+    _mark_key(shared, key)
     if key < PLACE_COUNT:
         column = load8(load64(shared + PLACE_COLUMN) + key)
         if _INTEGER_COLUMNS >> column & 1:
             whole = value
-            if kind == _TEXT:
+            if kind == TEXT:
                 whole = small_integer(value, size)
-            if kind == _INTEGER or (kind == _TEXT and whole >= 0):
+            if kind == INTEGER or (kind == TEXT and whole >= 0):
                 return _promote_integer(shared, block, row, column, key, whole, kind, text)
-        elif kind == _TEXT:
+        elif kind == TEXT:
             return _promote_text(shared, block, row, column, key, text, value, size)
-    if kind == _TEXT:
+    if kind == TEXT:
         return _put_text(shared, block, key, text)
-    if kind == _INTEGER:
+    if kind == INTEGER:
         return _put_integer(shared, block, key, value)
-    if kind == _DOUBLE:
+    if kind == DOUBLE:
         return _put_number(shared, block, key, value)
-    if kind == _BOOL:
+    if kind == BOOL:
         return _put_text(shared, block, key, TRUE_CODE if value != 0 else FALSE_CODE)
     return 0
 
@@ -355,7 +369,7 @@ def _promote_integer(
         if key != holder or prior != whole:
             return _put_integer(shared, block, holder, prior)
     elif prior != whole:
-        if kind == _TEXT:
+        if kind == TEXT:
             return _put_text(shared, block, key, text)
         return _put_integer(shared, block, key, whole)
     return 0
@@ -367,9 +381,10 @@ def item_attribute(shared: int, block: int, at: int, end: int) -> int:
     key_at, key_size, value_at, value_size = _pair(at, end)
     if key_at < 0:
         return ODD
-    key = _key(shared, key_at, key_size)
+    key = intern(shared, key_at, key_size)
     if key < 0:
         return ODD
+    _mark_key(shared, key)
     value = any_text(shared, key, value_at, value_at + value_size)
     if value < -1 or _seen(shared, ITEM_STAMPS, ITEM_MAP, key):
         return ODD

@@ -43,8 +43,10 @@ WORD = 8
     UNSURE,  # whether a record came that a privacy rule may change whatever its texts are
     ENTERED,  # how many texts are in the hash table: those that may come again
     NOVELTY,  # address: int32, of each field of texts how seldom they repeat, see `texts`
-) = range(0, 26 * WORD, WORD)
-SHARED_BYTES = 26 * WORD
+    RECALLED,  # address: attributes that came before, see `recall`
+) = range(0, 27 * WORD, WORD)
+SHARED_BYTES = 27 * WORD
+RECALLED_PLACES, RECALLED_PLACE_BYTES = 1024, 128  # the first a power of 2
 # The fields of NOVELTY: attributes, by the code of their key where it is one of the first; bodies.
 NOVELTY_KEYS = 4096
 BODIES = NOVELTY_KEYS

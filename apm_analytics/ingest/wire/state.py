@@ -97,6 +97,8 @@ class State:
             len(first) + LEAST_TEXTS + expected // _BYTES_A_TEXT,
             len(b"".join(first)) + LEAST_ARENA + expected // _ARENA_SHARE,
         )
+        self._enlarge([(layout.RECALLED, layout.RECALLED_PLACE_BYTES)], 0, layout.RECALLED_PLACES)
+        self._buffers[layout.RECALLED][:] = 0
         for text in first:
             content = np.frombuffer(text, np.uint8)
             intern(self.address, address_of(content), content.size)

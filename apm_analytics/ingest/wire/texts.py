@@ -35,6 +35,7 @@ from apm_analytics.ingest.wire.memory import (
     store32,
     store64,
 )
+from apm_analytics.ingest.wire.recall import forget_texts
 
 _ODD_FACTOR = -7046029254386353131  # 2**64 divided by the golden ratio
 _UPPER = -(1 << 32)
@@ -205,6 +206,7 @@ def forget(shared: int, kept: int) -> None:
             _take_out(slots, mask, place)
             store64(shared + ENTERED, load64(shared + ENTERED) - 1)
     store64(shared + TEXTS, kept)
+    forget_texts(shared, kept)
 
 
 @compiled

@@ -1,0 +1,92 @@
+"""Recall attributes that came before, key and value as one.
+
+In:  a KeyValue message.
+Out: what was read from the same bytes before; else the place where to note it.
+
+Most attributes come again and again. One look at a small table, which stays in the processor's
+cache, stands for reading the message and for two look-ups among all texts of the batch.
+"""
+
+from apm_analytics.ingest.wire.compiled import compiled
+from apm_analytics.ingest.wire.layout import RECALLED, RECALLED_PLACE_BYTES, RECALLED_PLACES
+from apm_analytics.ingest.wire.memory import copy, equal, load64, store64
+
+# The kinds of an attribute's value.
+NOTHING, TEXT, BOOL, INTEGER, DOUBLE = range(5)
+# A place: the tag of what it knows; the tag that was missed last; key, kind, where in the message
+# the text is and its size; the value, or the text's code; the message.
+_TAG, _MISSED, _WHAT, _VALUE, _MESSAGE = range(0, 40, 8)
+_LEAST_BYTES, _MOST_BYTES = 10, RECALLED_PLACE_BYTES - _MESSAGE
+_ODD_FACTOR = -7046029254386353131  # 2**64 divided by the golden ratio
+
+
+@compiled
+def tag_of(at: int, size: int) -> int:
+    """Give what a message is looked for by, hash and size; 0 where it is too short or too long.
+
+    Only its ends are hashed: messages that differ in between take each other's place.
+    """
+    if size < _LEAST_BYTES or size > _MOST_BYTES:
+        return 0
+    last = at + size - 8
+    hashed = load64(at + 2) * _ODD_FACTOR ^ load64(last)
+    if size >= 24:
+        hashed ^= load64(last - 8) ^ (load64(last - 16) << 3)
+    hashed = (hashed ^ (hashed >> 29) ^ size) * _ODD_FACTOR
+    return (hashed ^ (hashed >> 32)) << 8 | size
+
+
+@compiled
+def place_of(shared: int, tag: int) -> int:
+    """Give the address of the place for a tag."""
+    return load64(shared + RECALLED) + RECALLED_PLACE_BYTES * (tag >> 8 & (RECALLED_PLACES - 1))
+
+
+@compiled
+def is_known(place: int, tag: int, at: int, size: int) -> bool:
+    """Tell whether the message is the one that its place knows; of equal tags sizes are equal."""
+    return load64(place + _TAG) == tag and equal(place + _MESSAGE, at, size)
+
+
+@compiled
+def recalled(place: int) -> tuple[int, int, int, int, int]:
+    """Give key, kind, value or code of the text, where the text is, and its size."""
+    what = load64(place + _WHAT)
+    text = place + _MESSAGE + (what >> 8 & 0xFF)
+    return what >> 24, what >> 16 & 0xFF, load64(place + _VALUE), text, what & 0xFF
+
+
+@compiled
+def note(
+    place: int,
+    tag: int,
+    at: int,
+    size: int,
+    key: int,
+    kind: int,
+    value: int,
+    text: int,
+    length: int,
+) -> None:
+    """Note what was read where the same message was missed last; else that it was missed.
+
+    What comes only once thus takes no place from what comes often.
+    """
+    if load64(place + _MISSED) != tag:
+        store64(place + _MISSED, tag)
+        return
+    begins = text - at if kind == TEXT else 0
+    store64(place + _TAG, tag)
+    store64(place + _WHAT, key << 24 | kind << 16 | begins << 8 | length)
+    store64(place + _VALUE, value)
+    copy(place + _MESSAGE, at, size)
+
+
+@compiled
+def forget_texts(shared: int, kept: int) -> None:
+    """Forget what has a text from code `kept` on."""
+    for number in range(RECALLED_PLACES):
+        place = load64(shared + RECALLED) + RECALLED_PLACE_BYTES * number
+        key, kind, value, _, _ = recalled(place)
+        if key >= kept or (kind == TEXT and value >= kept):
+            store64(place + _TAG, 0)
