@@ -223,3 +223,13 @@ def test_more_bytes_than_arrow_can_count_are_left_to_the_library(
     scanner = Scanner("traces", 0, LIMITS, {})
     assert [scanner.take(payload) for _ in range(3)] == [True, True, False]
     assert scanner.tables()["spans"].num_rows == 4
+
+
+def test_a_large_resource_is_left_to_the_library_and_leaves_nothing_behind() -> None:
+    crowded = traces(2)
+    for number in range(10_000):
+        crowded.resource_spans[0].resource.attributes.append(attribute(f"k{number}", "v"))
+    scanner = Scanner("traces", 0, LIMITS, {})
+    assert not scanner.take(crowded.SerializeToString())
+    assert scanner.take(traces(3).SerializeToString())
+    assert scanner.tables()["spans"].num_rows == 3

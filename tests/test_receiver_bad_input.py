@@ -205,6 +205,12 @@ def test_zip_bombs_are_refused_by_both_doors(receiver: Receiver) -> None:
     assert f"{LIMIT:,}" in details
 
 
+def test_gzip_of_very_many_members_is_refused_at_once(receiver: Receiver) -> None:
+    content = gzip.compress(b"") * (LIMIT // 20)  # 8 MB of them took 48 s
+    answer = post(receiver, content, encoding="gzip")
+    assert answer.status_code == 400 and b"members" in answer.content
+
+
 def test_bodies_beyond_the_limit_are_refused(receiver: Receiver) -> None:
     assert post(receiver, bytes(LIMIT + 1)).status_code == 413
     url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"

@@ -27,6 +27,9 @@ from apm_analytics.ingest.wire.state import Allocate, State
 Units = Mapping[tuple[str, str, str], str]
 # Arrow counts texts and pairs of one table with 31 bits; a request of n bytes gives 2 n at most.
 MAX_BYTES = 2**30 - 1
+# What is around records becomes Python objects, which are kept. More than a hundred times what is
+# common goes the library's way, before which attributes are counted.
+MAX_CONTEXT_BYTES = 64 * 1024
 _LENGTH_FIELD_1, _LENGTH_FIELD_2 = b"\x0a", b"\x12"
 
 
@@ -121,6 +124,8 @@ class Scanner:
 
     def _context(self, entry: bytes, group: bytes) -> int | None:
         body = entry + _message(_LENGTH_FIELD_2, group)
+        if len(body) > MAX_CONTEXT_BYTES:
+            return None
         self.bodies.add(body)
         known = self._known.get(body)
         if known is not None:

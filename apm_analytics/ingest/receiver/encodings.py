@@ -16,6 +16,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _ZLIB_FIRST = 0x78
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PIECE = 1 << 18
+MAX_MEMBERS = 100  # for each, all that follows is copied; tools that make several make few
 
 
 def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -75,6 +76,8 @@ def _inflate(content: bytes, encoding: str, bits: int, max_bytes: int) -> bytes:
     try:
         # gzip allows several members one after the other.
         while rest:
+            if len(pieces) == MAX_MEMBERS:
+                raise _damaged(encoding, f"more than {MAX_MEMBERS} members")
             inflater = zlib_ng.decompressobj(bits)
             piece = inflater.decompress(rest, left + 1)
             left -= len(piece)
