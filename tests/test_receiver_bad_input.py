@@ -1,8 +1,11 @@
 """Bad requests are refused with the right status and a reason, and others are still served."""
 
+import fcntl
 import gzip
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -21,7 +24,7 @@ from live_receiver import exporting, running
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from warm_receiver import started
 
-from apm_analytics.ingest.receiver import Config, Receiver
+from apm_analytics.ingest.receiver import Config, Receiver, connections
 
 PROTOBUF = "application/x-protobuf"
 TIMEOUT_S = 1.0
@@ -382,6 +385,18 @@ def test_idle_connections_beyond_the_limit_make_room_and_those_in_use_stay(
         http = [stack.enter_context(connect(receiver.http_port)) for _ in range(MOST)]
         assert post(receiver, GOOD).status_code == 200
         assert closed(http[0])
+
+
+def test_looking_for_idle_connections_leaves_the_locks_of_files_alone(tmp_path: Path) -> None:
+    file = tmp_path / "locked"
+    lock = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with socket.create_server(("127.0.0.1", 0)) as listener, file.open("w") as held:
+        port = listener.getsockname()[1]
+        with connect(port), listener.accept()[0]:
+            fcntl.lockf(held, fcntl.LOCK_EX)  # as SQLite locks the manifest
+            assert connections.close_idlest_now(port, most=0) == 0  # none has been idle for long
+            other = subprocess.run([sys.executable, "-c", lock, file], capture_output=True)
+    assert b"BlockingIOError" in other.stderr
 
 
 def closed(client: socket.socket) -> bool:

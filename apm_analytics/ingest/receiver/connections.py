@@ -128,12 +128,13 @@ async def close_idlest(port: int, most: int, stopping: asyncio.Event) -> None:
             await asyncio.wait_for(stopping.wait(), LOOK_EVERY_S)
         # All files together are no fewer than its connections, and counted in no time.
         if _FILES.exists() and len(os.listdir(_FILES)) > TOO_MANY * most:
-            closed = await asyncio.to_thread(_close_idlest, port, most)
+            closed = await asyncio.to_thread(close_idlest_now, port, most)
             if closed:
                 _log.warning("%d gRPC connections without a call made room for others", closed)
 
 
-def _close_idlest(port: int, most: int) -> int:
+def close_idlest_now(port: int, most: int) -> int:
+    """Close those of gRPC that have been idle longest, where there are too many; gives how many."""
     found = sorted(_idle_ms(port), reverse=True)
     if len(found) <= TOO_MANY * most:
         return 0
@@ -155,27 +156,30 @@ def _idle_ms(port: int) -> Iterator[tuple[int, int]]:
     for name in os.listdir(_FILES):
         with _socket(int(name)) as connection:
             if connection is not None and _belongs(connection, port):
-                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-                sent, _, received, _ = _TCP_INFO.unpack(info)
-                yield min(sent, received), int(name)
+                with suppress(OSError):  # it may end at any moment
+                    info = connection.getsockopt(
+                        socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size
+                    )
+                    sent, _, received, _ = _TCP_INFO.unpack(info)
+                    yield min(sent, received), int(name)
 
 
 @contextmanager
 def _socket(number: int) -> Iterator[socket.socket | None]:
-    """Give a second handle of a socket of this process; None where it is none."""
+    """Give a file of this process as the socket that it is; None where it is none.
+
+    Never by a second handle: to close one of the manifest ends SQLite's locks on it, and another
+    process then writes at the same time.
+    """
     try:
-        handle = os.dup(number)
+        connection = socket.socket(fileno=number)
     except OSError:
         yield None
         return
     try:
-        connection = socket.socket(fileno=handle)
-    except OSError:
-        os.close(handle)
-        yield None
-        return
-    with connection:
         yield connection
+    finally:
+        connection.detach()
 
 
 def _belongs(connection: socket.socket, port: int) -> bool:
