@@ -25,7 +25,7 @@ def encode(number: int) -> bytes:
     return bytes(written)
 
 
-def decode(content: bytes, at: int) -> tuple[int, int]:
+def decode(content: bytes | memoryview, at: int) -> tuple[int, int]:
     """Read the number at a place; give it, and the place after it.
 
     Raises

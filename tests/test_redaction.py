@@ -243,6 +243,11 @@ def test_redacting_what_the_scanner_took_gives_the_same_bytes_as_redacting_first
             if draw.random() < 0.4:
                 place = draw.choice(list(places("")))
                 places(draw.choice(["ada@shop.example", "fine", "4111111111111111"]))[place](made)
+            if draw.random() < 0.3:  # few texts, some of them several times; many
+                for number in range(draw.choice((3, 12))):
+                    mail = f"{'ada@' * (number % 7)}shop.example"
+                    pair = otlp_requests.attribute(f"contact.{number}", mail)
+                    draw.choice(spans).attributes.append(pair)
             if draw.random() < 0.3:
                 pair = otlp_requests.attribute(*draw.choice(SECRETS))
                 draw.choice([*spans, entry.resource, entry.scope_spans[0].scope]).attributes.append(

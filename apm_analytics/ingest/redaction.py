@@ -40,6 +40,8 @@ _VALUE_RULES = ("drop", "mask", "hash")
 PLACES = 4096
 # Before a request is parsed although it may be clean: how often unknown keys may fill all places.
 SCANS = 8
+# So many texts are sooner found in a request than the request is walked.
+FEW_TEXTS = 4
 # What is around the records of clean requests: resources and scopes, a few hundred bytes each.
 REMEMBERED_BODIES = 10_000
 
@@ -71,14 +73,14 @@ class Redactor:
         self._found = np.empty((PLACES, 4), np.int64)
         self._clean_bodies: set[bytes] = set()
 
-    def leaves(self, signal: str, taken: "Scanner") -> bool:
-        """Tell whether the rules surely change nothing of the request that a scanner took last.
+    def changing(self, signal: str, taken: "Scanner") -> list[str] | None:
+        """Find the texts that the rules change in the request that a scanner took last.
 
         It asks of each text and key once that the scanner has not seen before, instead of
-        walking the request again.
+        walking the request again. None where only walking it tells, or finds them sooner.
         """
         if self._ask_all:
-            return False
+            return None
         state = taken.state
         unsure = state.unsure
         asked = state.asked_keys()
@@ -86,7 +88,7 @@ class Redactor:
         state.answer(asked, KEY_CLEAN)
         state.answer(ruled, KEY_RULED)
         if unsure or ruled or not taken.bodies <= self._clean_bodies:
-            return False
+            return None
         starts, content = state.texts()
         count = scanner.screen(
             starts.ctypes.data,
@@ -98,9 +100,10 @@ class Redactor:
             PLACES,
         )
         if count == scanner.TOO_MANY:
-            return False
+            return None
         texts = map(state.text, self._found.ravel()[:count].tolist())
-        return all(self._rules.text(text) == text for text in texts)
+        changing = [text for text in texts if self._rules.text(text) != text]
+        return changing if len(changing) <= FEW_TEXTS else None
 
     def trust(self, taken: "Scanner") -> None:
         """Note that the rules change nothing around the records of the scanner's last request."""
@@ -108,12 +111,13 @@ class Redactor:
             self._clean_bodies.clear()
         self._clean_bodies |= taken.bodies
 
-    def redact(self, kind: str, payload: bytes) -> bytes:
+    def redact(self, kind: str, payload: bytes, changing: list[str] | None = None) -> bytes:
         """Give the request as it may be kept.
 
         Parameters
         ----------
         kind : traces, metrics or logs; with `+json` behind it for OTLP JSON.
+        changing : all that the rules change in a protobuf request, where that is known.
 
         Raises
         ------
@@ -123,7 +127,10 @@ class Redactor:
         """
         if kind.endswith(JSON):
             return self._redact_json(payload)
-        places = self._changing(kind, payload)
+        if changing is None:
+            places = self._changing(kind, payload)
+        else:
+            places = _occurrences(payload, changing)
         try:
             if places is None or self._ask_all:
                 return self._redact_piece(REQUESTS[kind], payload)
@@ -293,6 +300,17 @@ class Redactor:
                 return True, {"key": key, "value": {"stringValue": left}}
         changed, left = self._redact_node("", value)
         return changed, {**item, "value": left}
+
+
+def _occurrences(payload: bytes, texts: list[str]) -> list[int]:
+    """Give every place where one of the texts begins, be it by chance: rewriting is harmless."""
+    places: list[int] = []
+    for text in map(str.encode, texts):
+        at = payload.find(text)
+        while at >= 0:
+            places.append(at)
+            at = payload.find(text, at + 1)
+    return sorted(places)
 
 
 def _crowded(where: str) -> BadInput:

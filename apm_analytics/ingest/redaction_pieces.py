@@ -36,19 +36,21 @@ def rewritten(signal: str, payload: bytes, places: Sequence[int], rewrite: Rewri
     --------
     >>> rewritten("traces", payload, [512], shorten)  # doctest: +SKIP
     """
-    return _rewritten(signal, payload, 0, len(payload), places, (), rewrite)
+    whole = memoryview(payload)
+    return b"".join(_rewritten(signal, whole, 0, len(whole), places, (), rewrite))
 
 
 def _rewritten(
     signal: str,
-    payload: bytes,
+    payload: memoryview,
     start: int,
     end: int,
     places: Sequence[int],
     path: tuple[int, ...],
     rewrite: Rewrite,
-) -> bytes:
-    made: list[bytes] = []
+) -> list[bytes | memoryview]:
+    """Give the pieces of a container, most of which are as they were."""
+    made: list[bytes | memoryview] = []
     kept = at = start
     for number, place in enumerate(places):
         if place < at:
@@ -56,29 +58,28 @@ def _rewritten(
         if place >= end:
             break
         while at <= place:
-            tag, size_at, body, field_at, at = _field(payload, at)
+            tag, size_at, body, at = _field(payload, at)
         inner = (*path, tag >> 3)
         if inner in _CONTAINERS:
             content = _rewritten(signal, payload, body, at, places[number:], inner, rewrite)
         else:
-            content = rewrite(_message_class(signal, inner), payload[body:at])
-        made += (payload[kept:field_at], payload[field_at:size_at], varint.encode(len(content)))
-        made.append(content)
+            content = [rewrite(_message_class(signal, inner), bytes(payload[body:at]))]
+        made += (payload[kept:size_at], varint.encode(sum(map(len, content))), *content)
         kept = at
     made.append(payload[kept:end])
-    return b"".join(made)
+    return made
 
 
-def _field(payload: bytes, at: int) -> tuple[int, int, int, int, int]:
-    """Read one field: its tag, where its size, its body and itself begin, and where it ends."""
+def _field(payload: memoryview, at: int) -> tuple[int, int, int, int]:
+    """Read one field: its tag, where its size and its body begin, and where it ends."""
     tag, size_at = varint.decode(payload, at)
     kind = tag & 7
     if kind == 2:
         size, body = varint.decode(payload, size_at)
-        return tag, size_at, body, at, body + size
+        return tag, size_at, body, body + size
     if kind == 0:
-        return tag, size_at, size_at, at, varint.decode(payload, size_at)[1]
-    return tag, size_at, size_at, at, size_at + (8 if kind == 1 else 4)
+        return tag, size_at, size_at, varint.decode(payload, size_at)[1]
+    return tag, size_at, size_at, size_at + (8 if kind == 1 else 4)
 
 
 @cache

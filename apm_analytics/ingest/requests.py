@@ -97,9 +97,7 @@ class Requests:
             The bytes are no such message; the error names the field that is damaged.
         """
         if not self._take(signal, payload):
-            request = otlp_protobuf.parse(signal, payload)
-            otlp_protobuf.check_signal(signal, request, payload)
-            otlp_protobuf.read_request(signal, request, self._sink, self._limits)
+            self._read_by_library(signal, payload)
 
     def read_redacted(self, signal: str, payload: bytes, redactor: "Redactor") -> bytes:
         """Decode one request without what the privacy rules take out; gives what was decoded.
@@ -116,10 +114,11 @@ class Requests:
             self.read(signal, kept)
             return kept
         scanner = self._scanners[signal]
-        if redactor.leaves(signal, scanner):
+        changing = redactor.changing(signal, scanner)
+        if changing == []:
             return payload
         try:
-            kept = redactor.redact(signal, payload)
+            kept = redactor.redact(signal, payload, changing)
         except BadInput:
             scanner.take_back()
             raise
@@ -127,7 +126,11 @@ class Requests:
             redactor.trust(scanner)
         else:
             scanner.take_back()
-            self.read(signal, kept)
+            if self._take(signal, kept):
+                # Redacting it again would change nothing.
+                redactor.trust(scanner)
+            else:
+                self._read_by_library(signal, kept)
         return kept
 
     def take_json(self, document: bytes, signal: str | None = None) -> bool:
@@ -181,6 +184,11 @@ class Requests:
                     table = pa.concat_tables(both).unify_dictionaries().combine_chunks()
                 tables[name] = table
         return Decoded(tables, rest.rejected, rest.warnings)
+
+    def _read_by_library(self, signal: str, payload: bytes) -> None:
+        request = otlp_protobuf.parse(signal, payload)
+        otlp_protobuf.check_signal(signal, request, payload)
+        otlp_protobuf.read_request(signal, request, self._sink, self._limits)
 
     def _take(self, signal: str, payload: bytes) -> bool:
         """Let the scanner take a request, where it is in use."""
