@@ -6,11 +6,12 @@ Out: every request as it came, decoded when asked.
 
 import gzip
 import json
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,17 @@ def otlp_sink() -> Iterator[Sink]:
             """Say nothing."""
 
         def handle(self) -> None:
+            connections.add(self.connection)
             try:
                 super().handle()
             except ConnectionError:
                 self.close_connection = True
+            finally:
+                connections.discard(self.connection)
 
+    connections: set[socket.socket] = set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server.daemon_threads = False  # closing waits for them, so that none leaves a socket behind
     sink = Sink(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
@@ -154,6 +159,9 @@ def otlp_sink() -> Iterator[Sink]:
         sink.ended.set()
         server.shutdown()
         thread.join()
+        for connection in list(connections):
+            with suppress(OSError):  # it has just ended
+                connection.shutdown(socket.SHUT_RDWR)
         server.server_close()
 
 
