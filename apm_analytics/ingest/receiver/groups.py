@@ -4,11 +4,9 @@ In:  requests of any signal and encoding.
 Out: what became of each request; tables with the lake's columns, dead letters.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -16,7 +14,6 @@ import pyarrow as pa
 from apm_analytics.errors import BadInput
 from apm_analytics.ingest import dead_letters, json_wire, otlp, otlp_json
 from apm_analytics.ingest.dead_letters import Letter
-from apm_analytics.ingest.otlp_protobuf import REQUESTS
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
 from apm_analytics.ingest.receiver.repeats import plain_kind, sent_as
 from apm_analytics.ingest.records import Limits
@@ -287,20 +284,6 @@ def _units(tables: dict[str, pa.Table]) -> list[tuple[str, str, str]]:
             rows = groups.aggregate([]).to_pylist()
             seen += [(row["service_name"], row["name"], row["unit"]) for row in rows]
     return seen
-
-
-def samples() -> dict[str, bytes]:
-    """Give a request of one span and one of one log record, to compile on."""
-    time_ns = time.time_ns()
-    spans, logs = REQUESTS["traces"](), REQUESTS["logs"]()
-    own: Any = spans
-    span = own.resource_spans.add().scope_spans.add().spans.add(name="warm-up")
-    span.trace_id, span.span_id = b"\1" * 16, b"\1" * 8
-    span.start_time_unix_nano = span.end_time_unix_nano = time_ns
-    span.attributes.add(key="warm-up").value.string_value = "yes"
-    own = logs
-    own.resource_logs.add().scope_logs.add().log_records.add(time_unix_nano=time_ns)
-    return {"traces": spans.SerializeToString(), "logs": logs.SerializeToString()}
 
 
 def write_letters(lake: Path, document: str, letters: list[Letter]) -> None:

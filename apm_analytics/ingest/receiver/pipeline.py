@@ -16,8 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from apm_analytics.errors import ApmError
-from apm_analytics.ingest import requests
-from apm_analytics.ingest.receiver.groups import Outcome, Stage, Taken, Units, samples
+from apm_analytics.ingest.receiver.groups import Outcome, Stage, Taken, Units
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.refusals import Reason, Refused
 from apm_analytics.ingest.receiver.repeats import (
@@ -107,14 +106,6 @@ class Pipeline:
         """Give the age of the oldest request that is not in a part."""
         oldest = self._oldest
         return time.monotonic() - oldest if oldest else 0.0
-
-    def warm_up(self) -> None:
-        """Compile what the first requests would wait for."""
-        requests.warm_up()
-        stage = Stage(self._units, MIN_STAGE_BYTES)
-        for signal, payload in samples().items():
-            stage.take([Entry(signal, payload)], self._redactor)
-        stage.finish()
 
     def start(self) -> None:
         """Write what earlier receivers left, and take requests."""

@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 
 from apm_analytics.errors import ApmError, BadParameter
 from apm_analytics.ingest import otlp
-from apm_analytics.ingest.receiver import grpc_door, http_door
+from apm_analytics.ingest.receiver import first_start, grpc_door, http_door
 from apm_analytics.ingest.receiver.access import Access
 from apm_analytics.ingest.receiver.connections import (
     bounded_protocol,
@@ -102,11 +102,12 @@ class Receiver:
         check(config)
         self.config = config
         self.metrics = Metrics()
+        self._redactor = Redactor(config.rules)
         self.pipeline = Pipeline(
             config.lake,
             self.metrics,
             budget_bytes=config.budget_bytes,
-            redactor=Redactor(config.rules),
+            redactor=self._redactor,
         )
         self._servers: list[uvicorn.Server] = []
         self._serving: list[asyncio.Task[None]] = []
@@ -135,7 +136,7 @@ class Receiver:
                 files,
                 files - max_http,
             )
-        await asyncio.to_thread(self.pipeline.warm_up)
+        await asyncio.to_thread(first_start.warm_up, self._redactor)
         self.pipeline.start()
         intake = Intake(
             self.pipeline,
@@ -273,6 +274,7 @@ def run(config: Config, say: Callable[[str], None]) -> None:
         It could not start.
     """
     lean.without_pandas()
+    first_start.compile_once(say)
     _keep_freed_memory()
     uvloop.run(_run(config, say))
 

@@ -5,7 +5,8 @@ Out: filled buffers; see each function.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,13 @@ def _compile(version: int) -> _Entries:
 
 
 _entries = _compile(int(sources_hash()[:15], 16))
+
+
+def cache_folder() -> Path | None:
+    """Give the folder where the compiled code is kept, None where numba found none."""
+    own: Any = _entries.scan
+    found = own.stats.cache_path
+    return None if found is None else Path(found)
 
 
 def scan(shared: int, signal: int, at: int, end: int) -> int:

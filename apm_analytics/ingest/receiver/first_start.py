@@ -1,0 +1,66 @@
+"""Compile before the first requests come, and the first time in a process of its own.
+
+In:  the redactor that requests will meet.
+Out: machine code in memory and in numba's cache, and beside it a mark that it is there.
+
+A process that has compiled keeps 160 MB for good; one that finds the code in the cache does not.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apm_analytics.atomic import write_atomic
+from apm_analytics.ingest import requests
+from apm_analytics.ingest.otlp_protobuf import REQUESTS
+from apm_analytics.ingest.receiver.groups import Stage, Units
+from apm_analytics.ingest.redaction import Redactor
+from apm_analytics.ingest.wire import entries
+from apm_analytics.ingest.wire.compiled import sources_hash
+from apm_analytics.lake.journal import Entry
+from apm_analytics.privacy import PrivacyRules
+
+_COMPILE = f"from {__name__} import compile_here; compile_here()"
+
+
+def compile_once(say: Callable[[str], None]) -> None:
+    """Fill numba's cache if that was not done yet; where it fails, `warm_up` will compile."""
+    folder = entries.cache_folder()
+    if folder is None:  # numba found none that it may write to
+        return
+    mark = folder / f"receiver-{sources_hash()[:16]}.compiled"
+    if not mark.exists():
+        say("compiling before the first start, about half a minute")
+        if subprocess.run([sys.executable, "-c", _COMPILE], check=False).returncode == 0:
+            write_atomic(mark, b"")
+
+
+def compile_here() -> None:
+    """Compile everything that a receiver needs, in this process."""
+    warm_up(Redactor(PrivacyRules([], [], b"")))
+
+
+def warm_up(redactor: Redactor) -> None:
+    """Take a request of each kind, for whose compiling the first senders would wait."""
+    requests.warm_up()
+    stage = Stage(Units(Path()), 0)
+    for signal, payload in _samples().items():
+        stage.take([Entry(signal, payload)], redactor)
+    stage.finish()
+
+
+def _samples() -> dict[str, bytes]:
+    """Give a request of one span and one of one log record."""
+    time_ns = time.time_ns()
+    spans, logs = REQUESTS["traces"](), REQUESTS["logs"]()
+    own: Any = spans
+    span = own.resource_spans.add().scope_spans.add().spans.add(name="warm-up")
+    span.trace_id, span.span_id = b"\1" * 16, b"\1" * 8
+    span.start_time_unix_nano = span.end_time_unix_nano = time_ns
+    span.attributes.add(key="warm-up").value.string_value = "yes"
+    own = logs
+    own.resource_logs.add().scope_logs.add().log_records.add(time_unix_nano=time_ns)
+    return {"traces": spans.SerializeToString(), "logs": logs.SerializeToString()}
