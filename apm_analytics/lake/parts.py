@@ -186,18 +186,19 @@ class _HashingFile:
     """A file that is hashed while it is written; made at the first byte."""
 
     def __init__(self, file: Path) -> None:
-        self._file = open(file, "wb", buffering=1024 * 1024)  # noqa: SIM115
+        self._file = open(file, "wb", buffering=0)  # noqa: SIM115
         self._digest = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes) -> None:
         self._digest.update(data)
         self.size += len(data)
-        self._file.write(data)
+        left = memoryview(data)
+        while left:  # the system may take less than all
+            left = left[self._file.write(left) :]
 
     def finish(self) -> str:
         """Sync the file to the disk, close it, and give its SHA-256."""
-        self._file.flush()
         os.fdatasync(self._file.fileno())
         self._file.close()
         return self._digest.hexdigest()

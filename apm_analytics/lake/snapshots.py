@@ -185,7 +185,7 @@ def _conform(name: str, table: pa.Table) -> pa.Table:
     if name not in TABLES:
         raise BadInput(f"no lake table is called {name!r}; there are {', '.join(TABLES)}")
     schema = TABLES[name]
-    if set(table.column_names) != set(schema.names):
+    if table.schema.names != schema.names and set(table.column_names) != set(schema.names):
         odd = sorted(set(table.column_names) ^ set(schema.names))
         raise BadInput(f"columns of {name} do not fit its schema, see lake/schema.py: {odd}")
     return pa.table([_column(name, table[field.name], field) for field in schema], schema.names)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from apm_analytics.lake.parquet import digits, encodings, thrift
+from apm_analytics.lake.parquet.bloom import ID_BYTES
 from apm_analytics.lake.parquet.encodings import Piece
 from apm_analytics.lake.parquet.levels import Leaf
 from apm_analytics.lake.parquet.schemas import BOOLEAN, BYTE_ARRAY, DOUBLE, INT64, physical
@@ -49,7 +50,7 @@ _OF_VALUES = template({5: STRUCT}, after=3) + END
 _OF_WORDS = template({7: STRUCT}, after=3) + END
 _VALUES = template({1: I32, 2: I32, 3: I32, 4: I32}) + END  # slots, encodings: values, levels
 _WORDS = template({1: I32, 2: I32}) + END
-_RLE, _PLAIN = zigzag(encodings.RLE), zigzag(encodings.PLAIN)
+_RLE, _PLAIN, _ZERO = zigzag(encodings.RLE), zigzag(encodings.PLAIN), zigzag(0)
 # A column: where its metadata is, which is here; type, encodings, path, codec; slots, sizes, place.
 _COLUMN = template({2: I64, 3: STRUCT}) + END
 _WHAT = template({1: I32, 2: LIST, 3: LIST, 4: I32})
@@ -103,18 +104,28 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
     bloom : a filter of its values, kept before its pages; may be empty.
     """
     kind = physical(leaf.values.type)
+    start = offset + len(bloom)
+    definition, repetition = leaf.definition, leaf.repetition
+    if not len(leaf.values) and isinstance(definition, int) and isinstance(repetition, int):
+        page = _empty_page(leaf.slots, definition, leaf.most_defined, leaf.most_repeated)
+        counts = _MISSING % zigzag(leaf.slots) + END
+        where = _where(leaf.slots, page.raw_size, page.size, start)
+        metadata = _what(kind, encodings.PLAIN, leaf.path, _UNCOMPRESSED) + where
+        metadata += _COUNTS % counts + END
+        column = thrift.Value(STRUCT, _COLUMN % (_ZERO, metadata))
+        return Chunk([page.head, page.body], page.raw_size, column)
     if not len(leaf.values):
         content, bounds = _Content(encodings.PLAIN), None
     elif kind == BYTE_ARRAY:
         content, bounds = _text_content(leaf.values, dictionary, statistics)
     else:
         content, bounds = _number_content(kind, leaf.values, statistics)
-    levels = encodings.levels(leaf.repetition, leaf.slots, leaf.most_repeated)
-    levels += encodings.levels(leaf.definition, leaf.slots, leaf.most_defined)
+    levels = encodings.levels(repetition, leaf.slots, leaf.most_repeated)
+    levels += encodings.levels(definition, leaf.slots, leaf.most_defined)
     values = levels, *content.values
     codec = _ZSTD if _size(values) + _size(content.words) >= LEAST_COMPRESSED else _UNCOMPRESSED
-    start = first = offset + len(bloom)
     pages = []
+    first = start
     if content.words_count:
         about = _WORDS % (zigzag(content.words_count), _PLAIN)
         pages.append(_page(_DICTIONARY_PAGE, content.words, codec, _OF_WORDS % about))
@@ -126,16 +137,28 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
     if bounds is not None:
         counts += _BOUNDS % (binary(bounds[1]).content, binary(bounds[0]).content)
     metadata = _what(kind, content.encoding, leaf.path, codec)
-    size = first + pages[-1].size - start
-    metadata += _WHERE % (zigzag(leaf.slots), zigzag(raw), zigzag(size), zigzag(first))
+    metadata += _where(leaf.slots, raw, first + pages[-1].size - start, first)
     if content.words_count:
         metadata += _WHERE_WORDS % zigzag(start) + _COUNTS_BEHIND_WORDS % (counts + END)
     else:
         metadata += _COUNTS % (counts + END)
     if bloom:
         metadata += _BLOOM % (zigzag(offset), zigzag(len(bloom)))
-    column = thrift.Value(STRUCT, _COLUMN % (zigzag(0), metadata + END))
+    column = thrift.Value(STRUCT, _COLUMN % (_ZERO, metadata + END))
     return Chunk([bloom, *(piece for page in pages for piece in page[:2])], raw, column)
+
+
+@lru_cache(256)
+def _empty_page(slots: int, definition: int, most_defined: int, most_repeated: int) -> _Page:
+    """Give a page without any value: half of all columns of a table are of the same such pages."""
+    levels = encodings.levels(0, slots, most_repeated)
+    levels += encodings.levels(definition, slots, most_defined)
+    about = _VALUES % (zigzag(slots), _PLAIN, _RLE, _RLE)
+    return _page(_DATA_PAGE, [levels], _UNCOMPRESSED, _OF_VALUES % about)
+
+
+def _where(slots: int, raw_size: int, size: int, first: int) -> bytes:
+    return _WHERE % (zigzag(slots), zigzag(raw_size), zigzag(size), zigzag(first))
 
 
 @lru_cache(4096)
@@ -215,5 +238,11 @@ def _used(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[np.int32],
 
 
 def _bounds(texts: pa.Array) -> tuple[bytes, bytes]:
+    ids = encodings.alike(texts, ID_BYTES)
+    if ids is not None:
+        # By the first eight bytes alone, but for those few that share them with the least or most.
+        first = ids[:, :8].view(">u8")[:, 0].astype(np.uint64)
+        ends = [ids[first == end] for end in (first.min(), first.max())]
+        return min(one.tobytes() for one in ends[0]), max(one.tobytes() for one in ends[1])
     found = pc.min_max(texts)
     return found["min"].as_py().encode(), found["max"].as_py().encode()

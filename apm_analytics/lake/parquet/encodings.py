@@ -140,6 +140,16 @@ def texts_plainly(texts: pa.Array) -> Sequence[Piece]:
     return [_content(joined)[1]]
 
 
+def alike(texts: pa.Array, size: int) -> NDArray[np.uint8] | None:
+    """Give the bytes of texts, one a row, where there are some and all have this size."""
+    if not len(texts) or not pa.types.is_string(texts.type):
+        return None
+    starts, content = _content(texts)
+    if not np.all(starts[1:] - starts[:-1] == size):
+        return None
+    return content.reshape(-1, size)
+
+
 def _content(texts: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """Give where each text begins, and the bytes of all."""
     _, places, content = texts.buffers()

@@ -7,11 +7,9 @@ Out: a Parquet file.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from apm_analytics.lake.parquet import bloom
+from apm_analytics.lake.parquet import bloom, encodings
 from apm_analytics.lake.parquet.chunks import chunk
 from apm_analytics.lake.parquet.levels import Leaf, leaves
 from apm_analytics.lake.parquet.schemas import elements
@@ -19,6 +17,8 @@ from apm_analytics.lake.parquet.thrift import Value, i32, i64, listed, struct, t
 
 _MAGIC = b"PAR1"
 _CREATED_BY = "apm-analytics"
+# Most columns are a few bytes: they are hashed and written together.
+_WRITTEN_AT_ONCE = 256 * 1024
 _BY_TYPE = struct({1: struct({})})  # how least and greatest values are ordered
 
 
@@ -71,7 +71,8 @@ class FileWriter:
         self._without_dictionary = without_dictionary
         self._bloom_filters = bloom_filters or {}
         self._groups: list[_Group] = []
-        self._at = 0
+        self._at = self._pending_size = 0
+        self._pending: list[bytes] = []
         self._put([_MAGIC])
 
     def write_table(self, table: pa.Table) -> None:
@@ -118,28 +119,24 @@ class FileWriter:
             }
         ).content
         self._put([footer, len(footer).to_bytes(4, "little"), _MAGIC])
+        self._write_pending()
 
     def _put(self, pieces: Sequence[bytes]) -> None:
-        content = b"".join(pieces)
-        self._write(content)
-        self._at += len(content)
+        self._pending += pieces
+        size = sum(map(len, pieces))
+        self._at += size
+        self._pending_size += size
+        if self._pending_size >= _WRITTEN_AT_ONCE:
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        self._write(b"".join(self._pending))
+        self._pending, self._pending_size = [], 0
 
     def _bloom(self, leaf: Leaf) -> bytes:
         expected = self._bloom_filters.get(".".join(leaf.path))
-        ids = _ids(leaf.values) if expected else None
+        ids = encodings.alike(leaf.values, bloom.ID_BYTES) if expected else None
         return b"" if ids is None or expected is None else bloom.bloom_filter(ids, expected)
-
-
-def _ids(values: pa.Array) -> NDArray[np.uint8] | None:
-    """Give the characters of ids, one a row; None where one has another length."""
-    if not len(values) or not pa.types.is_string(values.type):
-        return None
-    places = np.frombuffer(values.buffers()[1], np.int32)
-    starts = places[values.offset : values.offset + len(values) + 1]
-    if not np.all(starts[1:] - starts[:-1] == bloom.ID_BYTES):
-        return None
-    content = np.frombuffer(values.buffers()[2], np.uint8)[starts[0] : starts[-1]]
-    return content.reshape(-1, bloom.ID_BYTES)
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
