@@ -36,7 +36,7 @@ from apm_analytics.lake.parquet.thrift import (
 COMPRESSION_LEVEL = 1
 # Above this share of different texts among the values, their dictionary costs more than it saves.
 VARIED = 0.3
-# So few words need not be looked through for those that are not used.
+# So few words have codes of a byte.
 FEW = 256
 # Too small to gain what a compressor costs to set up.
 LEAST_COMPRESSED = 256
@@ -215,7 +215,9 @@ def _text_content(values: pa.Array, dictionary: bool, statistics: bool) -> tuple
     codes, words = _numbers(values.indices, np.dtype("<i4")), values.dictionary
     # Fresh from the scanner, texts that never repeat are in order already.
     alone = len(words) == len(codes) and np.array_equal(codes, np.arange(len(codes)))
-    if not alone and (statistics or len(words) > FEW):
+    if len(words) <= FEW:
+        codes, words = _used_of_few(codes, words)
+    elif not alone:
         codes, words = _used(codes, words)
     bounds = _bounds(words) if statistics else None
     if len(words) > VARIED * len(codes):
@@ -225,6 +227,18 @@ def _text_content(values: pa.Array, dictionary: bool, statistics: bool) -> tuple
     return _Content(
         encodings.RLE_DICTIONARY, coded, encodings.texts_plainly(words), len(words)
     ), bounds
+
+
+def _used_of_few(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[Any], pa.Array]:
+    """Leave out the words that no code names, as bytes are searched and translated."""
+    narrow = codes.astype(np.uint8).tobytes()
+    used = [code for code in range(len(words)) if narrow.find(code) >= 0]
+    if len(used) < len(words):
+        numbers = bytearray(FEW)
+        for number, code in enumerate(used):
+            numbers[code] = number
+        narrow, words = narrow.translate(numbers), words.take(pa.array(used))
+    return np.frombuffer(narrow, np.uint8), words
 
 
 def _used(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:

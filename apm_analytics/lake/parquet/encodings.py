@@ -61,7 +61,7 @@ def indices(codes: NDArray[Any], words: int) -> Sequence[Piece]:
     groups = -(-len(codes) // 8)
     spare = bytes((groups * 8 - len(codes)) * bits // 8)
     head = bits.to_bytes(1) + varint.encode(groups << 1 | 1)
-    return [head, codes.astype(_UNSIGNED[bits]), spare]
+    return [head, codes.astype(_UNSIGNED[bits], copy=False), spare]
 
 
 def integers(values: NDArray[np.int64], least: int, most: int) -> tuple[int, Sequence[Piece]]:
