@@ -24,9 +24,10 @@ from apm_analytics.ingest.wire.arrays import (
     over_words,
 )
 from apm_analytics.ingest.wire.encoded import ENCODED_MAPS, encoded_schema
-from apm_analytics.ingest.wire.entries import renumber
+from apm_analytics.ingest.wire.entries import follow, gather, renumber
 from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KIND, SUMMARY
 from apm_analytics.ingest.wire.state import State
+from apm_analytics.lake.parquet.chunks import VARIED
 from apm_analytics.lake.schema import (
     EVENT,
     EXEMPLAR,
@@ -49,6 +50,8 @@ _KINDS = {
 # A column without any value is made once and stands for all such columns of its type.
 _OFTEN_NULL = (ENCODED, TEXT_MAP, pa.int64(), pa.list_(EVENT), pa.list_(LINK), pa.list_(EXEMPLAR))
 Codes = NDArray[np.int32]
+Places = NDArray[np.int64]
+_AS_THEY_ARE: Places = np.empty(0, np.int64)
 Contexts = Sequence[tuple[Any, ...]]
 
 
@@ -78,12 +81,14 @@ class _TableMaker:
         self._state = state
         self._name = name
         self._rows = state.count(name, layout.RECORD)
-        self._order: NDArray[np.intp] | None = None
+        self._in_order = in_order
+        self._order: Places | None = None
         if in_order:
             times = self._eight(layout.TIME)
             if (times[1:] < times[:-1]).any():
                 self._order = np.argsort(times, kind="stable")  # quickest for what is nearly so
         ends, arena = state.texts()
+        self._ends, self._arena = ends, arena
         self._texts = pa.StringArray.from_buffers(
             len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(arena)
         )
@@ -116,11 +121,11 @@ class _TableMaker:
             "trace_id": self._hex(layout.TRACE_ID),
             "span_id": self._hex(layout.SPAN_ID),
             "parent_span_id": self._hex(layout.PARENT_ID, present & layout.HAS_PARENT),
-            "name": self._encoded(self._four(layout.NAME)),
+            "name": self._text(layout.NAME),
             "kind": over_words(SPAN_KINDS, self._four(layout.KIND)),
             "status_code": over_words(STATUS_CODES, self._four(layout.STATUS)),
-            "status_message": self._encoded(self._four(layout.STATUS_MESSAGE)),
-            "trace_state": self._encoded(self._four(layout.TRACE_STATE)),
+            "status_message": self._text(layout.STATUS_MESSAGE),
+            "trace_state": self._text(layout.TRACE_STATE),
             "dropped_attributes_count": self._unsigned(layout.DROPPED),
             "dropped_events_count": self._unsigned(layout.DROPPED_EVENTS),
             "dropped_links_count": self._unsigned(layout.DROPPED_LINKS),
@@ -133,9 +138,9 @@ class _TableMaker:
         return {
             "observed_time": not_zero(TIME, self._eight(layout.OTHER_TIME)),
             "severity_number": self._unsigned(layout.SEVERITY),
-            "severity_text": self._encoded(self._four(layout.SEVERITY_TEXT)),
-            "body": self._encoded(self._four(layout.BODY)),
-            "event_name": self._encoded(self._four(layout.EVENT_NAME)),
+            "severity_text": self._text(layout.SEVERITY_TEXT),
+            "body": self._text(layout.BODY),
+            "event_name": self._text(layout.EVENT_NAME),
             "trace_id": self._hex(layout.TRACE_ID, present & layout.HAS_TRACE),
             "span_id": self._hex(layout.SPAN_ID, present & layout.HAS_SPAN),
             "dropped_attributes_count": self._unsigned(layout.DROPPED),
@@ -271,45 +276,41 @@ class _TableMaker:
             elif kind == TEXT:
                 codes = buffer[: 4 * self._rows].view(np.int32)
                 codes[filled:] = -1
-                made[name] = self._encoded(_chosen(codes, self._order))
+                made[name] = self._encoded(codes, self._order)
             else:
                 bit = 1 << (layout.FIRST_PROMOTED_BIT + number)
                 values = buffer[: 8 * self._rows].view(np.int64)
-                made[name] = masked(kind, _chosen(values, self._order), present & bit != 0)
+                if self._order is not None:
+                    values = values.take(self._order)
+                made[name] = masked(kind, values, present & bit != 0)
         return made
 
     def _text_map(self) -> pa.Array:
-        offsets, chosen = self._pairs(layout.TEXT_END)
-        keys, values = self._four(layout.TEXT_KEY), self._four(layout.TEXT_VALUE)
+        offsets, places = self._pairs(layout.TEXT_END)
         return pa.MapArray.from_arrays(
             offsets,
-            self._numbered(_chosen(keys, chosen)),
-            self._numbered(_chosen(values, chosen)),
+            self._numbered(self._four(layout.TEXT_KEY), places),
+            self._numbered(self._four(layout.TEXT_VALUE), places),
             type=ENCODED_MAPS[TEXT_MAP],
         )
 
     def _number_map(self) -> pa.Array:
-        offsets, chosen = self._pairs(layout.NUMBER_END)
-        keys, values = self._four(layout.NUMBER_KEY), self._eight(layout.NUMBER_VALUE)
+        offsets, places = self._pairs(layout.NUMBER_END)
+        values = self._eight(layout.NUMBER_VALUE)
         return pa.MapArray.from_arrays(
             offsets,
-            self._numbered(_chosen(keys, chosen)),
-            fixed(pa.float64(), _chosen(values, chosen)),
+            self._numbered(self._four(layout.NUMBER_KEY), places),
+            fixed(pa.float64(), values if places is None else values.take(places)),
             type=ENCODED_MAPS[NUMBER_MAP],
         )
 
-    def _pairs(self, end: int) -> tuple[pa.Array, NDArray[np.intp] | None]:
+    def _pairs(self, end: int) -> tuple[pa.Array, Places | None]:
         """Give where the pairs of each record begin, and in which order they come; None as is."""
         ends = self._state.column(self._name, end, np.int32)
         if self._order is None:
             return self._offsets(ends), None
-        sizes = np.diff(ends, prepend=np.int32(0))
-        starts = (ends - sizes)[self._order]
-        sizes = sizes[self._order]
-        ends = np.cumsum(sizes, dtype=np.int32)
-        return self._offsets(ends), np.repeat(starts - ends + sizes, sizes) + np.arange(
-            ends[-1], dtype=np.intp
-        )
+        offsets, places = follow(ends, self._order)
+        return pa.array(offsets), places
 
     # --- from buffers to arrays ---
 
@@ -333,14 +334,27 @@ class _TableMaker:
     ) -> pa.Array:
         return masked(kind or pa.float64(), self._eight(offset), has != 0)
 
-    def _encoded(self, codes: Codes) -> pa.Array:
-        """Encode a column of the table; without any text it is the one that stands for all."""
-        return self._numbered(codes) if (codes >= 0).any() else self._none[ENCODED]
+    def _text(self, offset: int) -> pa.Array:
+        return self._encoded(self._state.column(self._name, offset, np.int32), self._order)
 
-    def _numbered(self, codes: Codes) -> pa.Array:
+    def _encoded(self, codes: Codes, order: Places | None = None) -> pa.Array:
+        """Encode a column of the table; without any text it is the one that stands for all."""
+        return self._numbered(codes, order) if (codes >= 0).any() else self._none[ENCODED]
+
+    def _numbered(self, codes: Codes, order: Places | None = None) -> pa.Array:
+        """Give each text a number, and the rows in order where they are not."""
         used = np.empty(min(len(codes), len(self._numbers)), np.int32)
-        count, missing = renumber(codes, self._numbers, used)
-        return dictionary(codes, self._texts.take(pa.array(used[:count])), missing)
+        coded = np.empty(len(codes), np.int32)
+        given = _AS_THEY_ARE if order is None else order
+        count, missing = renumber(codes, given, self._numbers, used, coded)
+        used = used[:count]
+        if self._in_order and not missing and VARIED * len(coded) < count < len(coded):
+            # They are written one a row, so they are copied so at once.
+            used = used[coded]
+            coded = np.arange(len(coded), dtype=np.int32)
+        offsets, content = gather(self._ends, self._arena, used)
+        words = pa.StringArray.from_buffers(len(used), pa.py_buffer(offsets), pa.py_buffer(content))
+        return dictionary(coded, words, missing)
 
     def _plain(self, offset: int) -> pa.Array:
         codes = self._four(offset)
@@ -399,7 +413,3 @@ class _TableMaker:
             self._offsets(ends), fixed(kind or pa.float64(), self._eight(values))
         )
         return lists if self._order is None else lists.take(pa.array(self._order))
-
-
-def _chosen(values: NDArray[Any], places: NDArray[np.intp] | None) -> NDArray[Any]:
-    return values if places is None else values.take(places)

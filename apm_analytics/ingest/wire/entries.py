@@ -1,6 +1,6 @@
 """The compiled functions that Python calls, kept on disk.
 
-In:  the address of a `State`; arrays of codes.
+In:  the address of a `State`; arrays of codes and places, which the caller made large enough.
 Out: filled buffers; see each function.
 """
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from apm_analytics.ingest.wire import texts
 from apm_analytics.ingest.wire.compiled import entry, sources_hash
+from apm_analytics.ingest.wire.memory import copy
 from apm_analytics.ingest.wire.scan import scan_request
 
 _Codes = NDArray[np.int32]
+_Places = NDArray[np.int64]
 
 
 class _Entries(NamedTuple):
@@ -23,7 +25,10 @@ class _Entries(NamedTuple):
     intern: Callable[[int, int, int], int]
     forget: Callable[[int, int], None]
     rehash: Callable[[int, int, int], None]
-    renumber: Callable[[_Codes, _Codes, _Codes], tuple[int, int]]
+    renumber: Callable[[_Codes, _Places, _Codes, _Codes, _Codes], tuple[int, int]]
+    measure: Callable[[_Codes, _Codes, _Codes], int]
+    gather: Callable[[_Codes, int, _Codes, _Codes, int], None]
+    follow: Callable[[_Codes, _Places, _Codes, _Places], None]
 
 
 def _compile(version: int) -> _Entries:
@@ -48,12 +53,15 @@ def _compile(version: int) -> _Entries:
             texts.rehash(shared, old, old_slots)
 
     @entry
-    def renumber(codes: _Codes, numbers: _Codes, used: _Codes) -> tuple[int, int]:
+    def renumber(
+        codes: _Codes, order: _Places, numbers: _Codes, used: _Codes, coded: _Codes
+    ) -> tuple[int, int]:
         count = missing = 0 if version else 1
         for row in range(codes.size):
-            code = codes[row]
+            code = codes[order[row] if order.size else row]
             if code < 0:
                 missing += 1
+                coded[row] = -1
                 continue
             number = numbers[code]
             if number < 0:
@@ -61,12 +69,38 @@ def _compile(version: int) -> _Entries:
                 numbers[code] = number
                 used[count] = code
                 count += 1
-            codes[row] = number
+            coded[row] = number
         for number in range(count):
             numbers[used[number]] = -1
         return count, missing
 
-    return _Entries(scan, intern, forget, rehash, renumber)
+    @entry
+    def measure(ends: _Codes, codes: _Codes, offsets: _Codes) -> int:
+        at = 0 if version else 1
+        for row in range(codes.size):
+            offsets[row] = at
+            at += ends[codes[row] + 1] - ends[codes[row]]
+        offsets[codes.size] = at
+        return at
+
+    @entry
+    def gather(ends: _Codes, arena: int, codes: _Codes, offsets: _Codes, target: int) -> None:
+        for row in range(codes.size if version else 0):
+            size = offsets[row + 1] - offsets[row]
+            copy(target + offsets[row], arena + ends[codes[row]], size)
+
+    @entry
+    def follow(ends: _Codes, order: _Places, offsets: _Codes, places: _Places) -> None:
+        at = 0 if version else 1
+        for row in range(order.size):
+            record = order[row]
+            offsets[row] = at
+            for place in range(ends[record - 1] if record else 0, ends[record]):
+                places[at] = place
+                at += 1
+        offsets[order.size] = at
+
+    return _Entries(scan, intern, forget, rehash, renumber, measure, gather, follow)
 
 
 _entries = _compile(int(sources_hash()[:15], 16))
@@ -99,17 +133,54 @@ def rehash(shared: int, old: int, old_slots: int) -> None:
     _entries.rehash(shared, old, old_slots)
 
 
-def renumber(codes: _Codes, numbers: _Codes, used: _Codes) -> tuple[int, int]:
-    """Give the texts of a column numbers of their own, in order of appearance, in place.
+def renumber(
+    codes: _Codes, order: _Places, numbers: _Codes, used: _Codes, coded: _Codes
+) -> tuple[int, int]:
+    """Give the texts of a column numbers of their own, in order of appearance.
 
     Parameters
     ----------
-    codes : the texts of the column, -1 for none; numbers afterwards.
+    codes : the texts of the column, -1 for none.
+    order : the rows in which they are to appear; empty for as they are.
     numbers : -1 for every text of the batch; and again afterwards.
     used : filled with the code of each number.
+    coded : filled with the number of each row, -1 for none.
 
     Returns
     -------
     How many texts the column has, and in how many rows there is none.
     """
-    return _entries.renumber(codes, numbers, used)
+    return _entries.renumber(codes, order, numbers, used, coded)
+
+
+def gather(
+    ends: _Codes, arena: NDArray[np.uint8], codes: _Codes
+) -> tuple[_Codes, NDArray[np.uint8]]:
+    """Copy texts by their codes, none of which is -1; see `State.texts`.
+
+    Returns
+    -------
+    Where each begins, with the end of the last, and the bytes of all.
+    """
+    offsets = np.empty(len(codes) + 1, np.int32)
+    content = np.empty(_entries.measure(ends, codes, offsets), np.uint8)
+    _entries.gather(ends, arena.ctypes.data, codes, offsets, content.ctypes.data)
+    return offsets, content
+
+
+def follow(ends: _Codes, order: _Places) -> tuple[_Codes, _Places]:
+    """Let what belongs to records come in their new order.
+
+    Parameters
+    ----------
+    ends : where what belongs to each record ends; it begins where the one before ends.
+    order : the records in their new order.
+
+    Returns
+    -------
+    Where that of each now begins, with the end of the last; for each place what is to come there.
+    """
+    offsets = np.empty(len(order) + 1, np.int32)
+    places = np.empty(ends[-1], np.int64)
+    _entries.follow(ends, order, offsets, places)
+    return offsets, places
