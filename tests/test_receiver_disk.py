@@ -136,8 +136,9 @@ def hold_syncs(monkeypatch: pytest.MonkeyPatch, until: threading.Event) -> None:
     monkeypatch.setattr(os, "fdatasync", fdatasync)
 
 
+@pytest.mark.parametrize("door", ["grpc", "http"])
 def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
 ) -> None:
     payload = otlp_requests.traces(5).SerializeToString()
     slow = threading.Event()
@@ -151,9 +152,14 @@ def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
     with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
         hold_syncs(monkeypatch, slow)
         monkeypatch.setattr(Pipeline, "unheard", note)
-        with pytest.raises(grpc.RpcError) as hung_up:
-            export(payload, timeout=0.2)
-        assert hung_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if door == "grpc":
+            with pytest.raises(grpc.RpcError) as hung_up:
+                export(payload, timeout=0.2)
+            assert hung_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(url, content=payload, headers=PROTOBUF, timeout=0.2)
         assert noticed.wait(10)
         slow.set()
         assert export(payload) == b""

@@ -29,6 +29,7 @@ LOOK_EVERY_S = 0.25
 # Whoever waits for an answer has sent something a moment ago; a call that is cut off all the same
 # is repeated by its client, and recognised.
 LEAST_IDLE_MS = 1_000
+CONNECTION = "apm.connection"  # where a request's scope holds its connection
 _FILES = Path("/proc/self/fd")  # Linux; elsewhere gRPC's own time limit alone closes idle ones
 _TCP_INFO = struct.Struct("44x4I")  # linux/tcp.h: sent, its acknowledgement, received, the same
 
@@ -44,9 +45,9 @@ def bounded_protocol(*, timeout_s: float, max_connections: int) -> type[asyncio.
     max_connections : beyond it, the connection that has been idle longest is closed.
     """
     # Those that wait for a head, longest first.
-    idle: dict[_BoundedProtocol, None] = {}
+    idle: dict[BoundedProtocol, None] = {}
 
-    class Bounded(_BoundedProtocol):
+    class Bounded(BoundedProtocol):
         pass
 
     Bounded.idle = idle
@@ -55,12 +56,14 @@ def bounded_protocol(*, timeout_s: float, max_connections: int) -> type[asyncio.
     return Bounded
 
 
-class _BoundedProtocol(HttpToolsProtocol):
-    idle: "dict[_BoundedProtocol, None]"
+class BoundedProtocol(HttpToolsProtocol):
+    idle: "dict[BoundedProtocol, None]"
     timeout_s: float
     max_connections: int
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    # The task of the request that is being answered, where it wants to know of a hang-up.
+    serving: asyncio.Task[Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -74,6 +77,10 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._give_up()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._head_is_there()
@@ -92,6 +99,8 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
+        if self.serving is not None:
+            self.serving.cancel()
         super().connection_lost(exc)
 
     def _await_head(self) -> None:

@@ -4,6 +4,7 @@ In:  requests of an ASGI server.
 Out: requests to the intake, answers in the encoding of their request.
 """
 
+import asyncio
 import math
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from apm_analytics.ingest.receiver.connections import CONNECTION, BoundedProtocol
 from apm_analytics.ingest.receiver.encodings import decompress
 from apm_analytics.ingest.receiver.groups import JSON, SIGNALS, Outcome
 from apm_analytics.ingest.receiver.grpc_door import response as protobuf_response
@@ -81,14 +83,18 @@ class _HttpDoor:
     async def export(self, request: Request) -> Response:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         as_json = media_type == JSON_TYPE
+        connection: BoundedProtocol = request.scope[CONNECTION]
+        connection.serving = asyncio.current_task()
         try:
             signal = request.path_params["signal"]
             outcome = await self._taken(request, signal, media_type)
-        except ClientDisconnect:
+        except (ClientDisconnect, asyncio.CancelledError):
             return Response(status_code=400)  # nobody reads it
         except Refused as refused:
             self._intake.metrics.refused.labels(refused.reason.name.lower()).inc()
             return _refusal(refused, as_json)
+        finally:
+            connection.serving = None
         if not as_json:
             return Response(protobuf_response(outcome), media_type=PROTOBUF_TYPE)
         return Response(_json_response(signal, outcome), media_type=JSON_TYPE)

@@ -16,8 +16,7 @@ from apm_analytics.ingest.receiver.refusals import Reason, Refused
 from apm_analytics.ingest.receiver.stamps import stamped
 
 # A slow disk holds answers back; past this a sender is told to come again, and its request,
-# should it be taken after all, is recognised then. OpenTelemetry's exporters hang up after 10 s,
-# and over HTTP nobody tells us that they did.
+# should it be taken after all, is recognised then. OpenTelemetry's exporters hang up after 10 s.
 ANSWER_S = 8.0
 # Below it decompressing takes less than handing it to another thread; nor does it take any where
 # the first byte is that of an OTLP request.
