@@ -14,7 +14,6 @@ from apm_analytics.ingest.receiver import Config, Receiver
 from apm_analytics.ingest.receiver.grpc_door import SERVICES
 from apm_analytics.lake import query
 
-
 # The first one compiles, beside others that do the same.
 START_S = 300
 
