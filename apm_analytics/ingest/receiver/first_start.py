@@ -17,6 +17,7 @@ from apm_analytics.atomic import write_atomic
 from apm_analytics.ingest import requests
 from apm_analytics.ingest.otlp_protobuf import REQUESTS
 from apm_analytics.ingest.receiver.groups import Stage, Units
+from apm_analytics.ingest.receiver.pipeline import MIN_STAGE_BYTES
 from apm_analytics.ingest.redaction import Redactor
 from apm_analytics.ingest.wire import entries
 from apm_analytics.ingest.wire.compiled import sources_hash
@@ -46,7 +47,8 @@ def compile_here() -> None:
 def warm_up(redactor: Redactor) -> None:
     """Take a request of each kind, for whose compiling the first senders would wait."""
     requests.warm_up()
-    stage = Stage(Units(Path()), 0)
+    # As large as a receiver's own: a smaller one would not use the scanner.
+    stage = Stage(Units(Path()), MIN_STAGE_BYTES)
     for signal, payload in _samples().items():
         stage.take([Entry(signal, payload)], redactor)
     stage.finish()
