@@ -55,14 +55,15 @@ def warm_up(redactor: Redactor) -> None:
 
 
 def _samples() -> dict[str, bytes]:
-    """Give a request of one span and one of one log record."""
+    """Give a request of two spans, the later one first, and one of one log record."""
     time_ns = time.time_ns()
     spans, logs = REQUESTS["traces"](), REQUESTS["logs"]()
     own: Any = spans
-    span = own.resource_spans.add().scope_spans.add().spans.add(name="warm-up")
-    span.trace_id, span.span_id = b"\1" * 16, b"\1" * 8
-    span.start_time_unix_nano = span.end_time_unix_nano = time_ns
-    span.attributes.add(key="warm-up").value.string_value = "yes"
+    group = own.resource_spans.add().scope_spans.add()
+    for start_ns in (time_ns, time_ns - 1):
+        span = group.spans.add(name="warm-up", trace_id=b"\1" * 16, span_id=b"\1" * 8)
+        span.start_time_unix_nano, span.end_time_unix_nano = start_ns, time_ns
+        span.attributes.add(key="warm-up").value.string_value = "yes"
     own = logs
     own.resource_logs.add().scope_logs.add().log_records.add(time_unix_nano=time_ns)
     return {"traces": spans.SerializeToString(), "logs": logs.SerializeToString()}
