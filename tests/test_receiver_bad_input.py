@@ -24,7 +24,7 @@ from live_receiver import exporting, running
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from warm_receiver import started
 
-from apm_analytics.ingest.receiver import Config, Receiver, connections
+from apm_analytics.ingest.receiver import Config, Receiver, connections, limits
 
 PROTOBUF = "application/x-protobuf"
 TIMEOUT_S = 1.0
@@ -345,6 +345,18 @@ def test_slow_senders_give_way_to_others(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 5  # they gave way after 20 s when each had a second
         answer = slow[0].recv(4096)
         assert answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in answer
+
+
+def test_beyond_a_thousand_that_wait_to_be_read_others_are_told_to_come_again(
+    tmp_path: Path,
+) -> None:
+    head = f"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\n"
+    with running(Config(tmp_path, timeout_s=60, readers=4)) as receiver, ExitStack() as stack:
+        for _ in range(limits.MAX_WAITING + 200):
+            client = stack.enter_context(connect(receiver.http_port))
+            client.sendall(f"{head}content-length: 100000\r\n\r\n0123".encode())
+        answer = client.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 503") and b"wait to be read already" in answer
 
 
 @pytest.mark.parametrize("door", ["grpc", "http"])

@@ -18,6 +18,8 @@ Read = TypeVar("Read")
 GRACE_S = 1.0
 LEAST_GRACE_S = 0.1
 LOOK_S = 0.05  # between two looks for whose time is up
+# Of an HTTP sender who waits the first 250 kB are there already.
+MAX_WAITING = 1000
 
 
 class Rate:
@@ -72,7 +74,7 @@ class Readers:
         Raises
         ------
         Refused
-            They took too long to arrive, or others waited for the place.
+            They took too long to arrive, others waited for the place, or too many wait already.
         """
         if self._places.locked():
             await self._wait()
@@ -96,6 +98,9 @@ class Readers:
             self._places.release()
 
     async def _wait(self) -> None:
+        if self._waiting >= MAX_WAITING:
+            said = f"{self._waiting:,} requests wait to be read already; send again shortly"
+            raise Refused(Reason.UNAVAILABLE, said, GRACE_S)
         self._waiting += 1
         if self._look is None:
             self._make_room()
