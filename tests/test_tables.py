@@ -15,6 +15,12 @@ def test_numbers_are_short_and_stand_right() -> None:
     )
 
 
+def test_bytes_are_said_in_a_unit_that_fits() -> None:
+    shown = table(pl.DataFrame({"bytes": [62_881_247, 999, 999_600], "rows": [1000] * 3})).html()
+    assert ">62.9 MB<" in shown and ">999 B<" in shown and ">1 MB<" in shown
+    assert ">1\u202f000<" in shown
+
+
 def test_texts_are_escaped_and_nothing_is_a_dash() -> None:
     frame = pl.DataFrame({"<b>": ["</td><script>"], "empty": [None], "at": [datetime(2026, 3, 2)]})
     shown = table(frame).html()

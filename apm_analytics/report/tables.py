@@ -33,7 +33,9 @@ class Table:
         head = "".join(_cell("th", name, name in numeric) for name in shown.columns)
         body = "".join(
             "<tr>"
-            + "".join(_cell("td", _text(row[name]), name in numeric) for name in shown.columns)
+            + "".join(
+                _cell("td", _text(row[name], name), name in numeric) for name in shown.columns
+            )
             + "</tr>"
             for row in shown.iter_rows(named=True)
         )
@@ -64,12 +66,14 @@ def _cell(tag: str, text: str, numeric: bool) -> str:
     return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
 
 
-def _text(value: object) -> str:
+def _text(value: object, name: str = "") -> str:
     match value:
         case None:
             return "\u2013"
         case bool():
             return "yes" if value else "no"
+        case int() if name == "bytes" or name.endswith("_bytes"):
+            return words.size(value)
         case int():
             return words.count(value)
         case float() if not math.isfinite(value):

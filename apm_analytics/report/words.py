@@ -47,6 +47,21 @@ def seconds(amount: float) -> str:
     return f"{_short(amount)} s"
 
 
+def size(in_bytes: float) -> str:
+    """Say how large something is: 900 B, 2.8 MB, 63 GB.
+
+    Examples
+    --------
+    >>> size(62_881_247)
+    '62.9 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if in_bytes < 999.5:
+            return f"{_short(in_bytes)} {unit}"
+        in_bytes /= 1_000
+    return f"{_short(in_bytes)} TB"
+
+
 def span(seconds: float) -> str:
     """Say how long something lasted: 40 min, 2.5 h, 28 days."""
     if seconds < 90 * 60:
