@@ -25,7 +25,7 @@ from live_receiver import exporting, running
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from warm_receiver import started
 
-from apm_analytics.ingest.receiver import Config, Receiver, connections, limits
+from apm_analytics.ingest.receiver import Config, Receiver, grpc_connections, limits
 
 PROTOBUF = "application/x-protobuf"
 TIMEOUT_S = 1.0
@@ -412,7 +412,9 @@ def test_looking_for_idle_connections_leaves_the_locks_of_files_alone(tmp_path: 
         port = listener.getsockname()[1]
         with connect(port), listener.accept()[0]:
             fcntl.lockf(held, fcntl.LOCK_EX)  # as SQLite locks the manifest
-            assert connections.close_idlest_now(port, most=0) == 0  # none has been idle for long
+            assert (
+                grpc_connections.close_idlest_now(port, most=0) == 0
+            )  # none has been idle for long
             other = subprocess.run([sys.executable, "-c", lock, file], capture_output=True)
     assert b"BlockingIOError" in other.stderr
 

@@ -16,10 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from apm_analytics.ingest.receiver.connections import CONNECTION, BoundedProtocol
 from apm_analytics.ingest.receiver.encodings import decompress
 from apm_analytics.ingest.receiver.groups import JSON, SIGNALS, Outcome
 from apm_analytics.ingest.receiver.grpc_door import response as protobuf_response
+from apm_analytics.ingest.receiver.http_connections import CONNECTION, BoundedProtocol
 from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.receiver.metrics import CONTENT_TYPE, Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline

@@ -27,11 +27,8 @@ from apm_analytics.errors import ApmError, BadParameter
 from apm_analytics.ingest import otlp
 from apm_analytics.ingest.receiver import first_start, grpc_door, http_door
 from apm_analytics.ingest.receiver.access import Access
-from apm_analytics.ingest.receiver.connections import (
-    bounded_protocol,
-    close_idlest,
-    open_connections,
-)
+from apm_analytics.ingest.receiver.grpc_connections import close_idlest
+from apm_analytics.ingest.receiver.http_connections import bounded_protocol, open_connections
 from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.receiver.limits import Readers
 from apm_analytics.ingest.receiver.metrics import Metrics
