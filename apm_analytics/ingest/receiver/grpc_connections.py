@@ -4,7 +4,8 @@ In:  the port of gRPC, how many connections it may have.
 Out: fewer connections.
 
 gRPC takes no connection beyond its limit and lets new ones wait; it shows us none of those that it
-has, so they are found among the files of this process, and shut down as if their clients had hung up.
+has, so they are found among the files of this process, and shut down as if their clients had hung
+up.
 """
 
 import asyncio

@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 
 from apm_analytics.errors import ApmError, BadParameter
 from apm_analytics.ingest import otlp
-from apm_analytics.ingest.receiver import first_start, grpc_door, http_door
+from apm_analytics.ingest.receiver import compiling, grpc_door, http_door
 from apm_analytics.ingest.receiver.access import Access
 from apm_analytics.ingest.receiver.grpc_connections import close_idlest
 from apm_analytics.ingest.receiver.http_connections import bounded_protocol, open_connections
@@ -133,7 +133,7 @@ class Receiver:
                 files,
                 files - max_http,
             )
-        await asyncio.to_thread(first_start.warm_up, self._redactor)
+        await asyncio.to_thread(compiling.warm_up, self._redactor)
         self.pipeline.start()
         intake = Intake(
             self.pipeline,
@@ -271,7 +271,7 @@ def run(config: Config, say: Callable[[str], None]) -> None:
         It could not start.
     """
     lean.without_pandas()
-    first_start.compile_once(say)
+    compiling.compile_once(say)
     _keep_freed_memory()
     uvloop.run(_run(config, say))
 
