@@ -4,12 +4,8 @@ In:  a function of arrays and numbers.
 Out: the same function, compiled at its first call and kept on disk beside its module.
 """
 
-from collections.abc import Callable
-from typing import TypeVar, cast
-
-import numba
-
-Function = TypeVar("Function", bound=Callable[..., object])
+from apm_analytics import machine_code
+from apm_analytics.machine_code import Function
 
 # Sums may be reordered (vector instructions), but NaN keeps its meaning: `fastmath=True` would
 # drop the checks for missing values.
@@ -18,5 +14,4 @@ _REORDER = {"reassoc", "contract", "arcp", "nsz"}
 
 def compiled(function: Function) -> Function:
     """Compile a function; it runs without the interpreter's lock, so threads run side by side."""
-    made = numba.njit(cache=True, nogil=True, fastmath=_REORDER, error_model="numpy")(function)
-    return cast(Function, made)
+    return machine_code.compiled(fastmath=_REORDER, error_model="numpy")(function)

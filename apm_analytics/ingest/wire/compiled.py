@@ -3,19 +3,18 @@
 In:  Python functions over integers, addresses and arrays.
 Out: the same functions, compiled by numba on their first call.
 
-What an entry compiles is kept on disk, beside the module or, where that folder is read-only, in
-the user's cache folder; without any writable folder it is compiled in every process.
+What an entry compiles is kept on disk, see `machine_code`.
 """
 
 import hashlib
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from numba import njit
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from apm_analytics import machine_code
+from apm_analytics.machine_code import Function
 
 
 def compiled(function: Function, *, checked: bool = False) -> Function:
@@ -34,10 +33,7 @@ def compiled(function: Function, *, checked: bool = False) -> Function:
 
 def entry(function: Function, *, checked: bool = False) -> Function:
     """Compile what Python calls, and keep the result on disk; `checked` as of `compiled`."""
-    try:
-        return cast(Function, njit(nogil=True, boundscheck=checked, cache=True)(function))
-    except RuntimeError:  # numba found no folder that it may write to
-        return cast(Function, njit(nogil=True, boundscheck=checked)(function))
+    return machine_code.compiled(boundscheck=checked)(function)
 
 
 @cache

@@ -7,16 +7,15 @@ All numbers are unsigned, also the indices: numba would ask of each signed one w
 from the end, and then not use the wide instructions of the processor.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
 from apm_analytics.lake.parquet.bloom import P1, P2, P3, P4
+from apm_analytics.machine_code import Function, compiled
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 _Words = NDArray[np.uint64]
 _Halves = NDArray[np.uint32]
 _U64 = np.uint64
@@ -32,16 +31,6 @@ def _part(function: Function) -> Function:
     return cast(Function, compile_(inline="always")(function))
 
 
-def _compiled(signature: Any) -> Callable[[Function], Function]:
-    def compile_(function: Function) -> Function:
-        try:
-            return cast(Function, njit(signature, nogil=True, cache=True)(function))
-        except RuntimeError:  # numba found no folder that it may write to
-            return cast(Function, njit(signature, nogil=True)(function))
-
-    return compile_
-
-
 @_part
 def _rotated(word: Any, by: Any) -> Any:
     return (word << by) | (word >> (_U64(64) - by))
@@ -52,7 +41,7 @@ def _rounded(seed: Any, word: Any) -> Any:
     return _rotated(seed + word * P2, _U64(31)) * P1
 
 
-@_compiled(types.void(_WORDS_READ, _HALVES, _HALVES_READ))
+@compiled(types.void(_WORDS_READ, _HALVES, _HALVES_READ))
 def set_bits(words: _Words, bits: _Halves, salt: _Halves) -> None:
     """Enter texts of 32 bytes, by XXH64; see `loops.set_bits`."""
     blocks = _U64(bits.size) // _EIGHT
@@ -76,7 +65,7 @@ def set_bits(words: _Words, bits: _Halves, salt: _Halves) -> None:
             bits[block + word] |= np.uint32(1) << (np.uint32(low * salt[word]) >> np.uint32(27))
 
 
-@_compiled(types.uint64(_WORDS_READ, _HALVES))
+@compiled(types.uint64(_WORDS_READ, _HALVES))
 def pack_digits(digits: _Words, packed: _Halves) -> Any:
     """Pack hex digits, the last ones first; 0 where others were among them."""
     ones = _U64(0x0101010101010101)
