@@ -180,6 +180,8 @@ def _set_aside_what_stays() -> None:
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
+        # Else nothing of it is freed at the end, and libraries that count report leaks.
+        atexit.register(gc.unfreeze)
     young, middle, old = gc.get_threshold()
     if (young, middle) in PYTHONS_THRESHOLDS:
         gc.set_threshold(YOUNG_OBJECTS, middle, old)

@@ -308,6 +308,7 @@ async def _run(config: Config, say: Callable[[str], None]) -> None:
         await stopping.wait()
     finally:
         await receiver.stop()
+        gc.unfreeze()
     say("stopped; everything acknowledged is in the lake or its journal")
 
 
