@@ -100,8 +100,8 @@ bench-peers: .venv/ready
 	@$(BIN)/uv pip install --quiet --require-hashes -r bench.lock --python $(BIN)/python
 
 fuzz: .venv/ready ## a million mutated requests, and JSON: agree with the library or refuse alike
-	@$(BIN)/python tests/fuzz_columnar.py --requests 1000000
-	@$(BIN)/python tests/fuzz_json.py --documents 200000
+	@$(BIN)/python tests/support/fuzz_columnar.py --requests 1000000
+	@$(BIN)/python tests/support/fuzz_json.py --documents 200000
 
 e2e: .venv/ready ## a real Collector and the JavaScript SDK in front of us (needs Go and Node)
 	@$(BIN)/python -m pytest tests/e2e

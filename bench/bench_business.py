@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from apm_analytics.analyze import association, impact
+from apm_analytics.business import association, impact
 from apm_analytics.simulate import business
 from apm_analytics.simulate.business import Related
 

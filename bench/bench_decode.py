@@ -20,10 +20,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from apm_analytics.ingest import otlp, otlp_protobuf
-from apm_analytics.ingest.records import Limits
-from apm_analytics.ingest.requests import Requests
-from apm_analytics.ingest.sink import Sink
+from apm_analytics.ingest.decode import otlp, protobuf
+from apm_analytics.ingest.decode.records import Limits
+from apm_analytics.ingest.decode.requests import Requests
+from apm_analytics.ingest.decode.sink import Sink
 from apm_analytics.lake import parts
 
 REQUESTS = 40
@@ -49,7 +49,7 @@ def main() -> None:
         payloads = [build(draw, first, SPANS_A_REQUEST).SerializeToString() for first in firsts]
         records = len(payloads) * SPANS_A_REQUEST
         library = 10 * SPANS_A_REQUEST / _cpu_s(_library, signal, payloads[:10], limits)
-        requests = map(otlp_protobuf.REQUESTS[signal].FromString, payloads[:10])
+        requests = map(protobuf.REQUESTS[signal].FromString, payloads[:10])
         documents = [orjson.dumps(otlp_json(request)) for request in requests]
         as_json = 10 * SPANS_A_REQUEST / _cpu_s(_json, documents, limits)
         (table_name,) = otlp.decode_requests(signal, payloads, limits).tables
@@ -90,8 +90,8 @@ def _json(documents: list[bytes], limits: Limits) -> None:
 def _library(signal: str, payloads: list[bytes], limits: Limits) -> None:
     sink = Sink()
     for payload in payloads:
-        request = otlp_protobuf.parse(signal, payload)
-        otlp_protobuf.read_request(signal, request, sink, limits)
+        request = protobuf.parse(signal, payload)
+        protobuf.read_request(signal, request, sink, limits)
     sink.finish()
 
 

@@ -24,16 +24,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from apm_analytics import settings
-from apm_analytics.alerts import gate, gating, history, signal_specs
-from apm_analytics.alerts.history import LEARNED, NAIVE, STATIC
-from apm_analytics.alerts.watching import TOGETHER
-from apm_analytics.analyze import calendar, signals
-from apm_analytics.analyze.calendar import REGRESSION, Calendar, Entry
-from apm_analytics.baselines import training
-from apm_analytics.ingest import simulated
+from apm_analytics.alerts.gate import history, judge, stage
+from apm_analytics.alerts.gate.history import LEARNED, NAIVE, STATIC
+from apm_analytics.alerts.gate.watching import TOGETHER
+from apm_analytics.alerts.prometheus import signal_specs
+from apm_analytics.baselines.training import training
+from apm_analytics.foundation import settings
+from apm_analytics.foundation.settings import Params, Settings
+from apm_analytics.ingest.files import simulated
 from apm_analytics.lake import query
-from apm_analytics.settings import Params, Settings
+from apm_analytics.signals import calendar
+from apm_analytics.signals import operations as signals
+from apm_analytics.signals.calendar import REGRESSION, Calendar, Entry
 
 PUBLISHED = "published"
 LEAST_RECALL, MOST_FALSE = 0.9, 1.0
@@ -139,7 +141,7 @@ def weeks(
 
     for fold in history.folds(features, lambda part: trained_on(part).bounds, params):
         before = features.filter(pl.col("time") < fold.since)
-        gated = gating.run(
+        gated = stage.run(
             before,
             trained_on(before).bounds,
             trained_on(before).scores,
@@ -149,8 +151,8 @@ def weeks(
             params,
         )
         firings = history.replayed(features, fold, specs, params)
-        chosen = gated.table.filter("in_force").select(*gate.BOUND, "candidate")
-        published = firings.join(chosen, on=[*gate.BOUND, "candidate"], how="semi")
+        chosen = gated.table.filter("in_force").select(*judge.BOUND, "candidate")
+        published = firings.join(chosen, on=[*judge.BOUND, "candidate"], how="semi")
         published = published.with_columns(candidate=pl.lit(PUBLISHED))
         yield fold.since, fold.until, pl.concat([firings, published])
 

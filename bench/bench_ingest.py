@@ -24,7 +24,7 @@ import numpy as np
 import otlp_load
 from ingest_peers import Peer, collector, ours, rotel
 
-from apm_analytics.ingest.receiver.grpc_door import SERVICES
+from apm_analytics.ingest.receiver.grpc_endpoint import SERVICES
 from apm_analytics.lake import query, snapshots
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "e2e"))

@@ -23,9 +23,9 @@ import polars as pl
 from nab_scoring import Labels, Profile
 from tqdm import tqdm
 
-from apm_analytics.baselines.detector import SeriesDetector
-from apm_analytics.errors import ApmError, BadInput, NotFound
-from apm_analytics.settings import DetectorParams, load
+from apm_analytics.baselines.detection.detector import SeriesDetector
+from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
+from apm_analytics.foundation.settings import DetectorParams, load
 
 # The weights that the benchmark publishes; a config/profiles.json of the folder goes first.
 PROFILES = {

@@ -20,12 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from apm_analytics.analyze import critical_path, slo_specs, transactions, transactions_specs
-from apm_analytics.analyze.calendar import Calendar
-from apm_analytics.analyze.slo_budget import Limits
-from apm_analytics.analyze.slo_report import Given, reports
 from apm_analytics.lake import query, snapshots
 from apm_analytics.lake.schema import TABLES
+from apm_analytics.signals.calendar import Calendar
+from apm_analytics.slo import specs as slo_specs
+from apm_analytics.slo.budget import Limits
+from apm_analytics.slo.report import Given, reports
+from apm_analytics.traces import critical_path
+from apm_analytics.transactions import instances
+from apm_analytics.transactions import specs as transactions_specs
 
 START_NS = 1_772_409_600 * 10**9  # Monday, 2 March 2026
 DAY_NS = 86_400 * 10**9
@@ -78,7 +81,7 @@ def _report(lake: Path) -> str:
             slos,
             given,
             instances=lambda since, until: (
-                transactions.gather(
+                instances.gather(
                     con,
                     [one for one in business if one.name == "order"],
                     hours,
@@ -97,7 +100,7 @@ def _transactions(lake: Path) -> str:
     business, hours = transactions_specs.load(SPECS)
     with query.connect(lake) as con:
         con.execute("set threads = 2")
-        found = transactions.gather(
+        found = instances.gather(
             con,
             business,
             hours,
@@ -105,7 +108,7 @@ def _transactions(lake: Path) -> str:
             until=datetime(2026, 4, 1),
             timeout_s=60,
         )
-        total = transactions.summary(found)["instances"].sum()
+        total = instances.summary(found)["instances"].sum()
     return f"{total:,.0f} instances"
 
 

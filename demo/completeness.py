@@ -27,7 +27,7 @@ from typing import Any
 import click
 import polars as pl
 
-from apm_analytics.atomic import write_atomic
+from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.lake import query
 from demo import run
 from demo.shop import places

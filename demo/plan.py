@@ -1,7 +1,7 @@
 """Which fault is on when, and the log of what was true.
 
 In:  how long the demo runs, which faults were asked for.
-Out: a plan of faults, and truth.json in the form that `analyze.calendar.from_truth` reads.
+Out: a plan of faults, and truth.json in the form that `signals.calendar.from_truth` reads.
 """
 
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apm_analytics.atomic import write_atomic
+from apm_analytics.foundation.atomic import write_atomic
 
 # fault -> what it is, and the operations it shows in.
 FAULTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from apm_analytics.atomic import write_atomic
+from apm_analytics.foundation.atomic import write_atomic
 from demo import plan, servers
 from demo.shop import places
 

@@ -1,6 +1,6 @@
 """Train baselines and forests; bounds for the coming week, scores of the history."""
 
-from apm_analytics.baselines import stages
+from apm_analytics.baselines.training import stages
 
 if __name__ == "__main__":
     stages.main(stages.train)

@@ -7,22 +7,23 @@ from pathlib import Path
 
 import pytest
 
-# Minutes long: begun last, they would leave one of two cores without work.
-BEGUN_FIRST = (
-    "test_recorded_numbers.py",
-    "test_nightly.py",
-    "test_stages.py",
-    "test_receiver_crashes.py",
-    "test_receiver_bad_input.py",
-    "test_instrument_service.py",
-    "test_demo.py",
-    "test_jupyterlab.py",
+# Minutes long: started last, they would leave one of two cores without work.
+STARTED_FIRST = (
+    "notebooks/test_recorded_numbers.py",
+    "nightly/test_job.py",
+    "baselines/training/test_stages.py",
+    "ingest/receiver/test_crashes.py",
+    "ingest/receiver/test_bad_input.py",
+    "instrument/test_wiring.py",
+    "demo/test_demo.py",
+    "notebooks/test_jupyterlab.py",
 )
+TESTS = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files; the order within a file stays."""
-    items.sort(key=lambda item: item.path.name not in BEGUN_FIRST)
+    """Start with the longest files; the order within a file stays."""
+    items.sort(key=lambda item: str(item.path.relative_to(TESTS)) not in STARTED_FIRST)
 
 
 @pytest.fixture(scope="session")

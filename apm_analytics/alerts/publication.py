@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from apm_analytics import atomic
-from apm_analytics.errors import ApmError, BadParameter, NotFound
+from apm_analytics.foundation import atomic
+from apm_analytics.foundation.errors import ApmError, BadParameter, NotFound
 
 KEPT_RELEASES = 14  # two weeks of nights to go back to
 PARTIAL = ".partial"  # being written

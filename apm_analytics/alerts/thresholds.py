@@ -1,7 +1,7 @@
 """Turn baseline bounds into alert thresholds, and publish them for Prometheus.
 
-In:  bounds of sustained values (`alerts.levels`), one row per (service_name, operation, signal,
-     hour_of_week), their provenance, and what the gate decided.
+In:  bounds of sustained values (`alerts.gate.levels`), one row per (service_name, operation,
+     signal, hour_of_week), their provenance, and what the gate decided.
 Out: thresholds, one row per (service_name, operation, signal, bound, hour_of_week), in the
      signal's own unit; thresholds.parquet and prometheus/ (.prom, rules, tests) in a release.
 """
@@ -16,22 +16,22 @@ from pathlib import Path
 
 import polars as pl
 
-from apm_analytics import settings
-from apm_analytics.alerts import (
+from apm_analytics.alerts import publication
+from apm_analytics.alerts.gate.history import KEPT, LEARNED
+from apm_analytics.alerts.gate.judge import NOT_JUDGED
+from apm_analytics.alerts.prometheus import (
     exporter,
     promtool,
-    publication,
     rule_tests,
     rules,
     signal_specs,
     slo_rules,
 )
-from apm_analytics.alerts.gate import NOT_JUDGED
-from apm_analytics.alerts.history import KEPT, LEARNED
-from apm_analytics.alerts.signal_specs import BOUNDS, SignalSpec
-from apm_analytics.baselines.registry import Provenance
-from apm_analytics.errors import ApmError, BadInput, NotEnoughData, NotFound
-from apm_analytics.settings import Params
+from apm_analytics.alerts.prometheus.signal_specs import BOUNDS, SignalSpec
+from apm_analytics.foundation import settings
+from apm_analytics.foundation.errors import ApmError, BadInput, NotEnoughData, NotFound
+from apm_analytics.foundation.provenance import Provenance
+from apm_analytics.foundation.settings import Params
 
 HOURS_PER_WEEK = 168
 SERIES = ("service_name", "operation", "signal")

@@ -6,7 +6,7 @@ import click
 
 from apm_analytics import __version__
 from apm_analytics.cli import alerts, business, lake, receive, runs, slo, telemetry, transactions
-from apm_analytics.errors import ApmError
+from apm_analytics.foundation.errors import ApmError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -49,9 +49,9 @@ def backtest(
     progress: bool,
 ) -> None:
     """Say how often an alert would have fired, when, and what incidents it met."""
-    from apm_analytics import settings
-    from apm_analytics.alerts import backtest as job
-    from apm_analytics.alerts import replayable
+    from apm_analytics.alerts.gate import backtest as job
+    from apm_analytics.alerts.gate import replayable
+    from apm_analytics.foundation import settings
     from apm_analytics.lake import answers
 
     found = job.run(

@@ -31,8 +31,9 @@ FORM = click.option(
 @FORM
 def kpis(lake: Path, specs: Path | None, form: str) -> None:
     """List the business figures: total or mean, and why one could not be measured."""
-    from apm_analytics import settings
-    from apm_analytics.analyze import kpi_specs, kpis
+    from apm_analytics.business import kpis
+    from apm_analytics.business import specs as kpi_specs
+    from apm_analytics.foundation import settings
     from apm_analytics.lake import answers, query
 
     configured = settings.load()
@@ -59,9 +60,11 @@ def impact(
     form: str,
 ) -> None:
     """Say what an incident cost: orders, revenue, sessions, with intervals."""
-    from apm_analytics import settings
-    from apm_analytics.analyze import calendar, costs, kpi_specs
+    from apm_analytics.business import costs
+    from apm_analytics.business import specs as kpi_specs
+    from apm_analytics.foundation import settings
     from apm_analytics.lake import answers, query
+    from apm_analytics.signals import calendar
 
     configured = settings.load()
     folder = specs or configured.workspace / "specs"

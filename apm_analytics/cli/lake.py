@@ -49,9 +49,10 @@ def lake() -> None:
 @LAKE
 def lake_status(lake: Path) -> None:
     """Show tables, parts, rows, bytes and times; what retention will take, and when."""
-    from apm_analytics import settings
     from apm_analytics.cli import retention_words
-    from apm_analytics.lake import answers, retention, snapshots
+    from apm_analytics.foundation import settings
+    from apm_analytics.lake import answers, snapshots
+    from apm_analytics.lake.maintenance import retention
 
     click.echo(answers.as_text(snapshots.status(lake)))
     periods = settings.retention(settings.load().workspace)
@@ -65,8 +66,8 @@ def lake_compact(lake: Path) -> None:
     """Merge small parts into large ones; readers and writers go on meanwhile."""
     from tqdm import tqdm
 
-    from apm_analytics.errors import ApmError
-    from apm_analytics.lake import compaction
+    from apm_analytics.foundation.errors import ApmError
+    from apm_analytics.lake.maintenance import compaction
 
     with tqdm(desc="merging", unit=" rows", unit_scale=True) as bar:
         done = compaction.compact(lake, progress=bar.update)
@@ -88,7 +89,8 @@ def lake_verify(lake: Path) -> None:
     """Compare every part with its hash; exit 1 when one is missing, damaged or stray."""
     from tqdm import tqdm
 
-    from apm_analytics.lake import snapshots, verify
+    from apm_analytics.lake import snapshots
+    from apm_analytics.lake.maintenance import verify
 
     total = int(snapshots.status(lake)["bytes"].sum())
     with tqdm(desc="verifying", total=total, unit="B", unit_scale=True, disable=None) as bar:
@@ -116,7 +118,8 @@ def lake_erase(lake: Path, user: str) -> None:
 
     from tqdm import tqdm
 
-    from apm_analytics.lake import erasure, snapshots
+    from apm_analytics.lake import snapshots
+    from apm_analytics.lake.maintenance import erasure
 
     total = int(snapshots.status(lake)["bytes"].sum())
     with tqdm(desc="erasing", total=total, unit="B", unit_scale=True, disable=None) as bar:
@@ -150,8 +153,8 @@ def lake_retain(lake: Path, dry_run: bool) -> None:
 
     from tqdm import tqdm
 
-    from apm_analytics import settings
-    from apm_analytics.lake import retention
+    from apm_analytics.foundation import settings
+    from apm_analytics.lake.maintenance import retention
 
     periods = settings.retention(settings.load().workspace)
     now = datetime.now(UTC)

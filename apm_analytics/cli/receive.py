@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from apm_analytics.cli.options import LAKE
-from apm_analytics.errors import BadParameter
+from apm_analytics.foundation.errors import BadParameter
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -56,10 +56,10 @@ def receive(
 ) -> None:
     """Take OTLP from SDKs and Collectors into the lake, live."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    from apm_analytics import settings
+    from apm_analytics.foundation import settings
+    from apm_analytics.foundation.privacy import load_rules
     from apm_analytics.ingest import receiver
-    from apm_analytics.ingest.receiver.access import load_access
-    from apm_analytics.privacy import load_rules
+    from apm_analytics.serve.access import load_access
 
     tls = None
     if tls_cert or tls_key or tls_client_ca:
@@ -95,7 +95,7 @@ def receive(
 @click.argument("name")
 def token(name: str) -> None:
     """Make a token for an application or tenant: what may send to `apm receive`."""
-    from apm_analytics.ingest.receiver.access import new_token
+    from apm_analytics.serve.access import new_token
 
     made, entry = new_token(name)
     click.echo(f"token, shown only now: {made}", err=True)

@@ -7,8 +7,8 @@ Out: lines for a person.
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from apm_analytics.lake.retention import SIGNALS, Outlook
-from apm_analytics.settings import RetentionSettings
+from apm_analytics.foundation.settings import RetentionSettings
+from apm_analytics.lake.maintenance.retention import SIGNALS, Outlook
 
 ADVICE = (
     "a running `apm receive` retains every hour; to keep recordings of the past give them a lake "

@@ -16,8 +16,8 @@ from apm_analytics.cli.options import LAKE, OUT, PROGRESS
 @PROGRESS
 def nightly(lake: Path, out: Path, force: bool, progress: bool) -> None:
     """Check, train, run the notebooks, publish thresholds and the report."""
-    from apm_analytics import nightly as job
-    from apm_analytics import settings
+    from apm_analytics.foundation import settings
+    from apm_analytics.nightly import job
 
     result = job.run(lake, out, settings.load(), force=force, progress=progress)
     click.echo("\n".join(result.lines()))
@@ -32,9 +32,9 @@ def nightly(lake: Path, out: Path, force: bool, progress: bool) -> None:
 def schedule(lake: Path, out: Path, at: str) -> None:
     """Run the nightly job every day at a time; a missed run is caught up once."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    from apm_analytics import nightly as job
-    from apm_analytics import schedule as clock
-    from apm_analytics import settings
+    from apm_analytics.foundation import settings
+    from apm_analytics.nightly import job
+    from apm_analytics.nightly import schedule as clock
 
     def run_once() -> None:
         result = job.run(lake, out, settings.load(), progress=False)
@@ -48,7 +48,7 @@ def schedule(lake: Path, out: Path, at: str) -> None:
 def runs(out: Path) -> None:
     """List past nightly runs."""
     from apm_analytics.lake import answers
-    from apm_analytics.report import ledger
+    from apm_analytics.nightly import ledger
 
     click.echo(answers.as_text(ledger.list_runs(out)))
 
@@ -57,7 +57,7 @@ def runs(out: Path) -> None:
 @click.argument("revisions", nargs=-1)
 def plots(revisions: tuple[str, ...]) -> None:
     """Write DVC's plots as one offline page; several REVISIONS or experiments side by side."""
-    from apm_analytics import settings
-    from apm_analytics.report import experiments
+    from apm_analytics.foundation import settings
+    from apm_analytics.report.pages import experiments
 
     click.echo(experiments.plots(settings.load().workspace, revisions))

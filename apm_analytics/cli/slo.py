@@ -23,7 +23,7 @@ def slo() -> None:
 @SPECS
 def validate(specs: Path | None) -> None:
     """Check specs/slos and what they refer to; every complaint has file and line."""
-    from apm_analytics.report import sla
+    from apm_analytics.report.pages import sla
 
     click.echo("\n".join(sla.check(specs)))
 
@@ -58,8 +58,8 @@ def report(
     state: bool,
 ) -> None:
     """Report on objectives: counts, budget, burn, what is missing, what was restated."""
-    from apm_analytics.atomic import write_atomic
-    from apm_analytics.report import sla
+    from apm_analytics.foundation.atomic import write_atomic
+    from apm_analytics.report.pages import sla
 
     found = sla.collect(lake, out, specs=specs, names=names, month=month, what_if=targets)
     content = sla.render(found, form)

@@ -23,10 +23,11 @@ def import_(
     paths: tuple[Path, ...], lake: Path, workers: int, earliest: datetime | None, progress: bool
 ) -> None:
     """Import OTLP files (JSON or protobuf, plain, .gz or .zst) and folders of them."""
-    from apm_analytics import settings
     from apm_analytics.cli import retention_words
-    from apm_analytics.ingest.files import import_files
-    from apm_analytics.lake import retention, snapshots
+    from apm_analytics.foundation import settings
+    from apm_analytics.ingest.files.importer import import_files
+    from apm_analytics.lake import snapshots
+    from apm_analytics.lake.maintenance import retention
 
     periods = settings.retention(settings.load().workspace)
     before = snapshots.newest(lake)
@@ -64,8 +65,8 @@ def simulate(
     progress: bool,
 ) -> None:
     """Write weeks of telemetry of a small shop as OTLP, and import it."""
-    from apm_analytics import settings
-    from apm_analytics.ingest import simulated
+    from apm_analytics.foundation import settings
+    from apm_analytics.ingest.files import simulated
 
     folder = into or lake.parent / "simulated"
     if if_missing and not simulated.missing(lake, folder):

@@ -23,7 +23,7 @@ def transactions() -> None:
 def report(lake: Path, specs: Path | None, days: int, by: str | None) -> None:
     """Sum up every transaction of specs/transactions.yaml, as of the end of the data."""
     from apm_analytics.lake import answers
-    from apm_analytics.report import transactions as business
+    from apm_analytics.transactions import report as business
 
     click.echo(answers.as_text(business.summary(lake, specs=specs, days=days, by=by)))
 
@@ -35,7 +35,7 @@ def report(lake: Path, specs: Path | None, days: int, by: str | None) -> None:
 @click.option("--once", is_flag=True, help="Look once and end.")
 def watch(lake: Path, specs: Path | None, interval: float, once: bool) -> None:
     """Print every SLA violation as it happens, also of what is still running."""
-    from apm_analytics.report import transactions as business
+    from apm_analytics.transactions import report as business
 
     watcher = business.watcher(lake, specs=specs)
     while True:

@@ -26,12 +26,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import export as sdk_trace
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from apm_analytics.errors import ApmError
-from apm_analytics.ingest.receiver.groups import Stage, Taken, Units, write_letters
-from apm_analytics.ingest.redaction import Redactor
+from apm_analytics.foundation.errors import ApmError
+from apm_analytics.foundation.privacy import PrivacyRules
+from apm_analytics.ingest.redaction.requests import Redactor
+from apm_analytics.ingest.staging import Stage, Taken, Units, write_letters
 from apm_analytics.lake import snapshots
-from apm_analytics.lake.journal import Entry
-from apm_analytics.privacy import PrivacyRules
+from apm_analytics.lake.journal.journal import Entry
 
 _log = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from apm_analytics.foundation.privacy import load_rules
 from apm_analytics.instrument.config import InstrumentSettings
 from apm_analytics.instrument.counts import Losses
 from apm_analytics.instrument.local_traces import LocalTraces
@@ -40,7 +41,6 @@ from apm_analytics.instrument.profiling import RequestProfiler
 from apm_analytics.instrument.redaction import Redaction
 from apm_analytics.instrument.sampling import ConsistentSampler, Live, Policy
 from apm_analytics.instrument.spans import LightTracerProvider
-from apm_analytics.privacy import load_rules
 
 LEFT_OUT_LOGGERS = ("opentelemetry.", "urllib3.", "httpx", "httpcore.")
 PROTOCOLS = ("http/protobuf", "grpc")

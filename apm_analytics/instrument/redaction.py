@@ -17,8 +17,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.trace import Link, Status
 
+from apm_analytics.foundation.privacy import PrivacyRules
 from apm_analytics.instrument.calls import resource
-from apm_analytics.privacy import PrivacyRules
 
 # Log records carry these as attributes of Python's log record, whose names have no dots.
 LOG_NAMES = {"correlation_id": "correlation.id", "request_id": "request.id"}

@@ -16,7 +16,7 @@ from typing import Any
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
 
-from apm_analytics.errors import BadInput
+from apm_analytics.foundation.errors import BadInput
 from apm_analytics.instrument.sampling import Live
 
 LARGEST = 64 * 1024  # bytes

@@ -13,8 +13,8 @@ import duckdb
 import orjson
 import polars as pl
 
-from apm_analytics.atomic import write_atomic
-from apm_analytics.errors import BadInput, BadParameter
+from apm_analytics.foundation.atomic import write_atomic
+from apm_analytics.foundation.errors import BadInput, BadParameter
 from apm_analytics.lake import query
 from apm_analytics.lake.schema import TABLES
 

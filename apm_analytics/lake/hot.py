@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apm_analytics.errors import BadParameter
+from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.lake import manifest, query
 from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest
 from apm_analytics.lake.parquet.reading import numbered, open_numbered

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-from apm_analytics.errors import ApmError, BadInput, NotFound
+from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
 
 FILE_NAME = "manifest.sqlite"
 # Another importer holds the write lock for milliseconds; a minute means something is stuck.

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apm_analytics.atomic import sync_folder
+from apm_analytics.foundation.atomic import sync_folder
 from apm_analytics.lake.manifest import Part
 from apm_analytics.lake.parquet.files import FileWriter
 from apm_analytics.lake.schema import TABLES

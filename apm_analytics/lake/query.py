@@ -1,4 +1,4 @@
-"""Ask the lake: DuckDB with one view a table, and named queries from `lake/sql/`.
+"""Query the lake: DuckDB with one view per table, and named queries from `lake/sql/<topic>/`.
 
 In:  the folder of a lake, SQL or the name of a query with its parameters.
 Out: a DuckDB connection, Polars frames.
@@ -10,12 +10,16 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from apm_analytics.errors import BadInput, BadParameter, NotFound
+from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
 from apm_analytics.lake import manifest
 from apm_analytics.lake.schema import TABLES
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 VIEWS = sorted((SQL_FOLDER / "views").glob("*.sql"))
+# The name of a query is the name of its file, whatever its topic: names are unique.
+QUERIES = {
+    file.stem: file for file in sorted(SQL_FOLDER.glob("*/*.sql")) if file.parent.name != "views"
+}
 
 
 def connect(lake: Path) -> duckdb.DuckDBPyConnection:
@@ -97,7 +101,7 @@ def create_views(con: duckdb.DuckDBPyConnection, wanted: Sequence[str]) -> None:
 
 def names() -> list[str]:
     """List the named queries."""
-    return sorted(file.stem for file in SQL_FOLDER.glob("*.sql"))
+    return sorted(QUERIES)
 
 
 def text(name: str) -> str:
@@ -108,9 +112,9 @@ def text(name: str) -> str:
     NotFound
         No such query; the message lists those there are.
     """
-    if name not in names():
+    if name not in QUERIES:
         raise NotFound(f"no named query {name!r}; there are: {', '.join(names())}")
-    return (SQL_FOLDER / f"{name}.sql").read_text()
+    return QUERIES[name].read_text()
 
 
 def named(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from apm_analytics.errors import ApmError, BadInput, NotFound
+from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
 from apm_analytics.lake import manifest, parts
 from apm_analytics.lake.manifest import open_manifest, transaction
 from apm_analytics.lake.parquet.schemas import plain

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from apm_analytics.errors import BadParameter
+from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.simulate import timeline, truth
 from apm_analytics.simulate.fleet import Fleet
 from apm_analytics.simulate.logs import LogWriter

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from apm_analytics.varint import encode
+from apm_analytics.foundation.varint import encode
 
 Bytes = npt.NDArray[np.uint8]  # shape (n, width)
 Words = npt.NDArray[np.uint64]

@@ -8,7 +8,6 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +18,13 @@ import grpc
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
 
-import otlp_requests  # noqa: E402
-from live_receiver import count, exporting, running  # noqa: E402
+import otlp_requests
+from live_receiver import count, exporting, running
 
-from apm_analytics.ingest.receiver import Config, Receiver  # noqa: E402
-from apm_analytics.ingest.receiver.access import load_access, new_token  # noqa: E402
-from apm_analytics.lake import query  # noqa: E402
+from apm_analytics.ingest.receiver import Config, Receiver
+from apm_analytics.lake import query
+from apm_analytics.serve.access import load_access, new_token
 
 CONFIG = HERE.parents[1] / "deploy" / "otel-collector" / "config.yaml"
 SPANS = 2_000

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 import small_run
 
-from apm_analytics.report import notebooks
-from apm_analytics.report.notebooks import NotebookResult
+from apm_analytics.nightly import notebooks
+from apm_analytics.report.records import NotebookResult
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 FILES = sorted(FOLDER.glob("*.ipynb"))

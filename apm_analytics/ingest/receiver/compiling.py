@@ -13,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apm_analytics.atomic import write_atomic
-from apm_analytics.ingest import requests
-from apm_analytics.ingest.otlp_protobuf import REQUESTS
-from apm_analytics.ingest.receiver.groups import Stage, Units
+from apm_analytics.foundation.atomic import write_atomic
+from apm_analytics.foundation.privacy import PrivacyRules
+from apm_analytics.ingest.decode import requests
+from apm_analytics.ingest.decode.protobuf import REQUESTS
 from apm_analytics.ingest.receiver.pipeline import MIN_STAGE_BYTES
-from apm_analytics.ingest.redaction import Redactor
+from apm_analytics.ingest.redaction.requests import Redactor
+from apm_analytics.ingest.staging import Stage, Units
 from apm_analytics.ingest.wire import entries
 from apm_analytics.ingest.wire.compiled import sources_hash
-from apm_analytics.lake.journal import Entry
-from apm_analytics.privacy import PrivacyRules
+from apm_analytics.lake.journal.journal import Entry
 
 _COMPILE = f"from {__name__} import compile_here; compile_here()"
 

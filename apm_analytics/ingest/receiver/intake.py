@@ -7,13 +7,13 @@ Out: the outcome, when it is on the disk; or `Refused`.
 import asyncio
 from collections.abc import Callable
 
-from apm_analytics.ingest.receiver.access import Access, Sender
-from apm_analytics.ingest.receiver.groups import Outcome
-from apm_analytics.ingest.receiver.limits import Readers
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
-from apm_analytics.ingest.receiver.refusals import Reason, Refused
 from apm_analytics.ingest.receiver.stamps import stamped
+from apm_analytics.ingest.staging import Outcome
+from apm_analytics.serve.access import Access, Sender
+from apm_analytics.serve.limits import Readers
+from apm_analytics.serve.refusals import Reason, Refused
 
 # A slow disk holds answers back; past this a sender is told to come again, and its request,
 # should it be taken after all, is recognised then. OpenTelemetry's exporters hang up after 10 s.

@@ -15,19 +15,19 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from apm_analytics.errors import ApmError
-from apm_analytics.ingest.receiver.groups import Outcome, Stage, Taken, Units
+from apm_analytics.foundation.errors import ApmError
 from apm_analytics.ingest.receiver.metrics import Metrics
-from apm_analytics.ingest.receiver.refusals import Reason, Refused
 from apm_analytics.ingest.receiver.repeats import (
     Repeats,
     fingerprint,
     sent_fingerprint,
 )
 from apm_analytics.ingest.receiver.writer import Batch, Writer
-from apm_analytics.ingest.redaction import Redactor
-from apm_analytics.lake import journal
-from apm_analytics.lake.journal import Entry, Journal
+from apm_analytics.ingest.redaction.requests import Redactor
+from apm_analytics.ingest.staging import Outcome, Stage, Taken, Units
+from apm_analytics.lake.journal import journal
+from apm_analytics.lake.journal.journal import Entry, Journal
+from apm_analytics.serve.refusals import Reason, Refused
 
 # Waiting this long for company costs a sender little and saves most syncs.
 GATHER_S = 0.004

@@ -23,20 +23,20 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
-from apm_analytics.errors import ApmError, BadParameter
-from apm_analytics.ingest import otlp
-from apm_analytics.ingest.receiver import compiling, grpc_door, http_door
-from apm_analytics.ingest.receiver.access import Access
-from apm_analytics.ingest.receiver.grpc_connections import close_idlest
-from apm_analytics.ingest.receiver.http_connections import bounded_protocol, open_connections
+from apm_analytics.foundation.errors import ApmError, BadParameter
+from apm_analytics.foundation.privacy import PrivacyRules
+from apm_analytics.ingest.decode import otlp
+from apm_analytics.ingest.receiver import compiling, grpc_endpoint, http_endpoint
 from apm_analytics.ingest.receiver.intake import Intake
-from apm_analytics.ingest.receiver.limits import Readers
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
 from apm_analytics.ingest.receiver.upkeep import compact_often, retain_often
-from apm_analytics.ingest.redaction import Redactor
-from apm_analytics.lake import lean
-from apm_analytics.privacy import PrivacyRules
+from apm_analytics.ingest.redaction.requests import Redactor
+from apm_analytics.lake.maintenance import lean
+from apm_analytics.serve.access import Access
+from apm_analytics.serve.grpc_connections import close_idlest
+from apm_analytics.serve.http_connections import bounded_protocol, open_connections
+from apm_analytics.serve.limits import Readers
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Files, threads and the lake need some descriptors too.
@@ -142,7 +142,7 @@ class Receiver:
             readers=Readers(config.readers, config.timeout_s),
             max_request_bytes=config.max_request_bytes,
         )
-        self._grpc = grpc_door.make_server(
+        self._grpc = grpc_endpoint.make_server(
             intake,
             timeout_s=config.timeout_s,
             max_connections=files - max_http,
@@ -153,11 +153,11 @@ class Receiver:
         self._tasks.append(
             asyncio.create_task(close_idlest(self.grpc_port, files - max_http, self._stopping))
         )
-        app = http_door.make_app(intake, cors_origins=config.cors_origins)
+        app = http_endpoint.make_app(intake, cors_origins=config.cors_origins)
         self.http_port, server = await self._serve(
             app, config.host, config.http_port, config.tls, max_http
         )
-        admin = http_door.make_admin_app(self.pipeline, self.metrics)
+        admin = http_endpoint.make_admin_app(self.pipeline, self.metrics)
         self.admin_port, _ = await self._serve(
             admin, config.admin_host, config.admin_port, None, max_http
         )

@@ -13,12 +13,13 @@ import orjson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from apm_analytics import varint
-from apm_analytics.errors import BadInput
-from apm_analytics.ingest import otlp_json, otlp_protobuf
-from apm_analytics.ingest.receiver.refusals import Reason, Refused
-from apm_analytics.ingest.records import Limits
-from apm_analytics.ingest.sink import Sink
+from apm_analytics.foundation import varint
+from apm_analytics.foundation.errors import BadInput
+from apm_analytics.ingest.decode import protobuf
+from apm_analytics.ingest.decode.records import Limits
+from apm_analytics.ingest.decode.sink import Sink
+from apm_analytics.ingest.json import otlp as otlp_json
+from apm_analytics.serve.refusals import Reason, Refused
 
 _FIRST = 0x0A  # field 1, with a length: resource_spans, and in it resource
 _JSON_KEYS = ("resourceSpans", "resourceMetrics", "resourceLogs")
@@ -58,7 +59,7 @@ def _why(kind: str, payload: bytes, error: Exception) -> str:
             if sink.rejected:
                 return f"{sink.rejected[0].path}: {sink.rejected[0].reason}"
         else:
-            otlp_protobuf.parse(signal, payload)
+            protobuf.parse(signal, payload)
     except orjson.JSONDecodeError as found:
         return f"no JSON: {found.msg} at byte {found.pos}"
     except BadInput as found:

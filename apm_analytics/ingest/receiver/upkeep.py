@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE
 
-from apm_analytics.errors import ApmError
-from apm_analytics.lake import compact_process, compaction, lean
+from apm_analytics.foundation.errors import ApmError
+from apm_analytics.lake.maintenance import compact_process, compaction, lean
 
 # Some forty parts a table: enough to merge, too few to slow a query.
 COMPACT_EVERY_S = 20.0

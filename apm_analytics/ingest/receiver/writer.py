@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apm_analytics.errors import ApmError, BadInput
-from apm_analytics.ingest.receiver import groups
-from apm_analytics.ingest.receiver.groups import Rows, Stage, Units
+from apm_analytics.foundation.errors import ApmError, BadInput
+from apm_analytics.ingest import staging
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.repeats import REMEMBERED_S
-from apm_analytics.lake import journal, snapshots
-from apm_analytics.lake.journal import Segment
+from apm_analytics.ingest.staging import Rows, Stage, Units
+from apm_analytics.lake import snapshots
+from apm_analytics.lake.journal import journal
+from apm_analytics.lake.journal.journal import Segment
 
 # Up to four times a second: what is acknowledged is seen within one, also on a busy machine.
 FLUSH_S = 0.25
@@ -149,7 +150,7 @@ class Writer:
     def _write(self, batch: Batch, rows: Rows) -> None:
         started = time.monotonic()
         documents = [segment.document for segment in batch.segments]
-        groups.write_letters(self._lake, documents[0], rows.letters)
+        staging.write_letters(self._lake, documents[0], rows.letters)
         snapshots.append(self._lake, rows.tables, documents=documents, source="apm receive")
         now = time.monotonic()
         self._metrics.wrote(

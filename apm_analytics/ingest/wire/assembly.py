@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from apm_analytics.ingest.columns import CONTEXT_COLUMNS
-from apm_analytics.ingest.records import SPAN_KINDS, STATUS_CODES, TEMPORALITIES
+from apm_analytics.ingest.decode.columns import CONTEXT_COLUMNS
+from apm_analytics.ingest.decode.records import SPAN_KINDS, STATUS_CODES, TEMPORALITIES
 from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.arrays import (
     ENCODED,

@@ -4,7 +4,7 @@ In:  a KeyValue message.
 Out: the same columns and pairs as `columns.TableBuilder` and `columns.text_pairs` give.
 """
 
-from apm_analytics.ingest.columns import EXACT_INTEGER
+from apm_analytics.ingest.decode.columns import EXACT_INTEGER
 from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint
 from apm_analytics.ingest.wire.layout import (

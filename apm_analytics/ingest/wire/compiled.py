@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from numba import njit
 
-from apm_analytics import machine_code
-from apm_analytics.machine_code import Function
+from apm_analytics.foundation import compiled as machine_code
+from apm_analytics.foundation.compiled import Function
 
 
 def compiled(function: Function, *, checked: bool = False) -> Function:

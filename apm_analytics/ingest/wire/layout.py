@@ -10,7 +10,7 @@ grow together. `state` allocates, the scanner fills, `assembly` reads.
 
 from typing import NamedTuple
 
-from apm_analytics.ingest.columns import PLACES, TARGET
+from apm_analytics.ingest.decode.columns import PLACES, TARGET
 from apm_analytics.lake.schema import PROMOTED, TEXT, column_name
 
 WORD = 8

@@ -4,7 +4,7 @@ In:  a LogRecord message.
 Out: one row of the block of logs and its pairs.
 """
 
-from apm_analytics.ingest.records import SEVERITIES
+from apm_analytics.ingest.decode.records import SEVERITIES
 from apm_analytics.ingest.wire.attributes import any_text, attribute, open_record
 from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint

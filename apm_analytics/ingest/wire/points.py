@@ -4,7 +4,7 @@ In:  a point message and the row of its metric among the heads.
 Out: one row of the block of its table, its pairs, exemplars and quantiles.
 """
 
-from apm_analytics.ingest.records import NO_RECORDED_VALUE
+from apm_analytics.ingest.decode.records import NO_RECORDED_VALUE
 from apm_analytics.ingest.wire.attributes import attribute
 from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint

@@ -6,7 +6,7 @@ Out: 0 when all of it was taken; `ODD` where the library must decide about the r
      which the caller takes back.
 """
 
-from apm_analytics.ingest.records import MAX_ATTRIBUTE_BYTES, TEMPORALITIES
+from apm_analytics.ingest.decode.records import MAX_ATTRIBUTE_BYTES, TEMPORALITIES
 from apm_analytics.ingest.wire.attributes import has_room
 from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.exponential import exponential_point

@@ -4,7 +4,7 @@ In:  a Span message.
 Out: one row of the block of spans, its pairs, events and links.
 """
 
-from apm_analytics.ingest.records import SPAN_KINDS, STATUS_CODES
+from apm_analytics.ingest.decode.records import SPAN_KINDS, STATUS_CODES
 from apm_analytics.ingest.wire.attributes import attribute, item_attribute, open_item, open_record
 from apm_analytics.ingest.wire.compiled import compiled
 from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apm_analytics.ingest.records import Limits
+from apm_analytics.ingest.decode.records import Limits
 from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.blocks import recycled
 from apm_analytics.ingest.wire.entries import forget, intern, rehash

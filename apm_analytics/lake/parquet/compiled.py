@@ -13,8 +13,8 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
+from apm_analytics.foundation.compiled import Function, compiled
 from apm_analytics.lake.parquet.bloom import P1, P2, P3, P4
-from apm_analytics.machine_code import Function, compiled
 
 _Words = NDArray[np.uint64]
 _Halves = NDArray[np.uint32]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from apm_analytics import varint
+from apm_analytics.foundation import varint
 from apm_analytics.lake.parquet.thrift import zigzag
 
 PLAIN, RLE, DELTA_BINARY, DELTA_LENGTH, RLE_DICTIONARY = 0, 3, 5, 6, 8

@@ -9,7 +9,7 @@ What is written for every page and column of a file has a template, which is fil
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from apm_analytics import varint
+from apm_analytics.foundation import varint
 
 _TRUE, _FALSE, I32, I64, BINARY, LIST, STRUCT = 1, 2, 5, 6, 8, 9, 12
 END = b"\0"  # of a struct

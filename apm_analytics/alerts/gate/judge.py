@@ -1,0 +1,292 @@
+"""Let only those thresholds page anyone that would have paged well.
+
+In:  firing intervals of every candidate in the replayed weeks; labelled incidents, and what the
+     detectors found by themselves.
+Out: the gate's table, one row a series, bound and candidate: how it would have done, which one
+     is in force, and why.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from apm_analytics.alerts.gate.history import KEPT, LEARNED, NAIVE, STATIC
+from apm_analytics.alerts.gate.watching import TOGETHER, evaluations, rolling_mean
+from apm_analytics.foundation.settings import Params
+from apm_analytics.signals.calendar import Calendar, Entry
+from apm_analytics.signals.operations import OPERATION, SERIES, Schema
+
+BY_INCIDENTS = "incidents"  # labelled ones of this signal lie in the replayed time
+BY_PAGES = "pages"  # incidents are labelled, but none of this signal: what pages, pages falsely
+BY_ANOMALIES = "anomalies"  # nothing is labelled: pages are held against the detectors' findings
+NOT_JUDGED = "not judged"  # too little history to replay: nothing learned pages
+CANDIDATES = (LEARNED, STATIC, NAIVE, KEPT)
+BOUND = (*SERIES, "bound")
+ANOMALOUS_SHARE = 0.75  # of the windows of a sustained time, outside their bounds
+WEEK_S = 7 * 86_400.0
+
+TABLE_SCHEMA: Schema = {
+    **dict.fromkeys((*BOUND, "candidate"), pl.String),
+    "in_force": pl.Boolean,  # what pages from now on; of each series and bound, one at most
+    "judgement": pl.String,
+    "reason": pl.String,  # of the decision, the same in every row of a series and bound
+    "pages_per_week": pl.Float64,
+    "false_per_week": pl.Float64,
+    "precision": pl.Float64,  # true pages a page; null without any
+    "recall": pl.Float64,  # met incidents an incident; null without any
+    "delay_s": pl.Float64,  # from the start of an incident to its page, the median
+    "events": pl.Int64,  # incidents, or anomalies, that it was held against
+}
+ANOMALIES_SCHEMA: Schema = {
+    **dict.fromkeys((*OPERATION, "signal"), pl.String),
+    "start": pl.Datetime("us"),
+    "end": pl.Datetime("us"),
+}
+Span = tuple[datetime, datetime]
+Key = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that an alert should page for, or may: an incident or an anomaly."""
+
+    start: datetime
+    end: datetime
+    of_signal: bool  # it shows in this very signal, so the alert should page
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one candidate did on one series and bound."""
+
+    pages_per_week: float
+    false_per_week: float
+    precision: float | None
+    recall: float | None
+    delay_s: float | None
+
+    @property
+    def quality(self) -> float:
+        """The harmonic mean of precision and recall; 0 where nothing was met."""
+        if not self.precision or not self.recall:
+            return 0.0
+        return 2 * self.precision * self.recall / (self.precision + self.recall)
+
+
+def judge(
+    firings: pl.DataFrame,
+    replayed: Sequence[Span],
+    candidates: Mapping[Key, frozenset[str]],
+    incidents: Calendar,
+    anomalies: pl.DataFrame,
+    params: Params,
+) -> pl.DataFrame:
+    """Hold every candidate against what happened, and decide.
+
+    Parameters
+    ----------
+    firings : as `history.replayed` gives them, of all folds.
+    replayed : [since, until) of the folds, UTC without a zone.
+    candidates : which ones each (service, operation, signal, bound) has.
+    incidents : labelled ones; without any in the replayed time, anomalies stand in.
+    anomalies : with `ANOMALIES_SCHEMA`, as `sustained_anomalies` gives them.
+    params : the numbers of params.yaml.
+
+    Returns
+    -------
+    A frame with `TABLE_SCHEMA`, sorted.
+    """
+    late = timedelta(seconds=params.thresholds.sustained_s)
+    weeks = sum((until - since).total_seconds() for since, until in replayed) / WEEK_S
+    labelled = [
+        entry
+        for entry in incidents.entries(kind="incident")
+        if any(entry.overlaps(since, until) for since, until in replayed)
+    ]
+    if not weeks:
+        reason = "too little history to replay it over; static stands in"
+        unknown = (None,) * 5 + (0,)
+        return pl.DataFrame(
+            [(*key, STATIC, True, NOT_JUDGED, reason, *unknown) for key in sorted(candidates)],
+            schema=TABLE_SCHEMA,
+            orient="row",
+        )
+    pages = _intervals(firings, (*BOUND, "candidate"))
+    found = _intervals(anomalies.filter(_within(replayed)), (*OPERATION, "signal"))
+    rows: list[tuple[object, ...]] = []
+    for key, held in sorted(candidates.items()):
+        service, operation, signal, _ = key
+        events, judgement = _events(service, operation, signal, labelled, found)
+        scores = {
+            name: score(pages.get((*key, name), []), events, weeks=weeks, late=late)
+            for name in CANDIDATES
+            if name in held
+        }
+        chosen, reason = decide(scores, judgement, params)
+        expected = sum(event.of_signal for event in events)
+        rows += [
+            (
+                *key,
+                name,
+                name == chosen,
+                judgement,
+                reason,
+                one.pages_per_week,
+                one.false_per_week,
+                one.precision,
+                one.recall,
+                one.delay_s,
+                expected,
+            )
+            for name, one in scores.items()
+        ]
+    return pl.DataFrame(rows, schema=TABLE_SCHEMA, orient="row")
+
+
+def score(
+    pages: Sequence[Span], events: Sequence[Event], *, weeks: float, late: timedelta
+) -> Score:
+    """Hold the pages of one alert against events.
+
+    A page is true when it fires while an event lasts, or begins at most `late` after its end; an
+    event is met when a page fires before it ends.
+    """
+    true = [
+        (start, end)
+        for start, end in pages
+        if any(start < event.end + late and end > event.start for event in events)
+    ]
+    expected = [event for event in events if event.of_signal]
+    delays = []
+    for event in expected:
+        begun = [start for start, end in pages if start <= event.end and end > event.start]
+        if begun:
+            delays.append(max((min(begun) - event.start).total_seconds(), 0.0))
+    return Score(
+        pages_per_week=len(pages) / weeks,
+        false_per_week=(len(pages) - len(true)) / weeks,
+        precision=len(true) / len(pages) if pages else None,
+        recall=len(delays) / len(expected) if expected else None,
+        delay_s=float(np.median(delays)) if delays else None,
+    )
+
+
+def decide(scores: Mapping[str, Score], judgement: str, params: Params) -> tuple[str, str]:
+    """Choose what pages from now on, and say why."""
+    static = scores[STATIC]
+    refusal = _refusal(scores, judgement, params.gate.max_pages_per_week)
+    if refusal is None:
+        learned = scores[LEARNED]
+        return LEARNED, f"{_said(learned)}; static {_said(static)}"
+    kept = scores.get(KEPT)
+    budget = params.gate.max_pages_per_week
+    if kept and kept.false_per_week <= budget and kept.quality >= static.quality:
+        return KEPT, f"tonight's: {refusal}; yesterday's {_said(kept)}"
+    return STATIC, refusal
+
+
+def sustained_anomalies(scores: pl.DataFrame, params: Params) -> pl.DataFrame:
+    """Find where a signal, or all together, were outside their bounds most of a sustained time.
+
+    Parameters
+    ----------
+    scores : derived/scores.parquet: a score above 1 is outside.
+
+    Returns
+    -------
+    A frame with `ANOMALIES_SCHEMA`; `signal` as in the scores, so also "together".
+    """
+    window = np.timedelta64(params.features.window_s, "s")
+    count = evaluations(params.thresholds.sustained_s, params.features.window_s)
+    rows: list[tuple[object, ...]] = []
+    for part in scores.sort(*SERIES, "time").partition_by(SERIES, maintain_order=True):
+        times = part["time"].cast(pl.Datetime("us")).to_numpy()
+        outside = (part["score"].fill_null(0.0).fill_nan(0.0) > 1.0).to_numpy()
+        share = rolling_mean(outside.astype(np.float64), count)
+        edges = np.flatnonzero(np.diff(np.r_[False, share >= ANOMALOUS_SHARE, False]))
+        key = part.select(SERIES).row(0)
+        for first, behind in zip(edges[::2], edges[1::2], strict=True):
+            start = times[max(first - count + 1, 0)]
+            rows.append((*key, start.item(), (times[behind - 1] + window).item()))
+    return pl.DataFrame(rows, schema=ANOMALIES_SCHEMA, orient="row")
+
+
+def _refusal(scores: Mapping[str, Score], judgement: str, budget: float) -> str | None:
+    """Say why the learned threshold may not page; None when it may."""
+    learned, static, naive = (scores.get(name) for name in (LEARNED, STATIC, NAIVE))
+    assert static is not None
+    if learned is None:
+        return "no threshold could be learned: too few quiet windows"
+    over = learned.false_per_week > budget
+    # Over the budget it is still the lesser evil where the fall-back pages falsely more often.
+    if over and (
+        static.false_per_week <= learned.false_per_week or static.quality > learned.quality
+    ):
+        return (
+            f"{learned.false_per_week:.2g} false pages a week, at most {budget:g} are allowed "
+            "(gate.max_pages_per_week)"
+        )
+    for name, rival in ((STATIC, static), (NAIVE, naive)):
+        if rival is None or rival.quality <= learned.quality:
+            continue
+        # An anomaly may be chance: to meet it does not excuse paging over the budget.
+        excused = max(budget, learned.false_per_week)
+        if judgement == BY_INCIDENTS or rival.false_per_week <= excused:
+            return f"{name} does better: {_said(rival)}, learned {_said(learned)}"
+    same = judgement == BY_INCIDENTS and static.quality == learned.quality > 0
+    if same and (static.false_per_week, static.delay_s or 0.0) <= (
+        learned.false_per_week,
+        learned.delay_s or 0.0,
+    ):
+        return f"static does as well: {_said(static)}"
+    return None
+
+
+def _said(one: Score) -> str:
+    met = "" if one.recall is None else f"meets {one.recall:.0%} "
+    return f"{met}at {one.false_per_week:.2g} false pages a week"
+
+
+def _events(
+    service: str,
+    operation: str,
+    signal: str,
+    labelled: Sequence[Entry],
+    anomalies: Mapping[tuple[str, ...], list[Span]],
+) -> tuple[list[Event], str]:
+    of = None if operation == TOGETHER else operation
+    if labelled:
+        events = [
+            Event(
+                entry.start.replace(tzinfo=None),
+                entry.end.replace(tzinfo=None),
+                entry.concerns(service, of, signal),
+            )
+            for entry in labelled
+            if entry.concerns(service, of)
+        ]
+        met = any(event.of_signal for event in events)
+        return events, BY_INCIDENTS if met else BY_PAGES
+    return [
+        Event(start, end, of_signal=of_signal == signal)
+        for (of_service, of_operation, of_signal), spans in anomalies.items()
+        if of_service == service and of in (None, of_operation)
+        for start, end in spans
+    ], BY_ANOMALIES
+
+
+def _intervals(frame: pl.DataFrame, by: Sequence[str]) -> dict[tuple[str, ...], list[Span]]:
+    found: dict[tuple[str, ...], list[Span]] = {}
+    for *key, start, end in frame.select(*by, "start", "end").iter_rows():
+        found.setdefault(tuple(key), []).append((start, end))
+    return found
+
+
+def _within(replayed: Sequence[Span]) -> pl.Expr:
+    inside = pl.lit(False)
+    for since, until in replayed:
+        inside = inside | ((pl.col("end") > since) & (pl.col("start") < until))
+    return inside

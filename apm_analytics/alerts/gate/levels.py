@@ -1,0 +1,250 @@
+"""Learn at which sustained value an alert shall fire.
+
+In:  the features of the history, and the bounds that a training gave.
+Out: bounds of the same shape for sustained values, of operations and of services together.
+
+The bounds of single windows say how a signal moves over the week and how much it strays; here
+the history of sustained values says how many such widths away a quiet series still comes. The
+tail beyond what was seen is extrapolated, so that a quiet series passes its threshold about
+`thresholds.quiet_passes_per_month` times: rates as normal on the square root's scale, latencies
+as exponential on the logarithm's, failures as counts that stray more than chance. Incidents in
+the history hardly count: what lies far beyond the rest is left out first.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from scipy.special import ndtri
+
+from apm_analytics.alerts.gate.watching import TOGETHER, Watched, evaluations, watch
+from apm_analytics.alerts.prometheus.signal_specs import BOUNDS
+from apm_analytics.baselines.models.scales import MAD_TO_SD, MIN_LATENCY_S, Floats
+from apm_analytics.baselines.models.series import HOURS_PER_WEEK
+from apm_analytics.baselines.training.fleet import BOUNDS_SCHEMA
+from apm_analytics.foundation.settings import Params
+from apm_analytics.signals.operations import SERIES
+
+MONTH_S = 30 * 86_400.0
+WEEK_US = 7 * 86_400_000_000
+# What of the deviations the tail is read from: enough of them, and few of an incident's.
+NORMAL_TAIL = (0.5, 0.99)
+EXPONENTIAL_TAIL = (0.9, 0.99)
+# The first look at what is quiet may hold an incident of a tenth of the time.
+FIRST_TAIL = (0.5, 0.85)
+QUIET_LOOKS = 3
+MIN_QUIET = 100  # sustained values; below it there is no tail to read
+# The first looks leave out nothing that even the bounds of single windows hold.
+LEAST_LIMIT = 1.0
+# The least step of a threshold from the expected value: what nobody would act on.
+LEAST_RATIO = 0.1  # of p95 latency and rate
+LEAST_LATENCY_S = 0.005
+LEAST_ERRORS = 0.01  # error ratio
+# A block of failures this unlikely, or this far out, belongs to an incident.
+FAR_SHARE = 1e-4
+FAR_DEVIATIONS = 6.0
+
+
+# On these scales a width means the same at every level.
+_SCALES: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]] = {
+    "latency_p95": (lambda value: np.log(np.maximum(value, MIN_LATENCY_S)), np.exp),
+    "rate": (
+        lambda value: np.sqrt(np.maximum(value, 0.0)),
+        lambda scaled: np.square(np.maximum(scaled, 0.0)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Week:
+    """The bounds of one series by hour of the week, float64 of shape (168,) each."""
+
+    unit: str
+    model: str
+    expected: Floats
+    lower: Floats
+    upper: Floats
+
+
+Weeks = Mapping[tuple[str, str, str], Week]
+
+
+def weeks(bounds: pl.DataFrame) -> dict[tuple[str, str, str], Week]:
+    """Read bounds, 168 rows a series, into arrays by (service, operation, signal)."""
+    found = {}
+    for part in bounds.sort("hour_of_week").partition_by(SERIES, maintain_order=True):
+        key = part.select(SERIES).row(0)
+        found[key] = Week(
+            part["unit"][0],
+            part["model"][0],
+            *(part[name].cast(pl.Float64).to_numpy() for name in ("expected", "lower", "upper")),
+        )
+    return found
+
+
+def learn(features: pl.DataFrame, bounds: pl.DataFrame, params: Params) -> pl.DataFrame:
+    """Give the thresholds of sustained values.
+
+    Parameters
+    ----------
+    features : the history that the bounds were learned from.
+    bounds : as `baselines.training.training` gives them, 168 rows a series.
+    params : the numbers of params.yaml.
+
+    Returns
+    -------
+    A frame with `BOUNDS_SCHEMA`, 168 rows a series: lower and upper are the thresholds of
+    sustained values. A service of several operations has one more, for its rate, with the
+    operation `*`. A series without enough quiet sustained values is left out.
+    """
+    known = weeks(bounds)
+    parts = [
+        _frame(watched, signal, week)
+        for watched in watch(features, params)
+        for signal, week in _levels(watched, known, params)
+    ]
+    return pl.concat([pl.DataFrame(schema=BOUNDS_SCHEMA), *parts])
+
+
+def together(service: str, known: Weeks) -> Week | None:
+    """Add up the rates of a service's operations."""
+    parts = [week for (of, _, signal), week in known.items() if (of, signal) == (service, "rate")]
+    if not parts:
+        return None
+    summed = [sum(getattr(week, name) for week in parts) for name in ("expected", "lower", "upper")]
+    return Week(parts[0].unit, parts[0].model, *map(np.asarray, summed))
+
+
+def _levels(watched: Watched, known: Weeks, params: Params) -> Iterator[tuple[str, Week]]:
+    for signal in BOUNDS:
+        if watched.operation == TOGETHER:
+            week = together(watched.service, known) if signal == "rate" else None
+        else:
+            week = known.get((watched.service, watched.operation, signal))
+        if week is None:
+            continue
+        rate = known.get((watched.service, watched.operation, "rate"))
+        if signal == "error_ratio":
+            level = None if rate is None else _failures(watched, week, rate, params)
+        else:
+            level = _level(watched, signal, week, params)
+        if level is not None:
+            yield signal, level
+
+
+def _level(watched: Watched, signal: str, week: Week, params: Params) -> Week | None:
+    forward, backward = _SCALES[signal]
+    middle = forward(week.expected)
+    # One width for both sides: the lower bound of a sparse rate is cut off at 0.
+    width = np.maximum(forward(week.upper) - middle, np.finfo(np.float64).tiny)
+    deviations = (forward(watched.sustained[signal]) - watched.by_hour(middle)) / watched.by_hour(
+        width
+    )
+    judged = np.isfinite(deviations)
+    if signal == "latency_p95":
+        requests = watched.sustained["rate"] * params.thresholds.sustained_s
+        judged &= np.nan_to_num(requests) >= params.thresholds.min_requests
+    if judged.sum() < MIN_QUIET:
+        return None
+    tail = _normal if signal == "rate" else _exponential
+    offset, centred = _centred(deviations[judged], watched.times[judged])
+    share = params.thresholds.quiet_passes_per_month * params.features.window_s / MONTH_S
+    above = offset + _reach(centred, share, tail)
+    below = -offset + _reach(-centred, share, tail)
+    least = np.full(HOURS_PER_WEEK, LEAST_LATENCY_S if signal == "latency_p95" else 0.0)
+    step = np.maximum(LEAST_RATIO * week.expected, least)
+    upper = np.maximum(backward(middle + above * width), week.expected + step)
+    lower = np.minimum(backward(middle - below * width), week.expected - step)
+    return replace(week, lower=np.maximum(lower, 0.0), upper=upper)
+
+
+def _failures(watched: Watched, week: Week, rate: Week, params: Params) -> Week | None:
+    """Give the upper threshold of the error ratio: failures that chance and habit do not make.
+
+    Failures of a sustained time are taken as negative binomial: Poisson, but straying more.
+    """
+    from scipy.stats import poisson  # a second of CPU, which those who only read levels save
+
+    seconds = params.thresholds.sustained_s
+    blocks = slice(None, None, evaluations(seconds, params.features.window_s))
+    requests = np.nan_to_num(watched.sustained["rate"] * seconds)[blocks]
+    failures = np.nan_to_num(watched.sustained["error_ratio"])[blocks] * requests
+    usual = watched.by_hour(week.expected)[blocks]
+    if (requests > 0).sum() * seconds < MIN_QUIET * params.features.window_s:
+        return None
+    # A first look that no incident can move far: of each block at most what the most have.
+    ratio = np.minimum(failures, 1.0 + 2.0 * np.median(failures)).sum() / requests.sum()
+    mean = np.maximum(usual, ratio) * requests
+    stray = MAD_TO_SD * float(np.median(np.abs(failures - mean - np.median(failures - mean))))
+    quiet = failures <= np.maximum(poisson.isf(FAR_SHARE, mean), mean + FAR_DEVIATIONS * stray)
+    ratio = failures[quiet].sum() / requests[quiet].sum()
+    mean = np.maximum(usual, ratio)[quiet] * requests[quiet]
+    beyond_chance = ((failures[quiet] - mean) ** 2 - mean).sum() / max((mean**2).sum(), 1e-12)
+    share = params.thresholds.quiet_passes_per_month * params.features.window_s / MONTH_S
+    expected_requests = np.maximum(rate.expected * seconds, 1.0)
+    expected_mean = np.maximum(week.expected, ratio) * expected_requests
+    most = _most_failures(expected_mean, max(beyond_chance, 0.0), share)
+    upper = np.maximum((most + 0.5) / expected_requests, week.expected + LEAST_ERRORS)
+    return replace(week, upper=np.minimum(upper, 1.0))
+
+
+def _most_failures(mean: Floats, beyond_chance: float, share: float) -> Floats:
+    from scipy.stats import nbinom, poisson
+
+    mean = np.maximum(mean, 1e-9)
+    if beyond_chance < 1e-6:
+        found: Floats = poisson.isf(share, mean)
+        return found
+    size = 1.0 / beyond_chance
+    found = nbinom.isf(share, size, size / (size + mean))
+    return found
+
+
+def _centred(deviations: Floats, times: np.ndarray) -> tuple[float, Floats]:
+    """Take out how each week stood against the bounds; give the last week's standing."""
+    age = (times[-1].astype(np.int64) - times.astype(np.int64)) // WEEK_US
+    centred = deviations.copy()
+    for weeks_ago in np.unique(age):
+        centred[age == weeks_ago] -= np.median(deviations[age == weeks_ago])
+    return float(np.median(deviations[age == 0])), centred
+
+
+def _reach(centred: Floats, share: float, tail: Callable[[Floats, float], float]) -> float:
+    """Give how far a quiet series comes, but for a `share` of the evaluations."""
+    quiet = centred
+    limit = 2.0 * _exponential(quiet, share, FIRST_TAIL)
+    for _ in range(QUIET_LOOKS):
+        quiet = quiet[quiet <= max(limit, LEAST_LIMIT)]
+        limit = tail(quiet, share)
+    return max(limit, 0.0)
+
+
+def _normal(values: Floats, share: float) -> float:
+    low, high = np.quantile(values, NORMAL_TAIL)
+    return float(low + (high - low) * ndtri(1 - share) / ndtri(NORMAL_TAIL[1]))
+
+
+def _exponential(
+    values: Floats, share: float, tail: tuple[float, float] = EXPONENTIAL_TAIL
+) -> float:
+    low, high = np.quantile(values, tail)
+    scale = (high - low) / np.log((1 - tail[0]) / (1 - tail[1]))
+    return float(high + scale * np.log((1 - tail[1]) / share))
+
+
+def _frame(watched: Watched, signal: str, week: Week) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "service_name": watched.service,
+            "operation": watched.operation,
+            "signal": signal,
+            "unit": week.unit,
+            "hour_of_week": np.arange(HOURS_PER_WEEK),
+            "expected": week.expected,
+            "lower": week.lower,
+            "upper": week.upper,
+            "model": week.model,
+        },
+        schema=BOUNDS_SCHEMA,
+    )

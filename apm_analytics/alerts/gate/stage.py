@@ -1,0 +1,153 @@
+"""Learn thresholds of sustained values, replay them, and let the gate decide; a training stage.
+
+In:  derived/ features, bounds and scores of a training; labelled incidents; what is published.
+Out: derived/levels.parquet (thresholds of the coming week), derived/gate.parquet (the gate's
+     table), derived/firings.parquet (when every candidate would have fired).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from apm_analytics.alerts import thresholds
+from apm_analytics.alerts.gate import history, judge, levels
+from apm_analytics.alerts.gate.history import KEPT, LEARNED, NAIVE, STATIC, Train
+from apm_analytics.alerts.gate.judge import Key, Span
+from apm_analytics.alerts.prometheus import signal_specs
+from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
+from apm_analytics.baselines.models import store
+from apm_analytics.baselines.training import masks, stages, training
+from apm_analytics.foundation.settings import Params, Settings
+from apm_analytics.signals import calendar
+from apm_analytics.signals.calendar import Calendar
+from apm_analytics.signals.operations import SERIES
+
+TABLE, FIRINGS, LEVELS = "gate", "firings", "levels"
+
+
+@dataclass(frozen=True)
+class Gated:
+    """What the gate found.
+
+    Parameters
+    ----------
+    levels : bounds of sustained values for the coming week, see `levels.learn`; where none could
+        be learned, the bounds of windows, which the gate never publishes.
+    table : see `gate.TABLE_SCHEMA`.
+    firings : see `history.FIRINGS_SCHEMA`.
+    replayed : [since, until) of each replayed time, UTC without a zone.
+    """
+
+    levels: pl.DataFrame
+    table: pl.DataFrame
+    firings: pl.DataFrame
+    replayed: list[Span]
+
+
+def run(
+    features: pl.DataFrame,
+    bounds: pl.DataFrame,
+    scores: pl.DataFrame,
+    train: Train,
+    signals: Mapping[str, SignalSpec],
+    incidents: Calendar,
+    params: Params,
+    *,
+    published: pl.DataFrame | None = None,
+) -> Gated:
+    """Pass every threshold through the gate.
+
+    Parameters
+    ----------
+    features, bounds, scores : of the training.
+    train : gives bounds of the features before a replayed time.
+    signals : what is watched, with the static thresholds.
+    incidents : labelled ones, to judge by; they teach nothing.
+    params : the numbers of params.yaml.
+    published : thresholds.parquet of the release before.
+    """
+    coming = levels.learn(features, bounds, params)
+    without = bounds.select(coming.columns).join(coming, on=SERIES, how="anti")
+    kept = None if published is None else thresholds.current(published)
+    parts, replayed = [pl.DataFrame(schema=history.FIRINGS_SCHEMA)], []
+    candidates = _candidates({LEARNED: coming, KEPT: kept, STATIC: without}, signals)
+    for fold in history.folds(features, train, params, kept=kept):
+        parts.append(history.replayed(features, fold, signals, params))
+        replayed.append((fold.since, fold.until))
+        if NAIVE in fold.candidates:
+            with_naive = {key for key in candidates if key[:3] in fold.candidates[NAIVE]}
+            candidates |= {key: candidates[key] | {NAIVE} for key in with_naive}
+    firings = pl.concat(parts)
+    anomalies = judge.sustained_anomalies(scores, params)
+    table = judge.judge(firings, replayed, candidates, incidents, anomalies, params)
+    return Gated(pl.concat([coming, without]), table, firings, replayed)
+
+
+def labels(workspace: Path, lake: Path) -> Calendar:
+    """Give what the gate judges by: specs/calendar.yaml, and the truth beside a simulated lake."""
+    found = list(calendar.of_workspace(workspace))
+    truth = lake.parent / "simulated" / "truth.json"
+    if truth.exists():
+        found += calendar.from_truth(truth)
+    return calendar.of(found)
+
+
+def trainer(settings: Settings, progress: bool = False) -> Train:
+    """Give the training as the gate wants it: features in, bounds out."""
+    params = settings.params
+
+    def train(features: pl.DataFrame) -> pl.DataFrame:
+        return training.train(
+            features,
+            params.baselines,
+            window_s=params.features.window_s,
+            seed=params.seed,
+            masked=masks.of_workspace(features, settings),
+            progress=progress,
+        ).bounds
+
+    return train
+
+
+def gate_stage(
+    lake: Path, derived: Path, models: Path, settings: Settings, run_id: str | None, progress: bool
+) -> str:
+    """Write derived/levels, gate and firings: what may page from now on, and why."""
+    params = settings.params
+
+    before = derived.parent / "published" / "thresholds.parquet"
+    gated = run(
+        pl.read_parquet(derived / stages.FEATURES),
+        pl.read_parquet(derived / "bounds.parquet"),
+        pl.read_parquet(derived / "scores.parquet"),
+        trainer(settings, progress),
+        signal_specs.load(settings.workspace / "specs"),
+        labels(settings.workspace, lake),
+        params,
+        published=pl.read_parquet(before) if before.exists() else None,
+    )
+    for name, frame in ((LEVELS, gated.levels), (TABLE, gated.table), (FIRINGS, gated.firings)):
+        store.write_frame(frame, derived / f"{name}.parquet")
+    chosen = gated.table.filter("in_force")["candidate"]
+    days = sum((until - since).total_seconds() for since, until in gated.replayed) / 86_400
+    return (
+        f"gate: {days:.1f} days replayed; of {len(chosen)} alerts {(chosen == LEARNED).sum()} are "
+        f"learned, {(chosen == STATIC).sum()} stay static"
+    )
+
+
+def _candidates(
+    frames: Mapping[str, pl.DataFrame | None], signals: Mapping[str, SignalSpec]
+) -> dict[Key, frozenset[str]]:
+    """Say which candidates every series and bound has; a static one stands beside each."""
+    found: dict[Key, frozenset[str]] = {}
+    for candidate, frame in frames.items():
+        if frame is None:
+            continue
+        for service, operation, signal in frame.select(SERIES).unique().iter_rows():
+            for bound in signals[signal].bounds:
+                key = (service, operation, signal, bound)
+                found[key] = found.get(key, frozenset()) | {STATIC, candidate}
+    return found

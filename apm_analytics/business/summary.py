@@ -1,0 +1,218 @@
+"""What the business notebooks say: which incident, what it cost, in plain sentences.
+
+In:  the calendar, derived/scores.parquet, frames of `business.costs` and `business.association`.
+Out: incidents with their times, tables for reading, sentences made of the figures.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from apm_analytics.baselines.detection import episodes
+from apm_analytics.business import association, costs
+from apm_analytics.business.costs import Costs
+from apm_analytics.business.specs import Kpi
+from apm_analytics.charts import words
+from apm_analytics.foundation.settings import BusinessParams
+from apm_analytics.signals.calendar import Calendar
+
+# An incident touches several series for some windows; less happens by chance in a large fleet.
+MIN_SERIES = 2
+MIN_WINDOWS = 3
+INCIDENTS: dict[str, type[pl.DataType] | pl.DataType] = {
+    "name": pl.String,
+    "start": pl.Datetime("us"),
+    "end": pl.Datetime("us"),
+    "operations": pl.Int64,
+    "source": pl.String,  # calendar, detector or by hand
+}
+
+
+def incidents(
+    calendar: Calendar, scores: pl.DataFrame | None, *, window_s: int, start: str, end: str
+) -> pl.DataFrame:
+    """List incidents, the latest first: the one given by hand, else calendar's and detector's.
+
+    Parameters
+    ----------
+    scores : derived/scores.parquet, where something was trained.
+    window_s : length of its windows, in seconds.
+    start, end : ISO times in UTC of an incident by hand; empty for none.
+
+    Returns
+    -------
+    A frame with `INCIDENTS`.
+    """
+    if start and end:
+        row = ("by hand", _moment(start), _moment(end), None, "by hand")
+        return pl.DataFrame([row], schema=INCIDENTS, orient="row")
+    rows: list[tuple[Any, ...]] = [
+        (
+            entry.name,
+            entry.start.replace(tzinfo=None),
+            entry.end.replace(tzinfo=None),
+            len(entry.operations) or None,
+            "calendar",
+        )
+        for entry in calendar.entries(kind="incident")
+    ]
+    known = [(row[1], row[2]) for row in rows]
+    for row in _detected(scores, window_s):
+        if all(row[2] <= first or row[1] >= last for first, last in known):
+            rows.append(row)
+    return pl.DataFrame(rows, schema=INCIDENTS, orient="row").sort("start", descending=True)
+
+
+def related(found: pl.DataFrame) -> pl.DataFrame:
+    """Give the associations as a person reads them, the strongest first."""
+    kept = found.filter(pl.col("status") == association.ASSOCIATED)
+    return kept.select(
+        pl.col("kpi").alias("figure"),
+        pl.format(
+            "{} when it rises",
+            pl.when(pl.col("r") > 0).then(pl.lit("rises")).otherwise(pl.lit("falls")),
+        ).alias("the figure"),
+        pl.col("metric"),
+        (pl.col("lag_s") / 3600).alias("hours later"),
+        "r",
+        "q",
+        "n",
+        pl.col("confounders").alias("may stand for"),
+    )
+
+
+def refused(found: pl.DataFrame) -> pl.DataFrame:
+    """Count the pairs that could not be judged, by reason."""
+    return (
+        found.filter(pl.col("status") == association.INSUFFICIENT)
+        .group_by("reason")
+        .agg(pairs=pl.len(), such_as=pl.col("metric").first())
+        .sort("pairs", descending=True)
+    )
+
+
+def latest_cost(
+    con: duckdb.DuckDBPyConnection,
+    known: Mapping[str, Kpi],
+    found: pl.DataFrame,
+    calendar: Calendar,
+    params: BusinessParams,
+) -> Costs | None:
+    """Say what the latest of the incidents cost; None where there is none."""
+    if found.is_empty() or not any(kpi.additive for kpi in known.values()):
+        return None
+    latest = found.row(0, named=True)
+    return costs.of_incident(
+        con,
+        known,
+        latest["start"],
+        latest["end"],
+        window_s=params.impact_window_s,
+        history_days=params.impact_history_days,
+        level=params.impact_level,
+        calendar=calendar,
+    )
+
+
+def title(cost: Costs | None) -> str:
+    """Name an incident by its times."""
+    if cost is None:
+        return "No incident is known"
+    lasted = words.span((cost.end - cost.start).total_seconds())
+    return f"{words.moment(cost.start.replace(tzinfo=None))} UTC, {lasted}"
+
+
+def estimated(cost: Costs | None) -> int:
+    """Count the figures and segments whose loss can be said."""
+    return 0 if cost is None else cost.table.filter(pl.col("status") == costs.ESTIMATED).height
+
+
+def money(cost: Costs | None) -> str:
+    """Say in one sentence what an incident cost.
+
+    Examples
+    --------
+    >>> money(cost)  # doctest: +SKIP
+    'It cost 310 EUR of revenue (95 % interval 120 to 560), 21 % of what was expected.'
+    """
+    if cost is None:
+        return "There is nothing to estimate."
+    whole = cost.table.filter(
+        pl.col("segment") == costs.ALL, pl.col("money"), pl.col("status") == costs.ESTIMATED
+    )
+    if whole.is_empty():
+        reasons = cost.table.filter(pl.col("money"), pl.col("segment") == costs.ALL)["reason"]
+        reason = reasons[0] if len(reasons) else "no figure of specs/kpis.yaml is money"
+        return f"What it cost cannot be said: {reason}."
+    row = whole.row(0, named=True)
+    interval = f"{_short(row['loss_lower'])} to {_short(row['loss_upper'])}"
+    share = row["loss"] / row["expected"]
+    if row["loss_lower"] <= 0:
+        return (
+            f"No loss of {row['title']} can be told from chance: {_short(row['loss'])} "
+            f"{row['unit']} ({cost.level:.0%} interval {interval})."
+        )
+    return (
+        f"It cost {_short(row['loss'])} {row['unit']} of {row['title']} "
+        f"({cost.level:.0%} interval {interval}), {share:.0%} of what was expected."
+    )
+
+
+def placebo(cost: Costs | None) -> str:
+    """Say what the same method makes of quiet times."""
+    if cost is None:
+        return "There is no incident to compare with."
+    whole = cost.table.filter(pl.col("segment") == costs.ALL, pl.col("status") == costs.ESTIMATED)
+    if whole.is_empty():
+        return "There is no quiet time to compare with."
+    said = [
+        f"{row['title']}: {row['placebo_p']:.1%} of {words.count(row['placebos'])} quiet stretches "
+        f"look as bad, with a mean error of {row['placebo_error']:.0%}"
+        for row in whole.iter_rows(named=True)
+    ]
+    return "; ".join(said) + "."
+
+
+def _detected(scores: pl.DataFrame | None, window_s: int) -> Sequence[tuple[Any, ...]]:
+    """Put lasting episodes that touch each other in time together."""
+    if scores is None or scores.is_empty():
+        return []
+    lasting = (
+        episodes.episodes(scores, window_s)
+        .filter(pl.col("windows") >= MIN_WINDOWS, pl.col("signal") != episodes.TOGETHER)
+        .sort("start")
+    )
+    groups: list[dict[str, Any]] = []
+    for row in lasting.iter_rows(named=True):
+        series = (row["service_name"], row["operation"])
+        if groups and row["start"] <= groups[-1]["end"]:
+            groups[-1]["end"] = max(groups[-1]["end"], row["end"])
+            groups[-1]["operations"].add(series)
+            groups[-1]["series"] += 1
+        else:
+            groups.append(
+                {"start": row["start"], "end": row["end"], "operations": {series}, "series": 1}
+            )
+    return [
+        (
+            f"{len(one['operations'])} operations out of bounds",
+            one["start"],
+            one["end"],
+            len(one["operations"]),
+            "detector",
+        )
+        for one in groups
+        if one["series"] >= MIN_SERIES and one["end"] - one["start"] < timedelta(days=1)
+    ]
+
+
+def _moment(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+
+
+def _short(value: float) -> str:
+    return words.count(round(value)) if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,307 @@
+"""Keep secrets and personal data out of telemetry, in the watched process and in the receiver.
+
+In:  specs/privacy.yaml: rules on attribute keys, patterns to find in texts.
+Out: `PrivacyRules`, which say what is left of an attribute or a text.
+
+Redaction is idempotent: what a watched service has redacted passes the receiver unchanged.
+Patterns are gated by literal parts instead of joined into one regex: Python's `re` tries every
+branch of an alternation at every character, which is ten times slower on clean texts.
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import translate
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+
+from apm_analytics.foundation.errors import BadParameter
+
+MASK = "***"
+SALT_VARIABLE = "APM_PRIVACY_SALT"
+KEY_ACTIONS = ("keep", "drop", "mask", "hash", "literals")
+PATTERN_ACTIONS = ("mask", "hash", "drop")
+PATTERN_FIELDS = {"action", "regex", "needs", "check"}
+# Texts up to this length are remembered: routes, SQL and agents come again and again.
+REMEMBERED_CHARACTERS = 512
+REMEMBERED_TEXTS = 4096
+
+_log = logging.getLogger(__name__)
+_HASHED = re.compile(r"hash:[0-9a-f]{16}")
+_LITERAL = re.compile(
+    r"""[EeNnXxBb]?'(?:[^'\\]|''|\\[^'])*+(?:'|\\.*|\Z)  # a text; after \' all: dialects differ
+    | \$(\w*)\$.*?(?:\$\1\$|\Z)                    # a dollar-quoted text
+    | (?<![\w$.%])\d+(?:\.\d*)?(?:[eE][+-]?\d+)?(?!\w) # a number, but not t1, $1 or v1.2
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+# In a text, after a name: the separator, then a value in quotes, in escaped quotes, or bare.
+_ASSIGNED = (
+    r"""(?:\\*["'])?\s*(?:[:=]|%3[DdAa]|,\s*b?(?=\\*["']))\s*"""
+    r"""(?:"((?:[^"\\]|\\.)+)|'((?:[^'\\]|\\.)+)|\\+["']([^"']+?)(?=\\{0,8}["']|\Z)"""
+    r"""|((?:[^\s&"'\\;,]|[,;](?!\s|\Z|\w+[=:]))+))"""
+)
+LONGEST_NAME = 64  # of what may follow a name that ends in *: unbounded, it would be quadratic
+_say_once = lru_cache(maxsize=None)(_log.warning)
+
+
+@dataclass(frozen=True)
+class KeyRule:
+    """What happens to attributes of some keys: `glob` as written, `action` of KEY_ACTIONS."""
+
+    glob: str
+    action: str
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What to find in texts; see the head of specs/privacy.yaml for the fields."""
+
+    name: str
+    action: str
+    regex: re.Pattern[str]
+    needs: tuple[str, ...] = ()
+    luhn: bool = False
+
+
+class PrivacyRules:
+    """The rules, ready to be asked; safe to share between threads.
+
+    Examples
+    --------
+    >>> rules = load_rules(Path("specs/privacy.yaml"), salt="s")
+    >>> rules.attribute("http.request.header.authorization", "Basic dXNlcjpwYXNz") is None
+    True
+    >>> rules.text("GET /login?password=hunter2&next=/cart")
+    'GET /login?password=***&next=/cart'
+    """
+
+    def __init__(self, keys: list[KeyRule], patterns: list[Pattern], salt: bytes) -> None:
+        self._salt = salt
+        self._keys = [(_key_matcher(rule.glob), rule) for rule in keys]
+        named = _assignment_pattern(keys)
+        self.patterns = [*patterns, named] if named else patterns
+        self.key_rule: Callable[[str], KeyRule | None] = lru_cache(REMEMBERED_TEXTS)(self._key_rule)
+        self._remembered = lru_cache(REMEMBERED_TEXTS)(self._redacted)
+
+    def attribute(self, key: str, value: str) -> str | None:
+        """Give what is left of an attribute's text value; None drops the attribute."""
+        rule = self.key_rule(key)
+        if rule is None or rule.action == "keep":
+            return self.text(value)
+        if rule.action == "drop":
+            return None
+        if rule.action == "mask":
+            return MASK
+        if rule.action == "hash":
+            return self._hash(value)
+        return self.text(_LITERAL.sub("?", value))
+
+    def text(self, value: str) -> str:
+        """Give a free text (log body, URL, message) without what the patterns find."""
+        if len(value) <= REMEMBERED_CHARACTERS:
+            return self._remembered(value)
+        return self._redacted(value)
+
+    def _key_rule(self, key: str) -> KeyRule | None:
+        whole = _normal(key)
+        parts = whole.split(".")
+        for (regex, on_parts), rule in self._keys:
+            if any(map(regex.fullmatch, parts)) if on_parts else regex.fullmatch(whole):
+                return rule
+        return None
+
+    def _redacted(self, value: str) -> str:
+        lowered = value.lower()
+        for pattern in self.patterns:
+            for part in pattern.needs:
+                if part in lowered:
+                    break
+            else:
+                if pattern.needs:
+                    continue
+            value = pattern.regex.sub(partial(self._replaced, pattern), value)
+        return value
+
+    def _replaced(self, pattern: Pattern, match: re.Match[str]) -> str:
+        found = match[0]
+        if pattern.luhn:
+            return self._acted(found, pattern) if _passes_luhn(found) else found
+        for group in range(1, pattern.regex.groups + 1):
+            start, end = match.span(group)
+            if start >= 0:
+                start, end = start - match.start(), end - match.start()
+                return found[:start] + self._acted(match[group], pattern) + found[end:]
+        return self._acted(found, pattern)
+
+    def _acted(self, found: str, pattern: Pattern) -> str:
+        if pattern.action == "hash":
+            return self._hash(found)
+        return "" if pattern.action == "drop" else MASK
+
+    def _hash(self, value: str) -> str:
+        if value == MASK or _HASHED.fullmatch(value):
+            return value
+        digest = hmac.digest(self._salt, value.encode(errors="surrogatepass"), hashlib.sha256)
+        return f"hash:{digest.hex()[:16]}"
+
+
+def load_rules(path: Path, *, salt: str | None = None) -> PrivacyRules:
+    """Read and check the privacy rules.
+
+    Parameters
+    ----------
+    path : specs/privacy.yaml.
+    salt : key of the hashes; by default APM_PRIVACY_SALT of the environment, which this module
+        reads itself because it runs in watched processes without the project's settings. Without
+        one, hashes are keyed at random and comparable within this process only, which is said.
+
+    Raises
+    ------
+    BadParameter
+        The file is missing, no YAML, or holds an unknown or ill-valued rule; the message names
+        the line.
+    """
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadParameter(f"cannot read {path}: {error}; see the project's specs/") from error
+    top = _mapping(path, root, "two mappings `keys:` and `patterns:`")
+    if set(top) != {"keys", "patterns"}:
+        _refuse(path, root, f"found {sorted(top)} at the top", "exactly `keys:` and `patterns:`")
+    keys = _key_rules(path, top["keys"])
+    patterns = [
+        _pattern(path, name, node)
+        for name, node in _mapping(path, top["patterns"], "a mapping of patterns").items()
+    ]
+    salt = os.environ.get(SALT_VARIABLE) if salt is None else salt
+    if not salt and "hash" in {rule.action for rule in keys} | {
+        pattern.action for pattern in patterns
+    }:
+        _say_once(
+            f"{SALT_VARIABLE} is not set: hashes of personal data are keyed at random and compare "
+            "only within this process; set it to the same secret everywhere to follow them"
+        )
+    return PrivacyRules(keys, patterns, salt.encode() if salt else secrets.token_bytes(32))
+
+
+def _key_rules(path: Path, node: yaml.Node) -> list[KeyRule]:
+    rules: list[KeyRule] = []
+    for item in _sequence(path, node, "a list of rules, each `action: [globs]`"):
+        for action, globs in _mapping(path, item, "a rule `action: [globs]`").items():
+            if action not in KEY_ACTIONS:
+                _refuse(path, item, f"found action {action!r}", f"one of {', '.join(KEY_ACTIONS)}")
+            for glob in _sequence(path, globs, "a list of globs"):
+                text = _text(path, glob, "a glob")
+                if not text.strip("*?"):
+                    _refuse(path, glob, f"found glob {text!r}", "one with a name in it")
+                rules.append(KeyRule(text, action))
+    return rules
+
+
+def _pattern(path: Path, name: str, node: yaml.Node) -> Pattern:
+    fields = _mapping(path, node, f"a mapping with action and regex for {name}")
+    if not {"action", "regex"} <= set(fields) <= PATTERN_FIELDS:
+        _refuse(
+            path, node, f"{name}: found {sorted(fields)}", "action and regex, maybe needs and check"
+        )
+    action = _text(path, fields["action"], "an action")
+    if action not in PATTERN_ACTIONS:
+        needed = f"one of {', '.join(PATTERN_ACTIONS)}"
+        _refuse(path, fields["action"], f"{name}: found action {action!r}", needed)
+    source = _text(path, fields["regex"], "a regex")
+    try:
+        regex = re.compile(source)
+    except re.error as error:
+        _refuse(path, fields["regex"], f"{name}: found regex {source!r}: {error}", "one that works")
+    if regex.search(""):
+        _refuse(path, fields["regex"], f"{name}: the regex matches nothing at all", "one that asks")
+    needs: tuple[str, ...] = ()
+    if "needs" in fields:
+        parts = _sequence(path, fields["needs"], f"{name}: a list of texts")
+        needs = tuple(_text(path, part, "a text") for part in parts)
+        if not needs or any(not part or part != part.lower() for part in needs):
+            _refuse(path, fields["needs"], f"{name}: found needs {needs}", "lower-case texts")
+    check = _text(path, fields["check"], "a check") if "check" in fields else None
+    if check not in (None, "luhn"):
+        _refuse(path, fields["check"], f"{name}: found check {check!r}", "luhn")
+    return Pattern(name, action, regex, needs, luhn=check == "luhn")
+
+
+def _mapping(path: Path, node: yaml.Node | None, needed: str) -> dict[str, yaml.Node]:
+    if not isinstance(node, yaml.MappingNode):
+        _refuse(path, node, f"found {_kind(node)}", needed)
+    found: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        name = _text(path, key, "a name")
+        if name in found:
+            _refuse(path, key, f"found {name!r} a second time", "one of each")
+        found[name] = value
+    return found
+
+
+def _sequence(path: Path, node: yaml.Node, needed: str) -> list[yaml.Node]:
+    if not isinstance(node, yaml.SequenceNode):
+        _refuse(path, node, f"found {_kind(node)}", needed)
+    return list(node.value)
+
+
+def _text(path: Path, node: yaml.Node, needed: str) -> str:
+    if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
+        _refuse(path, node, f"found {_kind(node)}", f"{needed}, a text")
+    return str(node.value)
+
+
+def _kind(node: yaml.Node | None) -> str:
+    if node is None:
+        return "an empty file"
+    if isinstance(node, yaml.ScalarNode):
+        return repr(node.value)
+    return "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
+
+
+def _refuse(path: Path, node: yaml.Node | None, found: str, needed: str) -> NoReturn:
+    line = node.start_mark.line + 1 if node is not None else 1
+    raise BadParameter(f"{path}, line {line}: {found}, needs {needed}; see the head of the file")
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def _key_matcher(glob: str) -> tuple[re.Pattern[str], bool]:
+    """Give the glob as a regex, and whether it is held against the parts of a key."""
+    return re.compile(translate(_normal(glob))), "." not in glob
+
+
+def _assignment_pattern(keys: list[KeyRule]) -> Pattern | None:
+    """Give the pattern that finds `name=value` for the names of drop and mask rules."""
+    names, needs = [], []
+    for rule in keys:
+        core = rule.glob.strip("*").lower()
+        if rule.action not in ("drop", "mask") or not re.fullmatch(r"[a-z0-9_-]+", core):
+            continue
+        words = re.split("[_-]", core)
+        before = "" if rule.glob.startswith("*") else r"(?<![A-Za-z0-9])"
+        after = rf"[\w-]{{0,{LONGEST_NAME}}}" if rule.glob.endswith("*") else ""
+        names.append(before + "[_-]?".join(words) + after)
+        needs += [joint.join(words) for joint in ("", "_", "-")]
+    if not names:
+        return None
+    regex = re.compile(f"(?i:{'|'.join(names)}){_ASSIGNED}")
+    shortest = {part for part in needs if not any(o in part and o != part for o in needs)}
+    return Pattern("assigned", "mask", regex, tuple(sorted(shortest)))
+
+
+def _passes_luhn(text: str) -> bool:
+    digits = [int(character) for character in reversed(text) if character.isdecimal()]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    return (sum(digits[::2]) + sum(doubled)) % 10 == 0

@@ -1,0 +1,143 @@
+"""Where a run came from: its code, data, parameters and time.
+
+In:  the workspace (git, params.yaml) and the hash of the data.
+Out: `Provenance`, and models/run.json, which holds that of the last training run.
+"""
+
+import hashlib
+import json
+import secrets
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from apm_analytics.foundation.atomic import write_atomic
+from apm_analytics.foundation.errors import BadInput, NotFound
+
+RUN_FILE = "run.json"
+UNKNOWN = "unknown"
+GIT_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a threshold can be traced back to."""
+
+    run_id: str
+    git_commit: str
+    data_hash: str
+    params_hash: str
+    trained_at: datetime
+
+
+def current_provenance(workspace: Path, data_hash: str, run_id: str | None = None) -> Provenance:
+    """Describe a training that happens now.
+
+    Parameters
+    ----------
+    workspace : the checkout with params.yaml.
+    data_hash : `lake.snapshots.data_hash` of the lake.
+    run_id : of the run that trains; a new one when left out.
+
+    Returns
+    -------
+    `git_commit` ends in "-dirty" when the checkout holds changes, and is "unknown" outside git.
+
+    Raises
+    ------
+    NotFound
+        No params.yaml in the workspace.
+
+    Examples
+    --------
+    >>> current_provenance(Path("."), "9f86d0").run_id  # doctest: +SKIP
+    '20261123T123419Z-4f2a'
+    """
+    now = datetime.now(UTC).replace(microsecond=0)
+    return Provenance(
+        run_id=run_id or f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
+        git_commit=_git_commit(workspace),
+        data_hash=data_hash,
+        params_hash=_params_hash(workspace / "params.yaml"),
+        trained_at=now,
+    )
+
+
+def write_run(models: Path, provenance: Provenance) -> None:
+    """Write models/run.json."""
+    content = json.dumps(as_dict(provenance), indent=2)
+    write_atomic(models / RUN_FILE, content.encode() + b"\n")
+
+
+def read_run(models: Path) -> Provenance:
+    """Read models/run.json.
+
+    Raises
+    ------
+    NotFound
+        Nothing was trained into `models` yet.
+    BadInput
+        The file is damaged.
+    """
+    file = models / RUN_FILE
+    if not file.exists():
+        raise NotFound(f"no training at {file}; train first: dvc repro train")
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        return from_dict(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} is damaged: {error}; train again: dvc repro -f train") from error
+
+
+def as_dict(provenance: Provenance) -> dict[str, str]:
+    """Return the fields as JSON holds them."""
+    return {**vars(provenance), "trained_at": provenance.trained_at.isoformat()}
+
+
+def from_dict(content: Mapping[str, Any]) -> Provenance:
+    """Return the `Provenance` of `as_dict`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        A field is missing, unknown or of the wrong kind.
+    """
+    return Provenance(**{**content, "trained_at": datetime.fromisoformat(content["trained_at"])})
+
+
+def _git_commit(workspace: Path) -> str:
+    commit = _git(workspace, "rev-parse", "HEAD")
+    # A folder that merely lies inside somebody's repository is not in git.
+    if not commit or not _git(workspace, "ls-files", "params.yaml"):
+        return UNKNOWN
+    # DVC rewrites its lock at every training; it is a result, not what the result came from.
+    changes = _git(workspace, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
+    return commit if changes == "" else f"{commit}-dirty"
+
+
+def _git(workspace: Path, *arguments: str) -> str | None:
+    """Ask git; None when there is no git, no repository or no commit."""
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(workspace), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def _params_hash(file: Path) -> str:
+    """Hash the values: comments and order make no other training."""
+    try:
+        values = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise NotFound(f"cannot read {file}: {error}; APM_WORKSPACE names the checkout") from error
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""Take requests of one signal straight into Arrow, without a Python object a record.
+
+In:  Export*ServiceRequests of one signal in protobuf.
+Out: one set of tables of the requests that were taken.
+
+The scanner (`wire`) takes a whole request or none of it. It leaves to the library what is damaged,
+what is to be rejected, and what is rare: nested values, bytes, repeated keys (docs/decisions/0008).
+The library's way is also the reference: both give the same rows.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from apm_analytics.foundation.errors import BadInput
+from apm_analytics.ingest.decode import protobuf
+from apm_analytics.ingest.decode.columns import SERVICE
+from apm_analytics.ingest.decode.records import Limits
+from apm_analytics.ingest.wire import assembly, layout
+from apm_analytics.ingest.wire.blocks import recycled
+from apm_analytics.ingest.wire.entries import scan
+from apm_analytics.ingest.wire.scan import NO_ROOM, SIGNAL_NUMBERS
+from apm_analytics.ingest.wire.state import Allocate, State
+
+Units = Mapping[tuple[str, str, str], str]
+# Arrow counts texts and pairs of one table with 31 bits; a request of n bytes gives 2 n at most.
+MAX_BYTES = 2**30 - 1
+# What is around records becomes Python objects, which are kept. More than a hundred times what is
+# common goes the library's way, before which attributes are counted.
+MAX_CONTEXT_BYTES = 64 * 1024
+_LENGTH_FIELD_1, _LENGTH_FIELD_2 = b"\x0a", b"\x12"
+
+
+class Scanner:
+    """Takes the requests that need no library, into one set of buffers."""
+
+    def __init__(
+        self,
+        signal: str,
+        expected: int,
+        limits: Limits,
+        refused_units: Units,
+        allocate: Allocate = recycled,
+    ) -> None:
+        self._signal = signal
+        self._refused_units = refused_units
+        self.state = State(signal, expected, limits, allocate)
+        self._contexts: list[tuple[Any, ...]] = []
+        self._known: dict[bytes, int] = {}
+        self._context_of: list[int] = []
+        self._bytes = 0
+        # Of the last request: where it began, and what is around its records.
+        self._began: tuple[Any, int, int] = (self.state.mark(), 0, 0)
+        self.bodies: set[bytes] = set()
+
+    def take(self, payload: bytes) -> bool:
+        """Take one request wholly, or leave no trace of it and say so."""
+        state = self.state
+        if self._bytes + len(payload) > MAX_BYTES:
+            return False
+        buffer = pa.py_buffer(payload)
+        mark = state.mark()
+        metrics = state.count(layout.HEAD, layout.METRIC)
+        state.begin_request()
+        self.bodies.clear()
+        number = SIGNAL_NUMBERS[self._signal]
+        while True:
+            result = scan(state.address, number, buffer.address, buffer.address + buffer.size)
+            if result != NO_ROOM:
+                break
+            state.grow()
+            state.roll_back(mark)
+            state.begin_request()
+        groups = len(self._context_of)
+        self._began = (mark, groups, self._bytes)
+        if (
+            result == 0
+            and self._take_contexts(payload, buffer.address)
+            and not self._has_refused_unit(metrics)
+        ):
+            self._bytes += len(payload)
+            return True
+        self.take_back()
+        return False
+
+    def take_back(self) -> None:
+        """Leave no trace of the last request."""
+        mark, groups, self._bytes = self._began
+        del self._context_of[groups:]
+        self.state.roll_back(mark)
+
+    def new_texts(self) -> int:
+        """Give the code of the first text that came with the last request."""
+        return int(self._began[0][1])
+
+    def tables(self, *, in_order: bool = False) -> dict[str, pa.Table]:
+        """Give the tables of all requests taken, see `assembly.tables`; not used again then."""
+        contexts = np.array(self._context_of, dtype=np.int32)
+        return assembly.tables(self.state, self._contexts, contexts, in_order=in_order)
+
+    def _take_contexts(self, payload: bytes, address: int) -> bool:
+        """Let the library read what is around the records; it tells whether that is damaged."""
+        state = self.state
+        owners, starts, ends = (
+            state.column(layout.HEAD, offset, np.int64).tolist()
+            for offset in (layout.RANGE_OWNER, layout.RANGE_START, layout.RANGE_END)
+        )
+        heads: dict[int, bytes] = {}
+        for owner, start, end in zip(owners, starts, ends, strict=True):
+            piece = bytes(payload[start - address : end - address])
+            heads[owner] = heads[owner] + piece if owner in heads else piece
+        first = len(self._context_of)
+        entries = state.column(layout.HEAD, layout.GROUP_ENTRY, np.int64)[first:].tolist()
+        for group, entry in enumerate(entries, first):
+            context = self._context(heads.get(-1 - entry, b""), heads.get(group, b""))
+            if context is None:
+                return False
+            self._context_of.append(context)
+        # A resource without any scope gives no row, and may be damaged all the same.
+        alone = {owner for owner in heads if owner < 0} - {-1 - entry for entry in entries}
+        return all(self._context(heads[owner], b"") is not None for owner in alone)
+
+    def _context(self, entry: bytes, group: bytes) -> int | None:
+        body = entry + _message(_LENGTH_FIELD_2, group)
+        if len(body) > MAX_CONTEXT_BYTES:
+            return None
+        self.bodies.add(body)
+        known = self._known.get(body)
+        if known is not None:
+            return known
+        try:
+            request = protobuf.parse(self._signal, _message(_LENGTH_FIELD_1, body))
+        except BadInput:
+            return None
+        self._contexts.append(protobuf.only_context(self._signal, request))
+        self._known[body] = len(self._contexts) - 1
+        return self._known[body]
+
+    def _has_refused_unit(self, first: int) -> bool:
+        """Tell whether a metric from row `first` of the heads on is to be rejected."""
+        if not self._refused_units:
+            return False
+        names, units, groups = (
+            self.state.column(layout.HEAD, offset, np.int32)[first:].tolist()
+            for offset in (layout.METRIC_NAME, layout.METRIC_UNIT, layout.METRIC_GROUP)
+        )
+        text = self.state.text
+        return any(
+            (self._contexts[self._context_of[group]][SERVICE], text(name), text(unit))
+            in self._refused_units
+            for name, unit, group in zip(names, units, groups, strict=True)
+        )
+
+
+def _message(tag: bytes, content: bytes) -> bytes:
+    size = len(content)
+    written = bytearray(tag)
+    while size > 0x7F:
+        written.append(size & 0x7F | 0x80)
+        size >>= 7
+    written.append(size)
+    return bytes(written) + content

@@ -1,0 +1,295 @@
+"""Cut a telemetry file into documents, whatever its encoding, without reading it whole.
+
+In:  a file: OTLP JSON (lines or documents) or protobuf (one request, or requests each behind its
+     length as a varint or as 4 bytes big-endian), plain, gzip or zstd.
+Out: `Document`s in file order, each with where it begins.
+
+The content decides, never the name.
+"""
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO, Literal
+
+import pyarrow as pa
+
+from apm_analytics.foundation import varint
+from apm_analytics.foundation.errors import BadInput
+from apm_analytics.ingest.files.large_json import split_large
+
+# orjson needs about ten times a document's size; two workers of that stay well under 1 GB.
+MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+SNIFF_BYTES = 64 * 1024
+READ_BYTES = 1024 * 1024
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_FOREIGN = {
+    b"\x89PNG": "a PNG picture",
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive",
+    b"%PDF": "a PDF",
+    b"SQLite format 3": "an SQLite database",
+}
+# No object inside an OTLP or Jaeger document begins like this, at the start of a line.
+_DOCUMENT_START = re.compile(rb'\{\s*"(?:resource_?(?:spans|metrics|logs)|data|traceID)"', re.I)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
+NEED = "need OTLP as JSON or protobuf, or Jaeger JSON, plain, .gz or .zst"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a file; `line` counts from 1 and is 0 in binary files."""
+
+    kind: Literal["json", "protobuf"]
+    content: bytes
+    line: int
+    byte_offset: int
+
+
+def documents(path: Path, report: Callable[[int], None] | None = None) -> Iterator[Document]:
+    """Give the documents of a file one by one.
+
+    Parameters
+    ----------
+    report : is told how many bytes of the file, as it lies on the disk, were read so far.
+
+    Raises
+    ------
+    BadInput
+        The file is empty, foreign, corrupt or cut short; the message names the place. What came
+        before the place was given already.
+    """
+    try:
+        with _open(path, report) as stream:
+            head = _peek(stream)
+            if not head.strip():
+                raise BadInput(f"{path} is empty; {NEED}")
+            if _is_json(path, head):
+                yield from _json_documents(path, stream)
+            else:
+                yield from _protobuf_documents(path, stream, head)
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise BadInput(f"cannot read {path}: {error}; check the file and its rights") from error
+        raise BadInput(
+            f"{path}: the compressed data is corrupt or cut short ({error}); "
+            "copy the file again and repeat the import, what is known already is not taken twice"
+        ) from error
+
+
+def _open(path: Path, report: Callable[[int], None] | None = None) -> BinaryIO:
+    raw = io.BufferedReader(_Watched(path, report), buffer_size=READ_BYTES)
+    magic = raw.peek(4)
+    codec = next((name for start, name in _MAGIC.items() if magic.startswith(start)), None)
+    if codec is None:
+        return raw
+    if codec == "gzip":
+        # Gives what can still be unpacked of a file cut short, before it raises.
+        return io.BufferedReader(_Unzipped(raw), buffer_size=SNIFF_BYTES)
+    compressed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+    return io.BufferedReader(_Readable(compressed), buffer_size=SNIFF_BYTES)
+
+
+def _peek(stream: BinaryIO) -> bytes:
+    """Look at the beginning without taking it."""
+    assert isinstance(stream, io.BufferedReader)
+    return stream.peek(SNIFF_BYTES)
+
+
+class _Watched(io.FileIO):
+    """A file that says how far it was read."""
+
+    def __init__(self, path: Path, report: Callable[[int], None] | None) -> None:
+        super().__init__(path)
+        self._report = report
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        count = super().readinto(buffer)
+        if self._report:
+            self._report(self.tell())
+        return count
+
+
+class _Unzipped(gzip.GzipFile):
+    """Closes the file below it too."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        super().__init__(fileobj=raw)
+        self._raw = raw
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+
+class _Readable(io.RawIOBase):
+    """What BufferedReader needs of an Arrow stream."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        chunk = self._stream.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _is_json(path: Path, head: bytes) -> bool:
+    """Tell JSON from protobuf; refuse what is neither by its looks."""
+    for magic, name in _FOREIGN.items():
+        if head.startswith(magic):
+            raise BadInput(f"{path} is {name}; {NEED}")
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if start in (b"{", b"["):
+        return True
+    text = head.decode(errors="ignore")
+    if len(text.encode()) < 0.9 * len(head) or any(ord(c) < 9 for c in text):
+        return False
+    # A text whose first line is damaged may still hold documents; one without any is foreign.
+    if any(line.lstrip().startswith("{") for line in text.splitlines()):
+        return True
+    raise BadInput(f"{path} is text that begins with {text[:40]!r}; {NEED}")
+
+
+def _json_documents(path: Path, stream: BinaryIO) -> Iterator[Document]:
+    line = offset = 0
+    lines_mode: bool | None = None
+    held: list[bytes] = []
+    held_line = held_offset = held_size = depth = 0
+    while True:
+        text = stream.readline(MAX_DOCUMENT_BYTES + 1)
+        if not text:
+            break
+        line += 1
+        stripped = text.strip().removeprefix(b"\xef\xbb\xbf")
+        start, offset = offset, offset + len(text)
+        if len(text) > MAX_DOCUMENT_BYTES:
+            yield from _large(path, line, start, first=not held and start == 0)
+            return
+        if not stripped and not held:
+            continue
+        if lines_mode is None:
+            lines_mode = stripped.endswith((b"}", b"]")) or stripped[:1] not in (b"{", b"[")
+        elif held and _DOCUMENT_START.match(text):
+            # The document held is cut short; a file whose first line is one has lines.
+            yield Document("json", b"".join(held), held_line, held_offset)
+            lines_mode = held_offset == 0 and len(held) == 1
+            held = []
+        if lines_mode:
+            yield Document("json", stripped, line, start)
+            continue
+        if not held:
+            held_line, held_offset, held_size, depth = line, start, 0, 0
+        held.append(text)
+        held_size += len(text)
+        if held_size > MAX_DOCUMENT_BYTES:
+            yield from _large(path, held_line, held_offset, first=held_offset == 0)
+            return
+        for token in _TOKEN.findall(text):
+            depth += (token in b"{[") - (token in b"}]") if len(token) == 1 else 0
+        if depth <= 0:
+            yield Document("json", b"".join(held), held_line, held_offset)
+            held = []
+    if held:
+        # Given as it is: decoding says where it breaks, and it is kept in the dead letters.
+        yield Document("json", b"".join(held), held_line, held_offset)
+
+
+def _large(path: Path, line: int, offset: int, *, first: bool) -> Iterator[Document]:
+    if not first:
+        raise BadInput(
+            f"{path}, line {line} (byte {offset:,}): a document of over "
+            f"{MAX_DOCUMENT_BYTES >> 20} MiB; lower the sender's batch size or split the line"
+        )
+    with _open(path) as again:
+        for content in split_large(again, path):
+            yield Document("json", content, line, offset)
+
+
+def _protobuf_documents(path: Path, stream: BinaryIO, head: bytes) -> Iterator[Document]:
+    framing = _framing(head)
+    if framing is None:
+        raise BadInput(f"{path} begins with the bytes {head[:8].hex(' ')}; {NEED}")
+    offset = 0
+    while True:
+        start = offset
+        if framing == "big-endian":
+            prefix = stream.read(4)
+            size = int.from_bytes(prefix, "big") if len(prefix) == 4 else -1
+            offset += len(prefix)
+        else:
+            prefix = b""
+            if framing == "single":
+                prefix = stream.read(1)
+                if prefix and prefix != b"\n":
+                    raise BadInput(
+                        f"{path}, byte {start:,}: found the byte {prefix.hex()}, need a resource "
+                        "(0a); what came before it was taken, the rest is damaged"
+                    )
+                offset += len(prefix)
+            size, used = _read_varint(stream)
+            offset += used
+            if not used and not prefix:
+                return
+        if not prefix and framing == "big-endian":
+            return
+        if size > MAX_DOCUMENT_BYTES:
+            raise BadInput(
+                f"{path}, byte {start:,}: a message of {size:,} bytes, at most "
+                f"{MAX_DOCUMENT_BYTES:,} are taken; lower the sender's batch size, or the length "
+                "is damaged"
+            )
+        content = stream.read(size) if size > 0 else b""
+        offset += len(content)
+        if size < 0 or len(content) < size:
+            raise BadInput(
+                f"{path}, byte {start:,}: cut short, {max(size, 0):,} bytes announced and "
+                f"{len(content):,} there; copy the file again and repeat the import"
+            )
+        if framing == "single":
+            content = b"\n" + varint.encode(size) + content
+        if content:
+            yield Document("protobuf", content, 0, start)
+
+
+def _framing(head: bytes) -> Literal["single", "varint", "big-endian"] | None:
+    """Tell how requests are told apart, from the first of them."""
+    # A request begins with a resource entry (0a), and that with a resource, scope or schema URL.
+    if head[:1] == b"\x00" and head[4:5] == b"\n":
+        return "big-endian"
+    if head[:1] == b"\n":
+        size, used = _read_varint(io.BytesIO(head[1:]))
+        inside = head[1 + used : 2 + used]
+        after = head[1 + used + size : 2 + used + size] if size >= 0 else b""
+        if inside in (b"\n", b"\x12", b"\x1a") and after in (b"", b"\n"):
+            return "single"
+        if size == 0:
+            return "single"
+    size, used = _read_varint(io.BytesIO(head))
+    if size > 0 and head[used : used + 1] == b"\n":
+        return "varint"
+    return None
+
+
+def _read_varint(stream: IO[bytes]) -> tuple[int, int]:
+    """Read a length; gives (-1, bytes read) where it is cut short or too long."""
+    value = 0
+    for count in range(varint.LONGEST):
+        byte = stream.read(1)
+        if not byte:
+            return (-1 if count else 0), count
+        value |= (byte[0] & 0x7F) << (7 * count)
+        if byte[0] < 0x80:
+            return value, count + 1
+    return -1, varint.LONGEST

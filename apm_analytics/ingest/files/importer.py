@@ -1,0 +1,234 @@
+"""Import telemetry files into the lake: each document once, the good records of every file.
+
+In:  files and folders of OTLP or Jaeger JSON, see `ingest.files.framing`.
+Out: parts in the lake, dead letters beside them, a summary.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from apm_analytics.foundation.errors import ApmError, BadInput
+from apm_analytics.ingest.decode.records import LIFTED_BY_EARLIEST, Limits
+from apm_analytics.ingest.files import dead_letters, framing
+from apm_analytics.ingest.files.batch import Batch, import_batch
+from apm_analytics.ingest.files.framing import Document
+from apm_analytics.ingest.files.summary import FileSummary, ImportSummary
+from apm_analytics.lake import snapshots
+
+__all__ = ["FileSummary", "ImportSummary", "import_files"]
+
+# One batch becomes one snapshot: large enough for good parts, small enough for memory.
+BATCH_BYTES = 8 * 1024 * 1024
+# Starting processes costs over a second each; less than this is faster without.
+INLINE_BYTES = 6 * 1024 * 1024
+# A path of dead letters never comes back in as telemetry.
+SKIPPED_FOLDERS = (dead_letters.FOLDER,)
+
+
+def import_files(
+    paths: Sequence[Path],
+    lake: Path,
+    *,
+    workers: int = 2,
+    earliest: datetime | None = None,
+    progress: bool = True,
+) -> ImportSummary:
+    """Import files, and all files below folders, into a lake.
+
+    Parameters
+    ----------
+    paths : files or folders; in a folder, files that are no telemetry are skipped and listed.
+    lake : folder of the lake, made when missing.
+    workers : decoding processes; small inputs are decoded in this one.
+    earliest : records before it are dead-lettered, 2000-01-01 UTC by default. When given,
+        records that an import before dead-lettered for their time are taken too.
+    progress : show a bar.
+
+    Returns
+    -------
+    A summary with rows, rejected records and errors by file.
+
+    Raises
+    ------
+    ApmError
+        The lake's disk refused; what was committed stays, the same call goes on from there.
+
+    Examples
+    --------
+    >>> import_files([Path("traces.jsonl.gz")], Path("data/lake")).ok  # doctest: +SKIP
+    True
+    """
+    started = time.perf_counter()
+    limits = Limits.around_now(earliest)
+    targets = list(_targets(paths))
+    summaries = [FileSummary(path) for path, _ in targets]
+    total = sum(path.stat().st_size for path, _ in targets if path.is_file())
+    pool = None
+    if workers > 1 and total > INLINE_BYTES:
+        # A forked child would inherit the locks of Arrow's threads.
+        pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        )
+    try:
+        with tqdm(
+            total=total, desc="importing", unit="B", unit_scale=True, disable=not progress
+        ) as bar:
+            _run(targets, summaries, lake, limits, earliest is not None, pool, workers, bar)
+    except BrokenProcessPool as error:
+        raise ApmError(
+            "a decoding process was killed, most likely for want of memory; "
+            "run the same import again with --workers 1"
+        ) from error
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    return ImportSummary(lake, summaries, time.perf_counter() - started)
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the importer is killed; nobody would take its results."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _targets(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
+    """Give every file with whether it was found in a folder."""
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                if file.is_file() and not set(file.parts) & set(SKIPPED_FOLDERS):
+                    yield file, True
+        else:
+            yield path, False
+
+
+def _run(
+    targets: Sequence[tuple[Path, bool]],
+    summaries: list[FileSummary],
+    lake: Path,
+    limits: Limits,
+    lift: bool,
+    pool: ProcessPoolExecutor | None,
+    workers: int,
+    bar: "tqdm[Any]",
+) -> None:
+    pending: set[Future[tuple[int, FileSummary]]] = set()
+    # Documents of batches on their way: a file given twice is not decoded twice.
+    under_way: set[str] = set()
+
+    def collect(done: set[Future[tuple[int, FileSummary]]]) -> None:
+        for future in done:
+            number, part = future.result()
+            _merge(summaries[number], part)
+
+    def submit(batch: Batch) -> None:
+        nonlocal pending
+        fresh = batch.without(under_way)
+        if not fresh.documents:
+            return
+        under_way.update(fresh.hashes)
+        if pool is None:
+            _merge(summaries[batch.file], import_batch(fresh, lake, limits)[1])
+            return
+        pending.add(pool.submit(import_batch, fresh, lake, limits))
+        # Back-pressure: what is queued is in memory.
+        while len(pending) > workers + 1:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            collect(done)
+
+    for number, (path, in_folder) in enumerate(targets):
+        summary = summaries[number]
+        for batch in _batches(number, path, in_folder, summary, _reporter(bar)):
+            known = snapshots.known_documents(lake, batch.hashes)
+            summary.documents += len(batch.hashes)
+            summary.known_documents += len(known | (under_way & set(batch.hashes)))
+            submit(batch.without(known))
+            for lifted in _lifted(batch, known, lake) if lift else ():
+                submit(lifted.without(snapshots.known_documents(lake, lifted.hashes)))
+    done, _ = wait(pending)
+    collect(done)
+
+
+def _reporter(bar: "tqdm[Any]") -> Callable[[int], None]:
+    """Give what moves the bar on to a position within one file."""
+    before = bar.n
+
+    def report(position: int) -> None:
+        # A file that is read a second time, see `framing`, does not move the bar back.
+        bar.update(max(0, before + position - bar.n))
+
+    return report
+
+
+def _batches(
+    number: int,
+    path: Path,
+    in_folder: bool,
+    summary: FileSummary,
+    report: Callable[[int], None],
+) -> Iterator[Batch]:
+    """Cut a file into batches; what is wrong with it goes into its summary."""
+    held: list[Document] = []
+    size = 0
+    try:
+        for document in framing.documents(path, report):
+            held.append(document)
+            size += len(document.content)
+            if size >= BATCH_BYTES:
+                yield _batch(number, path, held)
+                held, size = [], 0
+    except BadInput as error:
+        if in_folder and not held and not summary.documents:
+            summary.skipped = str(error)
+        else:
+            summary.errors.append(str(error))
+    if held:
+        yield _batch(number, path, held)
+
+
+def _batch(number: int, path: Path, held: list[Document]) -> Batch:
+    hashes = (hashlib.blake2b(d.content, digest_size=16).hexdigest() for d in held)
+    # A document repeated within a batch is one document.
+    unique = dict(zip(hashes, held, strict=True))
+    return Batch(number, path, tuple(unique.values()), tuple(unique))
+
+
+def _lifted(batch: Batch, known: set[str], lake: Path) -> Iterator[Batch]:
+    """Give the records of known documents that were put aside for their time."""
+    held: dict[str, Document] = {}
+    size = 0
+    for document, digest in zip(batch.documents, batch.hashes, strict=True):
+        if digest not in known:
+            continue
+        for name, content in dead_letters.lifted(lake, digest, LIFTED_BY_EARLIEST):
+            held[name] = Document("json", content, document.line, document.byte_offset)
+            size += len(content)
+            if size >= BATCH_BYTES:
+                yield Batch(batch.file, batch.path, tuple(held.values()), tuple(held), lifted=True)
+                held, size = {}, 0
+    if held:
+        yield Batch(batch.file, batch.path, tuple(held.values()), tuple(held), lifted=True)
+
+
+def _merge(whole: FileSummary, part: FileSummary) -> None:
+    whole.rows.update(part.rows)
+    whole.rejected.update(part.rejected)
+    whole.warnings.update(part.warnings)
+    whole.errors.extend(part.errors)

@@ -1,0 +1,263 @@
+"""Read OTLP JSON documents: traces, metrics and logs.
+
+In:  a parsed document (dicts as orjson gives them).
+Out: rows, rejected records and warnings in a `Sink`.
+
+As the specification asks, ids are hex, 64-bit integers may be text or numbers, unknown fields are
+no error: they are kept in the record's attributes as `otlp.unknown.<field>` and counted. Field
+names may be lowerCamelCase or the protobuf ones.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import orjson
+
+from apm_analytics.foundation.errors import BadInput
+from apm_analytics.ingest.decode import records
+from apm_analytics.ingest.decode.columns import as_text, context, text_pairs
+from apm_analytics.ingest.decode.records import Limits, Reject
+from apm_analytics.ingest.decode.sink import Sink
+from apm_analytics.ingest.json import fields
+from apm_analytics.ingest.json.fields import Json
+from apm_analytics.ingest.json.otlp_metrics import read_metric
+
+# signal -> (top-level field, scope field, record field)
+SIGNALS = {
+    "traces": ("resourceSpans", "scopeSpans", "spans"),
+    "metrics": ("resourceMetrics", "scopeMetrics", "metrics"),
+    "logs": ("resourceLogs", "scopeLogs", "logRecords"),
+}
+_NO_UTF8 = "holds bytes that are no UTF-8; mend the text where it is set, or its encoding"
+_SPAN = fields.names(
+    "traceId spanId parentSpanId traceState flags name kind startTimeUnixNano endTimeUnixNano"
+    " attributes droppedAttributesCount events droppedEventsCount links droppedLinksCount status"
+)
+_LOG = fields.names(
+    "timeUnixNano observedTimeUnixNano severityNumber severityText body attributes"
+    " droppedAttributesCount flags traceId spanId eventName"
+)
+
+
+def misplaced(signal: str, other: str) -> str:
+    """Say that a request of one signal came where another is taken."""
+    return (
+        f"{SIGNALS[other][0]}: found a {other} request, need {SIGNALS[signal][0]}; "
+        f"send {other} to their own service (/v1/{other})"
+    )
+
+
+def parse(document: bytes) -> Any:
+    """Parse JSON that can be read and written again, which takes a level of the stack a level.
+
+    Raises
+    ------
+    orjson.JSONDecodeError
+        It is no JSON.
+    BadInput
+        It is nested too deep.
+    """
+    parsed = orjson.loads(document)
+    try:
+        orjson.dumps([[[[parsed]]]])  # a dead letter goes around it
+    except orjson.JSONEncodeError as error:
+        raise BadInput("values are nested deeper than 250 levels; send them as text") from error
+    return parsed
+
+
+def read_document(
+    document: Json, sink: Sink, limits: Limits, damage: str = "", only: str | None = None
+) -> None:
+    """Read every signal of one document into the sink.
+
+    Parameters
+    ----------
+    damage : a text that stands where the document was damaged; records with it are put aside.
+    only : the signal that may be in it; all when left out.
+
+    Raises
+    ------
+    BadInput
+        The document is no OTLP: none of its fields is known; or it holds another signal.
+    """
+    if not isinstance(document, dict):
+        raise BadInput(f"found a JSON {type(document).__name__}, need an OTLP object")
+    document, unknown = fields.normal(document, frozenset(top for top, _, _ in SIGNALS.values()))
+    present = [signal for signal, (top, _, _) in SIGNALS.items() if top in document]
+    if not present:
+        raise BadInput(
+            f"no OTLP document: found the fields {sorted(unknown)[:5]}, "
+            "need resourceSpans, resourceMetrics or resourceLogs"
+        )
+    for other in present:
+        if only is not None and other != only:
+            raise BadInput(misplaced(only, other))
+    for name in unknown:
+        sink.warnings[f"unknown field {name} ignored"] += 1
+    for signal in present:
+        _read_signal(signal, document, sink, limits, damage.encode())
+
+
+def _read_signal(signal: str, document: Json, sink: Sink, limits: Limits, damage: bytes) -> None:
+    top, middle, leaf = SIGNALS[signal]
+    read: Callable[[Json, str, Sink, Limits], None] = {
+        "traces": _read_span,
+        "metrics": read_metric,
+        "logs": _read_log,
+    }[signal]
+    for path, entry in _objects(document, top, top, signal, sink):
+        entry, _ = fields.normal(entry, fields.names(f"resource schemaUrl {middle}"))
+        resource = entry.get("resource") or {}
+        for scope_path, group in _objects(entry, middle, f"{path}.{middle}", signal, sink):
+            group, _ = fields.normal(group, fields.names(f"scope schemaUrl {leaf}"))
+            scope = group.get("scope") or {}
+            try:
+                if damage:
+                    _refuse_damage(damage, {**entry, middle: {**group, leaf: None}})
+                shared = _context(entry, resource, group, scope)
+            except (Reject, AttributeError, TypeError, ValueError) as error:
+                alone = {top: [{**entry, middle: [group]}]}
+                sink.reject(signal, scope_path, f"resource or scope: {error}", alone)
+                continue
+            sink.open_context(shared, partial(wrapped, signal, entry, group))
+            for record_path, record in _objects(group, leaf, f"{scope_path}.{leaf}", signal, sink):
+                try:
+                    if damage:
+                        _refuse_damage(damage, record)
+                    read(record, record_path, sink, limits)
+                except Reject as error:
+                    where = f"{record_path}.{error.field}"
+                    sink.reject_record(signal, where, error.reason, record)
+                except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+                    reason = f"a field has the wrong type: {error}"
+                    sink.reject_record(signal, record_path, reason, record)
+
+
+def wrapped(signal: str, entry: Json, group: Json, record: Any) -> Json:
+    """Give one record as an OTLP document of its own, so that it can be mended and imported."""
+    top, middle, leaf = SIGNALS[signal]
+    scope = {key: group[key] for key in ("scope", "schemaUrl") if group.get(key)}
+    around = {key: entry[key] for key in ("resource", "schemaUrl") if entry.get(key)}
+    return {top: [{**around, middle: [{**scope, leaf: [record]}]}]}
+
+
+def _refuse_damage(damage: bytes, holder: Json) -> None:
+    """Reject what holds the text that stands for damage."""
+    if damage in orjson.dumps(holder):
+        field = next(
+            name for name, value in holder.items() if damage in orjson.dumps({name: value})
+        )
+        raise Reject(field, _NO_UTF8)
+
+
+def _objects(
+    holder: Json, name: str, path: str, signal: str, sink: Sink
+) -> Iterator[tuple[str, Json]]:
+    """Walk a list of objects; what is no list or no object is put aside."""
+    items = holder.get(name) or []
+    if not isinstance(items, list):
+        sink.reject(signal, path, f"found a {type(items).__name__}, need a list", items)
+        return
+    for number, item in enumerate(items):
+        if isinstance(item, dict):
+            yield f"{path}[{number}]", item
+        else:
+            sink.reject(
+                signal, f"{path}[{number}]", f"found {type(item).__name__}, need an object", item
+            )
+
+
+def _context(entry: Json, resource: Json, group: Json, scope: Json) -> tuple[Any, ...]:
+    pairs = list(fields.pairs(resource.get("attributes")))
+    if resource.get("droppedAttributesCount"):
+        pairs.append(
+            (
+                "otel.dropped_attributes_count",
+                fields.short_integer(resource, "droppedAttributesCount"),
+            )
+        )
+    return context(
+        pairs,
+        fields.text(entry, "schemaUrl"),
+        fields.text(scope, "name"),
+        fields.text(scope, "version"),
+        fields.pairs(scope.get("attributes")),
+        fields.text(group, "schemaUrl"),
+    )
+
+
+def _read_span(span: Json, path: str, sink: Sink, limits: Limits) -> None:
+    span, unknown = fields.normal(span, _SPAN)
+    status = span.get("status") or {}
+    attributes = fields.attributes(span, unknown, sink)
+    row = records.span(
+        limits,
+        trace_id=span.get("traceId"),
+        span_id=span.get("spanId"),
+        parent_span_id=span.get("parentSpanId"),
+        name=fields.text(span, "name"),
+        kind=fields.enum("kind", span.get("kind")),
+        status_code=fields.enum("status.code", status.get("code")),
+        status_message=fields.text(status, "message"),
+        trace_state=fields.text(span, "traceState"),
+        flags=fields.short_integer(span, "flags"),
+        start_ns=fields.integer(span, "startTimeUnixNano"),
+        end_ns=fields.integer(span, "endTimeUnixNano"),
+        dropped=(
+            fields.short_integer(span, "droppedAttributesCount"),
+            fields.short_integer(span, "droppedEventsCount"),
+            fields.short_integer(span, "droppedLinksCount"),
+        ),
+        events=[_event(event) for event in span.get("events") or ()],
+        links=[_link(link) for link in span.get("links") or ()],
+    )
+    sink.table("spans").add(row, attributes)
+
+
+def _event(event: Json) -> Json:
+    return {
+        "time": records.moment(
+            "events.timeUnixNano", fields.integer(event, "timeUnixNano", "time_unix_nano")
+        ),
+        "name": fields.text(event, "name"),
+        "attributes": text_pairs(fields.pairs(event.get("attributes"))),
+        "dropped_attributes_count": fields.short_integer(
+            event, "droppedAttributesCount", "dropped_attributes_count"
+        ),
+    }
+
+
+def _link(link: Json) -> Json:
+    return {
+        "trace_id": records.identifier(
+            "links.traceId", link.get("traceId") or link.get("trace_id"), 16
+        ),
+        "span_id": records.identifier("links.spanId", link.get("spanId") or link.get("span_id"), 8),
+        "trace_state": fields.text(link, "traceState") or None,
+        "attributes": text_pairs(fields.pairs(link.get("attributes"))),
+        "flags": fields.short_integer(link, "flags"),
+        "dropped_attributes_count": fields.short_integer(
+            link, "droppedAttributesCount", "dropped_attributes_count"
+        ),
+    }
+
+
+def _read_log(log: Json, path: str, sink: Sink, limits: Limits) -> None:
+    log, unknown = fields.normal(log, _LOG)
+    attributes = fields.attributes(log, unknown, sink)
+    body = fields.any_value(log["body"]) if log.get("body") else None
+    row = records.log(
+        limits,
+        time_ns=fields.integer(log, "timeUnixNano"),
+        observed_ns=fields.integer(log, "observedTimeUnixNano"),
+        severity_number=fields.enum("severityNumber", log.get("severityNumber")),
+        severity_text=fields.text(log, "severityText"),
+        body=None if body is None else as_text(body),
+        event_name=fields.text(log, "eventName"),
+        trace_id=log.get("traceId"),
+        span_id=log.get("spanId"),
+        flags=fields.short_integer(log, "flags"),
+        dropped=fields.short_integer(log, "droppedAttributesCount"),
+    )
+    sink.table("logs").add(row, attributes)

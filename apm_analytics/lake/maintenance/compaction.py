@@ -1,0 +1,306 @@
+"""Merge small parts into large ones while readers read and writers write.
+
+In:  a lake whose receiver leaves a part twice a second and table.
+Out: the same rows in few parts, sorted by time; the files of replaced parts go after a grace.
+
+Parts of one table and day are merged when there are many of about the same size, so that a row is
+rewritten a few times at most, however long the lake is fed (docs/decisions on compaction).
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from apm_analytics.foundation.errors import ApmError
+from apm_analytics.lake import manifest, parts
+from apm_analytics.lake.maintenance import merging
+from apm_analytics.lake.maintenance.merging import Columns
+from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest, transaction
+
+LOCK = ".maintenance.lock"
+# A part of so many rows is large enough: some 50 MB of spans.
+TARGET_ROWS = 1_000_000
+# Late data of a day comes within this time after its end.
+LATE_S = 3_600.0
+DAY_S = 86_400
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When parts are merged: so many, and together so many times the largest of them.
+
+    The factor bounds how often a row is rewritten: by the logarithm of the target to its base.
+    """
+
+    parts: int
+    factor: float
+
+
+# A day that is still being fed waits for more; of a day that is over little remains.
+OPEN_DAY = Rule(parts=16, factor=4.0)
+CLOSED_DAY = Rule(parts=2, factor=2.0)
+
+
+@dataclass
+class Compaction:
+    """What one run did; `busy` when another process was at it and nothing was done."""
+
+    busy: bool = False
+    merged: int = 0
+    made: int = 0
+    rows: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    removed_files: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def compact(
+    lake: Path,
+    *,
+    now_s: float | None = None,
+    grace_s: float = GRACE_S,
+    progress: Progress | None = None,
+) -> Compaction:
+    """Merge what has become many small parts; cheap when there is nothing to do.
+
+    Several processes may call it at once: one works, the others return at once. Killed at any
+    moment it loses and doubles nothing; what it left is used or removed by a later run.
+
+    Parameters
+    ----------
+    now_s : the time, in seconds since 1970; of this machine when left out.
+    grace_s : how long the files of replaced parts stay for readers that listed them before.
+    progress : called with the rows of each merge that is done.
+
+    Raises
+    ------
+    NotFound
+        There is no lake at `lake`.
+    ApmError
+        The disk refused; everything merged so far stays merged.
+
+    Examples
+    --------
+    >>> compact(Path("data/lake")).made  # doctest: +SKIP
+    12
+    """
+    now_s = time.time() if now_s is None else now_s
+    done = Compaction()
+    with open_manifest(lake):
+        pass  # no lock file where there is no lake
+    try:
+        with maintenance(lake, wait_s=0):
+            with open_manifest(lake) as con:
+                live = manifest.live_parts(con)
+            for group in _groups(live):
+                _compact_group(lake, group, now_s, done, progress)
+            done.removed_files = remove_replaced(lake, before_s=now_s - grace_s)
+    except Timeout:
+        done.busy = True
+    return done
+
+
+def due(lake: Path) -> bool:
+    """Tell whether `compact` would find something to do now.
+
+    Raises
+    ------
+    NotFound
+        There is no lake at `lake`.
+    """
+    now_s = time.time()
+    with open_manifest(lake) as con:
+        live = manifest.live_parts(con)
+        replaced = manifest.replaced_parts(con, now_s - GRACE_S)
+    return bool(replaced) or any(choose(group, _rule(group, now_s)) for group in _groups(live))
+
+
+@contextmanager
+def maintenance(lake: Path, *, wait_s: float = -1) -> Iterator[None]:
+    """Be the only one that replaces parts of this lake; the end of the process ends it too.
+
+    Raises
+    ------
+    filelock.Timeout
+        Another process was at it for all of `wait_s`.
+    """
+    with FileLock(lake / LOCK, timeout=wait_s):
+        yield
+
+
+def rewrite(
+    lake: Path,
+    old: Sequence[Part],
+    rows: Iterable[pa.Table | Columns],
+    *,
+    now_s: float,
+    level: int,
+    resolution_s: int = 0,
+    origin: str | None = None,
+    beside: Sequence[tuple[str, Callable[[], pa.Table], int]] = (),
+) -> Part | None:
+    """Let one part with `rows` stand for old ones, in one step.
+
+    Parameters
+    ----------
+    old : parts of one table and day.
+    rows : tables in order of time, or columns of such; without a row nothing takes their place.
+    origin : what the new part was made from; its own hash when left out.
+    beside : a table, what gives rows of it once all `rows` were taken, and their resolution in s;
+        they appear in the same step.
+
+    Returns
+    -------
+    The new part; None without rows.
+
+    Raises
+    ------
+    ApmError
+        One of the old parts is not live any more; nothing was changed.
+    """
+    start_ns = min(part.first_time_ns for part in old)
+    names = "\n".join(sorted(part.path for part in old))
+    name = hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
+    expected = sum(part.rows for part in old)
+    written: list[parts.Written] = []
+    try:
+        with parts.PartWriter(lake, old[0].table, name, start_ns, expected) as writer:
+            for some in rows:
+                if isinstance(some, Columns):
+                    writer.write_columns(*some)
+                else:
+                    writer.write(some)
+            if writer.rows:
+                temporary, part = writer.finish()
+                part = _stamped(part, old, level, resolution_s)
+                written.append((temporary, replace(part, origin=origin or part.origin)))
+            else:
+                writer.discard()
+        for number, (table_name, more, own_s) in enumerate(beside):
+            for temporary, part in parts.write_parts(lake, table_name, more(), f"{name}{number}"):
+                written.append((temporary, _stamped(part, old, level, own_s)))
+        with open_manifest(lake, create=True) as con, transaction(con):
+            if not manifest.replace_parts(con, old, [part for _, part in written], now_s):
+                raise ApmError(
+                    "parts were replaced by something else meanwhile; run the same command again"
+                )
+            # Before the commit: a crash between leaves a file that no manifest names.
+            parts.put_in_place(lake, written)
+    finally:
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
+    return next((part for _, part in written if part.table == old[0].table), None)
+
+
+def remove_replaced(lake: Path, *, before_s: float) -> int:
+    """Remove the files of parts that were replaced before a time; give their number."""
+    with open_manifest(lake) as con:
+        gone = manifest.replaced_parts(con, before_s)
+    if not gone:
+        return 0
+    for part in gone:
+        (lake / part.path).unlink(missing_ok=True)
+    with open_manifest(lake, create=True) as con:
+        manifest.forget_replaced(con, gone, journal=segments(lake))
+    return len(gone)
+
+
+def _groups(live: Sequence[Part]) -> list[list[Part]]:
+    """Sort the parts that are not large yet by table, day and resolution."""
+    groups: dict[tuple[str, int, int], list[Part]] = {}
+    for part in live:
+        if part.rows < TARGET_ROWS // 2:
+            groups.setdefault((part.table, _day(part), part.resolution_s), []).append(part)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def choose(group: Sequence[Part], rule: Rule) -> list[Part]:
+    """Choose what to merge out of parts of one day: the most that the rule and the target allow.
+
+    Returns
+    -------
+    The smallest parts, of equal ones the oldest; empty when it is too early.
+    """
+    chosen: list[Part] = []
+    best = rows = largest = 0
+    for part in sorted(group, key=lambda part: (_size_class(part), part.first_time_ns)):
+        rows += part.rows
+        if rows > TARGET_ROWS:
+            break
+        chosen.append(part)
+        largest = max(largest, part.rows)
+        many = len(chosen) >= rule.parts and rows >= rule.factor * largest
+        # What comes out is large enough to stay.
+        final = rows >= TARGET_ROWS // 2 and rows >= CLOSED_DAY.factor * largest
+        if many or final:
+            best = len(chosen)
+    return chosen[:best]
+
+
+def _rule(group: Sequence[Part], now_s: float) -> Rule:
+    closed = (_day(group[0]) + 1) * DAY_S + LATE_S < now_s
+    return CLOSED_DAY if closed else OPEN_DAY
+
+
+def _stamped(part: Part, old: Sequence[Part], level: int, resolution_s: int) -> Part:
+    newest = max(one.snapshot for one in old)
+    return replace(part, snapshot=newest, level=level, resolution_s=resolution_s)
+
+
+def _size_class(part: Part) -> int:
+    """Parts of about one size are merged in order of time."""
+    return part.rows.bit_length() // 2
+
+
+def _compact_group(
+    lake: Path, group: list[Part], now_s: float, done: Compaction, progress: Progress | None
+) -> None:
+    rule = _rule(group, now_s)
+    while chosen := choose(group, rule):
+        rows = sum(part.rows for part in chosen)
+        level = max(part.level for part in chosen) + 1
+        try:
+            made = rewrite(
+                lake,
+                chosen,
+                merging.in_order_of_time(lake, chosen),
+                now_s=now_s,
+                level=level,
+                origin=parts.sum_of_origins(chosen),
+                resolution_s=chosen[0].resolution_s,
+            )
+        except (OSError, pa.ArrowException) as error:
+            done.failed.append(
+                f"{len(chosen)} parts of {chosen[0].table} could not be merged: {error}; "
+                "`apm lake verify` says which are damaged"
+            )
+            return
+        assert made is not None and made.rows == rows, f"{made} of {rows} rows"
+        group = [part for part in group if part not in chosen]
+        if made.rows < TARGET_ROWS // 2:
+            group.append(made)
+        done.merged += len(chosen)
+        done.made += 1
+        done.rows += rows
+        done.bytes_before += sum(part.bytes for part in chosen)
+        done.bytes_after += made.bytes
+        if progress is not None:
+            progress(rows)
+
+
+def segments(lake: Path) -> set[str]:
+    """Name the documents of the journal that are still there and may be replayed."""
+    return {f"journal:{file.stem}" for file in (lake / "journal").rglob("*") if file.is_file()}
+
+
+def _day(part: Part) -> int:
+    return part.first_time_ns // (parts.NS_PER_HOUR * 24)

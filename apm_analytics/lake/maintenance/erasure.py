@@ -1,0 +1,395 @@
+"""Remove a person's records from the lake.
+
+In:  a lake and the id that the person has in `user.id`.
+Out: parts without these records, and a receipt that does not name the person.
+
+A record is the person's when it carries the id: in the column, in one of its maps (also under an
+older name), in an event or a link. A metric point stands for many people; it only loses its
+exemplars that carry the id. Spans of the same trace that do not carry it stay. Where other records
+mention the id as a word, in a body, a URL or another attribute, it is masked; but an id of few
+signs stands for too much else, and is left there.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from apm_analytics import __version__
+from apm_analytics.foundation.atomic import write_atomic
+from apm_analytics.foundation.errors import BadParameter
+from apm_analytics.lake import manifest, query
+from apm_analytics.lake.journal import journal
+from apm_analytics.lake.maintenance import compaction, masking
+from apm_analytics.lake.maintenance.masking import Mask
+from apm_analytics.lake.manifest import Part, open_manifest, transaction
+from apm_analytics.lake.parts import ROWS_A_GROUP
+from apm_analytics.lake.schema import OLD_NAMES, TABLES, TEXT_MAP
+
+USER = "user.id"
+KEYS = (USER, *(old for old, new in OLD_NAMES.items() if new == USER))
+RECEIPTS = "receipts"
+KEY_FILE = "key"
+DEAD_LETTERS = "dead_letter"
+JOURNAL = "journal"
+# A receiver makes parts of what it took within a second, and removes the segment a second later.
+WAIT_S = 15.0
+LOOK_AGAIN_S = 0.1
+AT_ONCE = 64  # parts that one query looks through
+
+Progress = Callable[[int], object]
+
+
+def erase(
+    lake: Path, user: str, *, now_s: float | None = None, progress: Progress | None = None
+) -> Path:
+    """Remove every record of a person; a second run finds nothing, and says so in its receipt.
+
+    Replaced files are deleted at once: a query that listed them before and has not opened them
+    yet fails with an error that says to connect anew. Hot views read everything anew. Killed at
+    any moment, the same call again does the rest.
+
+    Parameters
+    ----------
+    user : the id, as it is in `user.id`.
+    now_s : the time, in seconds since 1970; of this machine when left out.
+    progress : called with the bytes of each part that was looked through.
+
+    Returns
+    -------
+    The receipt: records removed and records masked by table, parts rewritten, time, version, and
+    the id under a keyed hash whose key is in `receipts/key`. `mentions_masked` false: the id is
+    too short to be looked for as a word. `journal_segments_left` above 0: requests that mention
+    the id are no parts yet and no receiver makes them; start one, then run this again.
+
+    Raises
+    ------
+    NotFound
+        There is no lake at `lake`.
+    BadParameter
+        An empty id.
+
+    Examples
+    --------
+    >>> erase(Path("data/lake"), "user-17")  # doctest: +SKIP
+    PosixPath('data/lake/receipts/erasure-20260302T101500-1f0c.json')
+    """
+    if not user.strip():
+        raise BadParameter("got an empty id, need the user.id of one person")
+    now_s = time.time() if now_s is None else now_s
+    with open_manifest(lake):
+        pass
+    with compaction.maintenance(lake):
+        done = _Erasing(lake, user, now_s, progress)
+        until = time.monotonic() + WAIT_S
+        done.all_parts()
+        # What a running receiver has taken and not yet made parts of is waited for.
+        received = _is_received(lake, user)
+        while received and time.monotonic() < until:
+            time.sleep(LOOK_AGAIN_S)
+            done.all_parts()
+            received = bool(_segments(lake, ".segment", user))
+        _remove_strays(lake)
+        with open_manifest(lake, create=True) as con, transaction(con):
+            con.execute("insert into erasures (erased_at_s) values (?)", (now_s,))
+    letters, damaged = _erase_letters(lake, user), _erase_damaged(lake, user)
+    return _write_receipt(
+        lake,
+        user,
+        {
+            "erased_at": datetime.fromtimestamp(now_s, UTC).isoformat(timespec="seconds"),
+            "version": __version__,
+            "records": dict(done.removed),
+            "masked": dict(done.masked),
+            "mentions_masked": masking.is_distinctive(user),
+            "parts_rewritten": done.rewritten,
+            "dead_letters": letters,
+            "damaged_segments": damaged,
+            "journal_segments_left": len(_segments(lake, ".segment", user)),
+        },
+    )
+
+
+def _parts(lake: Path) -> dict[Part, bool]:
+    """Give all parts whose files are there, and whether they are live."""
+    with open_manifest(lake) as con:
+        live = manifest.live_parts(con)
+        return dict.fromkeys(manifest.replaced_parts(con), False) | dict.fromkeys(live, True)
+
+
+class _Erasing:
+    """Parts that are looked through, and what came of it."""
+
+    def __init__(self, lake: Path, user: str, now_s: float, progress: Progress | None) -> None:
+        self.removed: Counter[str] = Counter({table: 0 for table in TABLES})
+        self.masked: Counter[str] = Counter({table: 0 for table in TABLES})
+        self.rewritten = 0
+        self._lake, self._user, self._now_s = lake, user, now_s
+        self._progress = progress
+        self._looked: set[str] = set()
+
+    def all_parts(self) -> None:
+        """Look through all parts, and through those that arrive meanwhile."""
+        while parts := {
+            one: live for one, live in _parts(self._lake).items() if one.path not in self._looked
+        }:
+            for part in [part for part, live in parts.items() if not live]:
+                if not (self._lake / part.path).exists():
+                    _remove(self._lake, part)  # whoever removed the file died before it said so
+                    del parts[part]
+            for table in TABLES:
+                own = [part for part in parts if part.table == table]
+                for some in (own[at : at + AT_ONCE] for at in range(0, len(own), AT_ONCE)):
+                    self._looked.update(part.path for part in some)
+                    for part in _suspects(self._lake, some, self._user):
+                        self._one(part, parts[part])
+                    if self._progress is not None:
+                        self._progress(sum(part.bytes for part in some))
+
+    def _one(self, part: Part, live: bool) -> None:
+        removed, masked = _count(self._lake, part, self._user)
+        if not removed and not masked:
+            return
+        if live:
+            made = _without(self._lake, part, self._user, self._now_s)
+            self._looked.update([made.path] if made else [])
+            self.removed[part.table] += removed
+            self.masked[part.table] += masked
+            self.rewritten += 1
+        _remove(self._lake, part)
+
+
+def _suspects(lake: Path, some: Sequence[Part], user: str) -> list[Part]:
+    """Give those of some parts of one table that may hold something of the person's."""
+    table = some[0].table
+    may, parameters = f"({_is_the_persons(table)}) or ({_exemplar_of(table)})", {"user": user}
+    if masking.is_distinctive(user):
+        mask = Mask.of(table, user)
+        may, parameters = f"{may} or {mask.may_mention()}", {**parameters, **mask.forms}
+    by_file = {str(lake / part.path): part for part in some}
+    with query.offline() as con:
+        found = con.execute(
+            "select distinct filename"
+            " from read_parquet($files, hive_partitioning = false, filename = true)"
+            f" where {may}",
+            {**parameters, "files": list(by_file)},
+        ).fetchall()
+    return [by_file[name] for (name,) in found]
+
+
+def _count(lake: Path, part: Part, user: str) -> tuple[int, int]:
+    """Count the rows of a part that carry the id, and the others that mention it."""
+    carries = f"({_is_the_persons(part.table)}) or ({_exemplar_of(part.table)})"
+    mentions, parameters = "false", {"file": str(lake / part.path), "user": user}
+    if masking.is_distinctive(user):
+        mask = Mask.of(part.table, user)
+        mentions, parameters = mask.mentions(), {**parameters, **mask.pattern, **mask.forms}
+    with query.offline() as con:
+        ((removed, masked),) = con.execute(
+            f"select count(*) filter ({carries}),"
+            f" count(*) filter (not ({carries}) and ({mentions}))"
+            " from read_parquet($file, hive_partitioning = false)",
+            parameters,
+        ).fetchall()
+    return int(removed), int(masked)
+
+
+def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
+    """Put a part without the person's rows in the place of one with them."""
+
+    def rows() -> Iterator[pa.Table]:
+        with query.offline() as con:
+            parameters = {"file": str(lake / part.path), "user": user}
+            columns = "*"
+            if masking.is_distinctive(user):
+                mask = Mask.of(part.table, user)
+                columns = ", ".join(
+                    mask.columns.get(name, name) for name in TABLES[part.table].names
+                )
+                parameters |= mask.pattern
+            found = con.sql(
+                f"select {columns} from (select {_columns(part.table)}"
+                " from read_parquet($file, hive_partitioning = false)"
+                f" where not coalesce({_is_the_persons(part.table)}, false))",
+                params=parameters,
+            )
+            assert found is not None  # a select gives rows
+            for batch in found.to_arrow_reader(ROWS_A_GROUP):
+                named = pa.Table.from_batches([batch]).rename_columns(TABLES[part.table].names)
+                yield named.cast(TABLES[part.table])
+
+    return compaction.rewrite(
+        lake,
+        [part],
+        rows(),
+        now_s=now_s,
+        level=part.level,
+        resolution_s=part.resolution_s,
+    )
+
+
+def _remove(lake: Path, part: Part) -> None:
+    (lake / part.path).unlink(missing_ok=True)
+    with open_manifest(lake, create=True) as con:
+        manifest.forget_replaced(con, [part], journal=compaction.segments(lake))
+
+
+def _is_the_persons(table: str) -> str:
+    """Say in SQL that a row of a table carries the id $user."""
+    cases = []
+    for field in TABLES[table]:
+        if field.name == "user_id":
+            cases.append("user_id = $user")
+        elif field.type == TEXT_MAP:
+            cases.append(_in_map(field.name))
+        elif field.name == "attributes_num":
+            cases += [f"attributes_num['{key}'] = try_cast($user as double)" for key in KEYS]
+        elif field.name in ("events", "links"):
+            cases.append(
+                f"len(list_filter({field.name}, lambda one: {_in_map('one.attributes')})) > 0"
+            )
+    return " or ".join(f"coalesce({case}, false)" for case in cases)
+
+
+def _exemplar_of(table: str) -> str:
+    if "exemplars" not in TABLES[table].names:
+        return "false"
+    return f"len(list_filter(exemplars, lambda one: {_in_map('one.attributes')})) > 0"
+
+
+def _columns(table: str) -> str:
+    """List a table's columns, the exemplars without the person's."""
+    return ", ".join(
+        f"list_filter(exemplars, lambda one: not {_in_map('one.attributes')}) as exemplars"
+        if name == "exemplars"
+        else name
+        for name in TABLES[table].names
+    )
+
+
+def _in_map(map_: str) -> str:
+    return "(" + " or ".join(f"coalesce({map_}['{key}'] = $user, false)" for key in KEYS) + ")"
+
+
+def _erase_letters(lake: Path, user: str) -> int:
+    """Remove the dead letters that mention the id; give their number."""
+    removed = 0
+    for file in sorted((lake / DEAD_LETTERS).glob("*.jsonl")):
+        lines = file.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if not _letter_mentions(line, user)]
+        removed += len(lines) - len(kept)
+        if not kept:
+            file.unlink(missing_ok=True)
+        elif len(kept) < len(lines):
+            write_atomic(file, b"".join(kept))
+    return removed
+
+
+def _letter_mentions(line: bytes, user: str) -> bool:
+    try:
+        letter = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return _is_word(user, line)
+    text = letter.get("document", "").encode()
+    content = base64.b64decode(letter.get("document_base64", ""))
+    if masking.is_distinctive(user) and _is_word(user, line):
+        return True
+    return _is_word(user, text) or _is_word(user, content) or _carries(letter, user)
+
+
+def _carries(value: Any, user: str) -> bool:
+    """Look for the attribute with the id in an OTLP JSON record."""
+    if isinstance(value, list):
+        return any(_carries(item, user) for item in value)
+    if not isinstance(value, dict):
+        return False
+    if value.get("key") in KEYS and isinstance(value.get("value"), dict):
+        return any(str(item) == user for item in value["value"].values())
+    return any(_carries(item, user) for item in value.values())
+
+
+def _erase_damaged(lake: Path, user: str) -> int:
+    """Remove damaged journal segments, which nobody replays, where they mention the id."""
+    found = _segments(lake, ".damaged", user)
+    for file in found:
+        file.unlink(missing_ok=True)
+    return len(found)
+
+
+def _segments(lake: Path, suffix: str, user: str) -> list[Path]:
+    found = []
+    for file in (lake / JOURNAL).rglob(f"*{suffix}"):
+        # A receiver removes a segment once it is parts, which may be now.
+        with suppress(FileNotFoundError):
+            if _is_word(user, file.read_bytes()):
+                found.append(file)
+    return found
+
+
+def _is_received(lake: Path, user: str) -> bool:
+    """Tell whether a running receiver holds requests that mention the id."""
+    return any(journal.is_locked(file.parent) for file in _segments(lake, ".segment", user))
+
+
+def _remove_strays(lake: Path) -> None:
+    """Remove what killed processes left: nobody reads it, and it may hold the person's records."""
+    with open_manifest(lake, create=True) as con, transaction(con):
+        # In a transaction no other process is between its renames and its commit.
+        named = {part.path for part in manifest.live_parts(con) + manifest.replaced_parts(con)}
+        for table in TABLES:
+            for file in (lake / table).glob("date=*/hour=*/*"):
+                if file.suffix == ".parquet" and str(file.relative_to(lake)) not in named:
+                    file.unlink(missing_ok=True)
+    for table in TABLES:
+        for file in (lake / table).glob("date=*/hour=*/.*.tmp"):
+            if not _is_alive(int(file.name.split(".")[-2])):
+                file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_word(user: str, content: bytes) -> bool:
+    text = user.encode()
+    # In protobuf its length stands before it, which may look like a letter.
+    if len(text) < 128 and bytes([len(text)]) + text in content:
+        return True
+    pattern = rb"(?<![0-9A-Za-z_])" + re.escape(text) + rb"(?![0-9A-Za-z_])"
+    return re.search(pattern, content) is not None
+
+
+def _write_receipt(lake: Path, user: str, content: dict[str, object]) -> Path:
+    folder = lake / RECEIPTS
+    folder.mkdir(exist_ok=True)
+    key_file = folder / KEY_FILE
+    with suppress(FileExistsError):
+        handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(handle, "wb") as out:
+            out.write(os.urandom(32))
+            out.flush()
+            os.fsync(out.fileno())
+    digest = hmac.new(key_file.read_bytes(), user.encode(), hashlib.sha256).hexdigest()
+    receipt = {"user_id_hmac_sha256": digest, **content}
+    written = orjson.dumps(receipt, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    at = re.sub(r"[-:]|[+].*", "", str(content["erased_at"]))
+    file = folder / f"erasure-{at}-{digest[:8]}.json"
+    write_atomic(file, written)
+    return file

@@ -1,0 +1,248 @@
+"""Read several parts of a table as one in order of time, a few columns at a time.
+
+In:  parts, each sorted by time.
+Out: for every column, the row groups of the merged part.
+
+The times of all rows are read first; they say which row goes where. Then the columns come one
+after the other, of small parts some together, so that memory holds a few megabytes of one column
+and never all columns of a row group. A column whose rows are too large for that comes in several
+stretches of time; what lies at the seam of two is decoded twice.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from apm_analytics.foundation.errors import BadInput
+from apm_analytics.lake.manifest import Part
+from apm_analytics.lake.parquet.reading import Kept, kept
+from apm_analytics.lake.parts import NO_DICTIONARY
+from apm_analytics.lake.schema import TABLES, TEXT
+
+# Fewer than in a fresh part: a merge holds some columns of a group several times over.
+ROWS_A_GROUP = 48 * 1024
+# What one column of a row group may weigh, whatever its rows hold.
+GROUP_BYTES = 4 * 1024 * 1024
+# Columns that together weigh less are read together: each read of a file costs 0.1 ms.
+TOGETHER_BYTES = 2 * 1024 * 1024
+# What is decoded of a column at once, when that is more than one row group of it.
+STRETCH_BYTES = 2 * 1024 * 1024
+STRETCH_ROWS = 256 * 1024
+BATCH_ROWS = 4 * 1024
+CODE_BYTES = 4
+# Most columns come in the same stretches: how to put these together is found out once.
+PLANS = 8
+
+
+class Columns(NamedTuple):
+    """Some columns of one row group of the merged part."""
+
+    group: int
+    rows: pa.Table
+
+
+def in_order_of_time(lake: Path, parts: Sequence[Part]) -> Iterator[Columns]:
+    """Merge parts of one table; text stays encoded by dictionaries where all parts have it so.
+
+    Yields
+    ------
+    All row groups of the first columns in order, then all of the next: columns in the order of
+    the table's schema.
+
+    Raises
+    ------
+    BadInput
+        A part has columns that its table has not.
+    OSError, pyarrow.ArrowException
+        A part is missing or damaged.
+    """
+    merge = _Merge(lake, sorted(parts, key=lambda part: part.first_time_ns))
+    for names in merge.batches():
+        yield from merge.columns(names)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group of some part."""
+
+    file: Path
+    metadata: pq.FileMetaData
+    about: dict[str, Kept]  # the columns that the file has
+    number: int
+    rows: int
+
+
+# Row groups and which of their rows; where each of all these rows goes, None where it stays.
+_Plan = tuple[list[tuple[_Group, int, int]], pa.Array | None]
+
+
+class _Merge:
+    """What is known of all parts before their rows are read.
+
+    A row's number counts through all row groups of all parts, one after the other.
+    """
+
+    def __init__(self, lake: Path, parts: Sequence[Part]) -> None:
+        table = TABLES[parts[0].table]
+        self._groups: list[_Group] = []
+        times: list[NDArray[np.int64]] = []
+        for part in parts:
+            with pq.ParquetFile(lake / part.path) as file:
+                about = _look_at(part, file.metadata, table)
+                for number in range(file.metadata.num_row_groups):
+                    rows = file.metadata.row_group(number).num_rows
+                    group = _Group(lake / part.path, file.metadata, about, number, rows)
+                    self._groups.append(group)
+                found = file.read(["time"], use_threads=False)["time"]
+                times.append(np.asarray(found.cast(pa.int64()), np.int64))
+        self._about = _together([group.about for group in self._groups if group.number == 0])
+        self._schema = pa.schema([one.with_type(self._held_as(one)) for one in table])
+        self._texts = [one.name for one in self._schema if pa.types.is_dictionary(one.type)]
+        rows = np.array([group.rows for group in self._groups])
+        self._starts = np.cumsum(rows) - rows
+        self._rows = int(rows.sum())
+        self._order = _order(np.concatenate(times))
+        self._plans: dict[tuple[int, int], _Plan] = {}
+        largest = max(one.bytes for one in self._about.values())
+        most = max(min(ROWS_A_GROUP, GROUP_BYTES * self._rows // max(largest, 1)), 1)
+        # Not full groups and one of a few rows.
+        self._rows_a_group = -(-self._rows // max(round(self._rows / most), 1))
+
+    def _held_as(self, field: pa.Field) -> pa.DataType:
+        about = self._about.get(field.name)
+        if field.type != TEXT or field.name in NO_DICTIONARY or (about and about.by_length):
+            return field.type
+        return pa.dictionary(pa.int32(), TEXT)
+
+    def batches(self) -> Iterator[list[str]]:
+        """Give the names of columns that are read together."""
+        names: list[str] = []
+        size = 0
+        for name in self._schema.names:
+            about = self._about.get(name)
+            own = about.bytes + CODE_BYTES * self._rows if about and not about.empty else 0
+            if names and size + own > TOGETHER_BYTES:
+                yield names
+                names, size = [], 0
+            names.append(name)
+            size += own
+        yield names
+
+    def columns(self, names: list[str]) -> Iterator[Columns]:
+        """Give all row groups of some columns."""
+        at = group = 0
+        count = self._rows_a_group
+        while at < self._rows:
+            until = min(at + count, self._rows)
+            rows = self._stretch(at, until, names)
+            for start in range(0, until - at, self._rows_a_group):
+                yield Columns(group, rows.slice(start, self._rows_a_group))
+                group += 1
+            fitting = min(STRETCH_BYTES * rows.num_rows // max(rows.nbytes, 1), STRETCH_ROWS)
+            count = max(fitting // self._rows_a_group, 1) * self._rows_a_group
+            at = until
+
+    def _stretch(self, at: int, until: int, names: list[str]) -> pa.Table:
+        """Give some columns of the rows from one place to another in the order of time."""
+        if (at, until) not in self._plans:
+            while len(self._plans) >= PLANS:
+                del self._plans[next(iter(self._plans))]
+            self._plans[at, until] = self._plan(at, until)
+        pieces, places = self._plans[at, until]
+        read: list[pa.Table] = []
+        for path, some in groupby(pieces, lambda piece: piece[0].file):
+            own = list(some)
+            # Opened anew each time: an open file keeps the pages that it read last.
+            with pq.ParquetFile(
+                path, metadata=own[0][0].metadata, read_dictionary=self._texts
+            ) as file:
+                read += [self._read(file, names, *piece) for piece in own]
+        rows = pa.concat_tables(read)
+        del read
+        rows = rows.unify_dictionaries()
+        if places is None:
+            return rows
+        rows = rows.combine_chunks()  # what it was made of may go before the next copy
+        return rows.take(places)
+
+    def _plan(self, at: int, until: int) -> _Plan:
+        chosen = np.arange(at, until) if self._order is None else self._order[at:until]
+        of = (np.searchsorted(self._starts, chosen, side="right") - 1).astype(np.int32)
+        places = np.empty(len(chosen), np.int32)
+        pieces: list[tuple[_Group, int, int]] = []
+        before = 0
+        for number in np.unique(of):
+            mine = np.flatnonzero(of == number)
+            own = chosen[mine] - self._starts[number]
+            first, last = int(own.min()), int(own.max()) + 1
+            places[mine] = own - first + before
+            before += last - first
+            pieces.append((self._groups[number], first, last))
+        if np.all(np.diff(places) == 1):
+            return pieces, None
+        return pieces, pa.array(places)
+
+    def _read(
+        self, file: pq.ParquetFile, names: list[str], group: _Group, first: int, last: int
+    ) -> pa.Table:
+        there = [name for name in names if name in group.about and not self._about[name].empty]
+        if any(pa.types.is_nested(self._schema.field(name).type) for name in there):
+            # Decoded they are many times what the file holds.
+            rows = _some(file.iter_batches(BATCH_ROWS, [group.number], there), first, last)
+        else:
+            rows = file.read_row_group(group.number, columns=there, use_threads=False)
+            rows = rows.slice(first, last - first)
+            if there and last - first <= group.rows // 2:
+                rows = rows.take(pa.array(np.arange(last - first)))  # a slice keeps all of it
+        kinds = {name: self._schema.field(name).type for name in names}
+        return pa.table(
+            {
+                name: rows[name] if name in there else pa.nulls(last - first, kind)
+                for name, kind in kinds.items()
+            }
+        )
+
+
+def _some(batches: Iterator[pa.RecordBatch], first: int, last: int) -> pa.Table:
+    """Put the rows from `first` to before `last` together; the others are not kept."""
+    kept_ = []
+    at = 0
+    for batch in batches:
+        if at >= last:
+            break
+        if at + batch.num_rows > first:
+            start = max(first - at, 0)
+            kept_.append(batch.slice(start, min(last - at, batch.num_rows) - start))
+        at += batch.num_rows
+    return pa.Table.from_batches(kept_)
+
+
+def _look_at(part: Part, metadata: pq.FileMetaData, table: pa.Schema) -> dict[str, Kept]:
+    about = kept(metadata)
+    odd = sorted(about.keys() - set(table.names))
+    if odd:
+        raise BadInput(
+            f"{part.path} has columns that {part.table} has not: {odd}; it was changed by hand or "
+            "written by a later version"
+        )
+    return about
+
+
+def _together(found: Sequence[dict[str, Kept]]) -> dict[str, Kept]:
+    names = {name for one in found for name in one}
+    return {name: sum((one[name] for one in found if name in one), Kept()) for name in names}
+
+
+def _order(times: NDArray[np.int64]) -> NDArray[np.int32] | None:
+    """Give the numbers of the rows in order of time; None where they are."""
+    if np.all(times[1:] >= times[:-1]):
+        return None
+    # Runs that are sorted already are merged, not sorted.
+    return np.argsort(times, kind="stable").astype(np.int32)

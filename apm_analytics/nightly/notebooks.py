@@ -1,0 +1,209 @@
+"""Run notebooks strictly: papermill, but nothing misspelt, missing or failed goes unnoticed.
+
+In:  `pipelines/nightly.yaml`, the notebooks it names, the values of their parameters.
+Out: executed notebooks, and for each what happened and which numbers it recorded.
+
+Notebooks import this module for `record` and `locate`, so it stays light:"""
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from apm_analytics.foundation.atomic import write_atomic
+from apm_analytics.foundation.errors import BadParameter, NotebookFailed
+from apm_analytics.nightly.pipeline import Pipeline, Step, Without
+from apm_analytics.report.records import NotebookResult, read_records
+
+if TYPE_CHECKING:
+    from apm_analytics.nightly.execution import Kernels
+
+
+# Each notebook is a kernel of its own; more than two starve each other on two cores.
+PARALLEL = 2
+
+
+def run_all(
+    spec: Path,
+    *,
+    notebooks: Path,
+    out: Path,
+    parameters: Mapping[str, object],
+    without: Without | None = None,
+    progress: bool = True,
+) -> list[NotebookResult]:
+    """Run the notebooks of a pipeline, two at a time, each after those it names in `after`.
+
+    A notebook that fails stops only those that come after it. Everything that can be wrong
+    with names and parameters is found before the first one starts.
+
+    Parameters
+    ----------
+    spec : the YAML file that lists the notebooks.
+    notebooks : the folder they are in; never written to.
+    out : the folder for the executed files, `<name>.ipynb`.
+    parameters : shared values; each notebook is given those that it declares.
+    without : what the run has to do without; notebooks that need it are left out.
+    progress : show a progress bar.
+
+    Returns
+    -------
+    One result a notebook, in the order of the file.
+
+    Raises
+    ------
+    BadParameter
+        The file, a name in it, or a parameter is unknown, or nobody gives one that a notebook
+        declares.
+    NotFound
+        The file names a notebook that is not there.
+
+    Examples
+    --------
+    >>> run_all(Path("pipelines/nightly.yaml"), notebooks=Path("notebooks"),
+    ...         out=Path("data/runs/1"), parameters={"lake": "data/lake"})  # doctest: +SKIP
+    """
+    pipeline = Pipeline.read(spec)
+    given = _given_to_each(pipeline, notebooks, parameters)
+    left_out = (without or Without()).reasons(pipeline)
+    results: dict[str, NotebookResult] = {}
+    running: dict[Future[NotebookResult], Step] = {}
+    bar = tqdm(total=len(pipeline.notebooks), desc="notebooks", unit="", disable=not progress)
+    with bar, _threads() as (pool, kernels):
+        while len(results) < len(pipeline.notebooks):
+            started = {step.name for step in running.values()}
+            for step in pipeline.ready(results, started):
+                reason = left_out.get(step.name) or _unmet(step, results)
+                if reason:
+                    results[step.name] = NotebookResult(
+                        step.name, "skipped", error=reason, publishes=step.publishes
+                    )
+                    bar.update()
+                else:
+                    source = notebooks / f"{step.name}.ipynb"
+                    task = pool.submit(_attempt, source, out, given[step.name], step, kernels)
+                    running[task] = step
+            if running:
+                bar.set_postfix_str(_at_work(running))
+                for task in wait(running, return_when=FIRST_COMPLETED).done:
+                    results[running.pop(task).name] = task.result()
+                    bar.update()
+    return [results[step.name] for step in pipeline.notebooks]
+
+
+def run_one(
+    notebook: Path,
+    *,
+    out: Path,
+    parameters: Mapping[str, object],
+    kernels: "Kernels | None" = None,
+) -> NotebookResult:
+    """Run one notebook top to bottom in a fresh kernel of this Python.
+
+    Parameters
+    ----------
+    notebook : the file; it is only read.
+    out : the folder for the executed file, written in one piece when the run ends.
+    parameters : a value for each parameter that the notebook declares, and no other.
+    kernels : collects the kernel that is started, so that a caller can end it.
+
+    Raises
+    ------
+    BadParameter
+        `parameters` is not exactly what the notebook declares.
+    NotebookFailed
+        A cell failed or its kernel died; the executed file in `out` shows where.
+    NotFound
+        There is no such notebook.
+    """
+    from apm_analytics.nightly import execution
+
+    execution.check_parameters(notebook, execution.declared_parameters(notebook), parameters)
+    started = time.monotonic()
+    executed = execution.execute(notebook, out, parameters, kernels)
+    seconds = time.monotonic() - started
+    return NotebookResult(notebook.stem, "ok", seconds, executed, records=read_records(executed))
+
+
+def keep(results: list[NotebookResult], release: Path) -> None:
+    """Copy the executed notebooks into `release`/notebooks, beside what they published."""
+    folder = release / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        if result.path is not None:
+            write_atomic(folder / result.path.name, result.path.read_bytes())
+
+
+def _given_to_each(
+    pipeline: Pipeline, folder: Path, shared: Mapping[str, object]
+) -> dict[str, dict[str, object]]:
+    """Give each notebook the shared values it declares and its own, checked."""
+    from apm_analytics.nightly import execution
+
+    given: dict[str, dict[str, object]] = {}
+    used: set[str] = set()
+    for step in pipeline.notebooks:
+        notebook = folder / f"{step.name}.ipynb"
+        declared = execution.declared_parameters(notebook)
+        used |= shared.keys() & declared.keys()
+        taken = {name: value for name, value in shared.items() if name in declared}
+        given[step.name] = {**taken, **step.parameters}
+        execution.check_parameters(notebook, declared, given[step.name])
+    for name in sorted(shared.keys() - used):
+        raise BadParameter(
+            f"no notebook of the pipeline declares the parameter {name!r}; "
+            "correct the name or leave it out"
+        )
+    return given
+
+
+def _attempt(
+    source: Path, out: Path, parameters: Mapping[str, object], step: Step, kernels: "Kernels"
+) -> NotebookResult:
+    started = time.monotonic()
+    try:
+        result = run_one(source, out=out, parameters=parameters, kernels=kernels)
+    except NotebookFailed as error:
+        executed = out / source.name
+        result = NotebookResult(
+            step.name,
+            "failed",
+            time.monotonic() - started,
+            executed if executed.exists() else None,
+            str(error),
+        )
+    return replace(result, publishes=step.publishes)
+
+
+def _at_work(running: Mapping[Future[NotebookResult], Step]) -> str:
+    return ", ".join(step.name for task, step in running.items() if task.running())
+
+
+def _unmet(step: Step, results: Mapping[str, NotebookResult]) -> str | None:
+    fate = {"failed": "failed", "skipped": "was skipped"}
+    for name in step.after:
+        if results[name].status in fate:
+            return f"comes after {name}, which {fate[results[name].status]}"
+    return None
+
+
+@contextmanager
+def _threads() -> "Iterator[tuple[ThreadPoolExecutor, Kernels]]":
+    """Threads that wait for kernels; on an interrupt the kernels end, so the threads do too."""
+    from apm_analytics.nightly.execution import Kernels
+
+    kernels = Kernels()
+    pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="notebook")
+    try:
+        yield pool, kernels
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        kernels.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True)

@@ -1,0 +1,110 @@
+"""Which notebooks run at night, and in what order: `pipelines/nightly.yaml`, checked.
+
+In:  a YAML file with a list `notebooks`.
+Out: a `Pipeline` whose names are known, whose order has no circle.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from apm_analytics.foundation.errors import BadParameter
+
+
+class Step(BaseModel):
+    """One notebook of the pipeline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str  # of the file, without .ipynb
+    after: tuple[str, ...] = ()  # runs only when these went well
+    needs_models: bool = False
+    publishes: bool = False  # left out when the data may not be trusted
+    parameters: dict[str, Any] = {}
+
+
+class Pipeline(BaseModel):
+    """All notebooks of the pipeline, in the order of the report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    notebooks: tuple[Step, ...] = Field(min_length=1)
+
+    @classmethod
+    def read(cls, file: Path) -> "Pipeline":
+        """Read and check a pipeline file.
+
+        Raises
+        ------
+        BadParameter
+            The file is missing or no YAML, has an unknown key, a name twice, an `after` that
+            names no notebook of the file, or a circle.
+        """
+        try:
+            raw: Any = yaml.safe_load(file.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise BadParameter(f"cannot read {file}: {error}") from error
+        try:
+            pipeline = cls.model_validate(raw)
+        except ValidationError as error:
+            found = "; ".join(
+                f"{'.'.join(str(step) for step in item['loc']) or 'the file'}: {item['msg']}"
+                for item in error.errors()
+            )
+            raise BadParameter(f"{file} does not fit: {found}") from error
+        pipeline._check_names(file)
+        return pipeline
+
+    def ready(self, done: Collection[str], running: Collection[str]) -> list[Step]:
+        """Give the notebooks that can start now, those that others wait for first."""
+        found = [
+            step
+            for step in self.notebooks
+            if step.name not in done
+            and step.name not in running
+            and all(name in done for name in step.after)
+        ]
+        awaited = {name for step in self.notebooks for name in step.after}
+        return sorted(found, key=lambda step: step.name not in awaited)
+
+    def _check_names(self, file: Path) -> None:
+        names = [step.name for step in self.notebooks]
+        for name in names:
+            if names.count(name) > 1:
+                raise BadParameter(f"{file} lists {name} twice; a notebook runs once")
+        for step in self.notebooks:
+            for name in step.after:
+                if name not in names:
+                    raise BadParameter(
+                        f"{file}: {step.name} comes after {name!r}, which the file does not list; "
+                        f"it lists {', '.join(names)}"
+                    )
+        try:
+            TopologicalSorter({step.name: step.after for step in self.notebooks}).prepare()
+        except CycleError as error:
+            raise BadParameter(
+                f"{file}: {' after '.join(error.args[1])} is a circle; take one `after` away"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Without:
+    """What a run has to do without; the notebooks that need it are left out."""
+
+    models: bool = False
+    publishing: bool = False
+
+    def reasons(self, pipeline: Pipeline) -> dict[str, str]:
+        """Give, for each notebook left out, why."""
+        reasons: dict[str, str] = {}
+        for step in pipeline.notebooks:
+            if self.models and step.needs_models:
+                reasons[step.name] = "needs trained models, and there are none yet"
+            elif self.publishing and step.publishes:
+                reasons[step.name] = "publishes, and the data did not pass its quality checks"
+        return reasons

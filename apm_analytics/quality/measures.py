@@ -1,0 +1,158 @@
+"""Measure a lake for the quality check: DuckDB counts over all rows, a few numbers come out.
+
+In:  a connection to the lake.
+Out: measures by table; `<measure>_note` says in words which column, when or which names.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+
+from apm_analytics.foundation.errors import BadParameter
+from apm_analytics.foundation.settings import QualityParams
+from apm_analytics.lake import query
+from apm_analytics.lake.schema import COMPUTED, METRIC_TABLES, TABLES
+from apm_analytics.quality.rules import CLOCK_TOLERANCE_S, EDGE_S, MAX_DURATION_S
+
+Measures = dict[str, Any]
+
+# Ids of so many spans are compared at once, which takes about 300 MB.
+SLICE_SPANS = 2_500_000
+NULLS = "null_"  # columns that start so hold the share of nulls of one column
+
+
+def measure(
+    con: duckdb.DuckDBPyConnection,
+    params: QualityParams,
+    *,
+    now: datetime | None,
+    history_days: float | None,
+) -> dict[str, Measures]:
+    """Measure every table that has rows, and `metrics` for all metric tables together.
+
+    Of a table whose columns do not fit there is only `schema`: the number of odd columns.
+    """
+    found: dict[str, Measures] = {"spans": {"rows": 0}}
+    since: datetime | None = None
+    for table in TABLES:
+        try:
+            if not _has_rows(con, table):
+                continue
+            odd = _odd_columns(con, table)
+            found[table] = {"schema": len(odd), "schema_note": _listed(odd)}
+            if odd:
+                continue
+            if table == "spans" and history_days is not None:
+                since = _newest(con) - timedelta(days=history_days)
+            found[table] |= _measure_table(con, table, since, params)
+        except (duckdb.Error, BadParameter) as error:
+            # DESCRIBE reads the first part alone; a later one may differ or be damaged.
+            found[table] = {"schema": 1, "schema_note": str(error).splitlines()[0]}
+    if "last_time" in found["spans"]:
+        found["spans"] |= _age(found["spans"]["last_time"], now if params.check_age else None)
+    metrics = [table for table in METRIC_TABLES if table in found]
+    if metrics and not any(found[table]["schema"] for table in metrics):
+        found["metrics"] = _row(con, "metric_units", since=since)
+    return found
+
+
+def _has_rows(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    return bool(con.execute(f"select 1 from {table} limit 1").fetchall())
+
+
+def _newest(con: duckdb.DuckDBPyConnection) -> datetime:
+    ((newest,),) = con.execute("select max(time)::timestamp from spans").fetchall()
+    assert isinstance(newest, datetime)
+    return newest
+
+
+def _odd_columns(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    """Compare a table's columns with those of `lake.schema`, as DuckDB names their types."""
+    with duckdb.connect() as empty:
+        empty.register(table, TABLES[table].empty_table())
+        needed = _types(empty, table)
+    found = _types(con, table)
+    odd = {
+        column: f"is {found.get(column, 'missing')}, needs {kind}"
+        for column, kind in needed.items()
+        if found.get(column) != kind
+    }
+    known = {*needed, *COMPUTED.get(table, ())}
+    return odd | {column: "is unknown" for column in found if column not in known}
+
+
+def _types(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    return {row[0]: row[1] for row in con.execute(f"describe {table}").fetchall()}
+
+
+def _measure_table(
+    con: duckdb.DuckDBPyConnection, table: str, since: datetime | None, params: QualityParams
+) -> Measures:
+    if table != "spans":
+        return _with_nulls(_row(con, f"{table}_quality", since=since))
+    found = _row(con, "spans_quality", since=since, max_duration_s=MAX_DURATION_S)
+    gaps = _row(con, "span_gaps", since=since, min_gap_s=params.warn_gap_s)
+    if gaps["gap_count"]:
+        more = f", one of {gaps['gap_count']}" if gaps["gap_count"] > 1 else ""
+        found["gap_s_note"] = f"after {gaps['gap_began']:%Y-%m-%d %H:%M} UTC{more}"
+    found["gap_s"] = gaps["gap_s"]
+    return _with_nulls(found) | _compare_ids(con, found, since)
+
+
+def _age(newest: datetime, now: datetime | None) -> Measures:
+    if now is None:
+        return {"age_s": None, "age_s_note": "a recording of the past, or check_age is off"}
+    return {"age_s": (now.astimezone(UTC).replace(tzinfo=None) - newest).total_seconds()}
+
+
+def _compare_ids(
+    con: duckdb.DuckDBPyConnection, spans: Measures, since: datetime | None
+) -> Measures:
+    """Count duplicates, orphans and skewed children, a slice of the traces at a time."""
+    edge = timedelta(seconds=EDGE_S)
+    slices = spans["rows"] // SLICE_SPANS + 1
+    counts: dict[str, int] = {}
+    for number in range(slices):
+        row = _row(
+            con,
+            "span_ids",
+            since=since,
+            begun=spans["first_time"] + edge,
+            ending=spans["last_time"] - edge,
+            tolerance_s=CLOCK_TOLERANCE_S,
+            slices=slices,
+            slice=number,
+        )
+        counts = {name: counts.get(name, 0) + count for name, count in row.items()}
+    return {
+        "duplicate_ratio": _share(counts["span_count"] - counts["id_count"], counts["span_count"]),
+        "orphan_ratio": _share(counts["orphan_count"], counts["whole_count"]),
+        "skew_ratio": _share(counts["skewed_count"], counts["child_count"]),
+    }
+
+
+def _with_nulls(measures: Measures) -> Measures:
+    """Sum the shares of nulls up to that of the worst column."""
+    nulls = {
+        name.removeprefix(NULLS): share
+        for name, share in measures.items()
+        if name.startswith(NULLS) and share is not None
+    }
+    worst = max(nulls, key=nulls.__getitem__, default="")
+    note = worst if nulls and nulls[worst] > 0 else ""
+    return measures | {"null_ratio": nulls.get(worst), "null_ratio_note": note}
+
+
+def _row(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> Measures:
+    return query.named(con, name, **parameters).row(0, named=True)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _listed(odd: Mapping[str, str]) -> str:
+    named = [f"{column} {fault}" for column, fault in odd.items()]
+    return "; ".join(named[:3]) + (f"; {len(named) - 3} more" if len(named) > 3 else "")

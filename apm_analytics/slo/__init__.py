@@ -1,0 +1,1 @@
+from apm_analytics.foundation import light_jsonschema as light_jsonschema

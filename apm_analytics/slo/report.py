@@ -1,0 +1,340 @@
+"""Report on service level objectives: budget, burn, completeness, exclusions, restatements.
+
+In:  a lake, the SLOs, the calendar, what was stated before.
+Out: one `SloReport` an SLO; the same lake and arguments give the same report.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import duckdb
+import polars as pl
+
+from apm_analytics.foundation.errors import BadParameter, NotEnoughData
+from apm_analytics.lake import query
+from apm_analytics.signals.calendar import Calendar, Entry
+from apm_analytics.slo import budget as slo_budget
+from apm_analytics.slo import events, ledger
+from apm_analytics.slo.budget import Budget, Burn, Limits
+from apm_analytics.slo.ledger import Restatement, Statement
+from apm_analytics.slo.model import Objective, Slo, duration_minutes
+
+MINUTE = timedelta(minutes=1)
+LONGEST_BURN = timedelta(minutes=duration_minutes(slo_budget.WINDOWS[-1]))
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """How much of a period the data cover. Times are UTC, without a zone."""
+
+    first: datetime  # of all spans
+    last: datetime
+    covered: float  # share of the period so far, without gaps
+    gaps: tuple[tuple[datetime, datetime], ...]  # without any span at all, within the period
+    spans: int
+    sampled: int  # of them, those that stand for more than one
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is known to be missing."""
+        return self.covered >= 1.0
+
+
+@dataclass(frozen=True)
+class SloReport:
+    """Everything that can be said of one SLO in one period."""
+
+    slo: Slo
+    start: datetime
+    until: datetime
+    end: datetime
+    budgets: tuple[Budget, ...]  # of a composite: its steps, then the whole
+    burns: tuple[Burn, ...]
+    what_if: tuple[Budget, ...]
+    completeness: Completeness
+    maintenance: tuple[Entry, ...]
+    restatements: tuple[Restatement, ...]
+    violations: pl.DataFrame
+    by_day: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a report needs besides the lake and the SLOs."""
+
+    limits: Limits
+    max_gap_s: float
+    calendar: Calendar
+    services: Mapping[str, frozenset[str]] | None = None  # transaction -> services of its steps
+    stated: Sequence[Statement] = ()
+
+
+def reports(
+    con: duckdb.DuckDBPyConnection,
+    slos: Sequence[Slo],
+    given: Given,
+    *,
+    instances: Callable[[datetime, datetime], Mapping[str, str]] | None = None,
+    month: str | None = None,
+    what_if: Sequence[Decimal] = (),
+    violations: int = 20,
+) -> list[SloReport]:
+    """Report on SLOs as of the end of the data.
+
+    Parameters
+    ----------
+    con : of `lake.query.connect`.
+    instances : gives the tables of transactions for a period, as `transactions.gather` does.
+    month : "2026-03" in each SLO's own time zone; without it, its present window.
+    what_if : targets to reckon the same measurements with.
+    violations : how many of the worst bad requests to list.
+
+    Raises
+    ------
+    NotEnoughData
+        The lake has no span.
+    BadParameter
+        A month that does not exist, or a target outside [0, 1).
+    """
+    for target in what_if:
+        if not 0 <= target < 1:
+            raise BadParameter(f"a target of {target} was asked for, needs 0 <= target < 1")
+    first, last = _recorded(con)
+    at = last.replace(second=0, microsecond=0) + MINUTE
+    periods = {slo.name: _period(slo, at, month) for slo in slos}
+    maintenance = {slo.name: _maintenance(slo, periods[slo.name], given) for slo in slos}
+    intervals = {
+        name: [(_naive(entry.start), _naive(entry.end)) for entry in entries]
+        for name, entries in maintenance.items()
+    }
+    since = min((start for start, _ in periods.values()), default=at)
+    since = min(since, at - LONGEST_BURN)
+    requests = events.gather(
+        con, slos, since=since, until=at, transactions=instances(since, at) if instances else {}
+    )
+    minutes = events.count_minutes(requests, slos, since=since, until=at, maintenance=intervals)
+    return [
+        _report(
+            requests,
+            slo,
+            given,
+            minutes,
+            period=periods[slo.name],
+            at=at,
+            recorded=(first, last),
+            maintenance=maintenance[slo.name],
+            what_if=what_if,
+            violations=violations,
+        )
+        for slo in slos
+    ]
+
+
+def _report(
+    requests: events.Requests,
+    slo: Slo,
+    given: Given,
+    minutes: Mapping[events.Key, pl.DataFrame],
+    *,
+    period: tuple[datetime, datetime],
+    at: datetime,
+    recorded: tuple[datetime, datetime],
+    maintenance: Sequence[Entry],
+    what_if: Sequence[Decimal],
+    violations: int,
+) -> SloReport:
+    start, end = period
+    until = max(start, min(at, end))
+    intervals = [(_naive(entry.start), _naive(entry.end)) for entry in maintenance]
+    budgets: list[Budget] = []
+    burns: list[Burn] = []
+    restatements: list[Restatement] = []
+    days: list[pl.DataFrame] = []
+    for objective in slo.objectives:
+        counted = minutes[slo.name, objective.name]
+        slices = None
+        if objective.indicator.total.quantile is not None:
+            slices = events.slice_quantiles(
+                requests, objective, start=start, until=until, maintenance=intervals
+            )
+        one = slo_budget.budget(
+            slo,
+            objective,
+            counted,
+            start=start,
+            until=until,
+            end=end,
+            limits=given.limits,
+            slices=slices,
+        )
+        if one.reason and not one.total:
+            one = replace(one, reason=_why_none(requests.con, slo, objective, one, recorded, given))
+        budgets.append(one)
+        before = ledger.last(given.stated, one)
+        if before is not None:
+            # The same minutes as then: what is new in them came late.
+            again = slo_budget.budget(
+                slo,
+                objective,
+                counted,
+                start=start,
+                until=min(until, datetime.fromisoformat(before.until)),
+                end=end,
+                limits=given.limits,
+                slices=slices,
+            )
+            changed = ledger.restated(before, again)
+            restatements += [changed] if changed else []
+        if until == at:  # a burn rate is of now; a closed period has none
+            burns += slo_budget.burns(
+                slo,
+                objective,
+                counted,
+                at=at,
+                first=recorded[0],
+                limits=given.limits,
+                slices=slices,
+                slices_start=start,
+            )
+        days.append(_by_day(slo, objective, counted, start, until))
+    if slo.composite:
+        budgets.append(slo_budget.composite(slo, budgets))
+    return SloReport(
+        slo=slo,
+        start=start,
+        until=until,
+        end=end,
+        budgets=tuple(budgets),
+        burns=tuple(burns),
+        what_if=tuple(one.what_if(target) for target in what_if for one in budgets),
+        completeness=completeness(requests.con, start, until, given.max_gap_s, recorded),
+        maintenance=tuple(maintenance),
+        restatements=tuple(restatements),
+        violations=events.trace_ids(
+            requests.con,
+            events.worst(
+                requests, slo, start=start, until=until, maintenance=intervals, count=violations
+            ),
+        ),
+        by_day=pl.concat(days),
+    )
+
+
+def completeness(
+    con: duckdb.DuckDBPyConnection,
+    start: datetime,
+    until: datetime,
+    max_gap_s: float,
+    recorded: tuple[datetime, datetime],
+) -> Completeness:
+    """Say how much of [start, until) the lake's spans cover.
+
+    A stretch without any span of any service that is longer than `max_gap_s` is a gap; so is
+    what lies before the first span and after the last.
+    """
+    rows = query.named(
+        con, "telemetry_gaps", since=start, until=until, max_gap_s=max_gap_s
+    ).to_dicts()
+    gaps = [(row["began"], row["ended"]) for row in rows]
+    totals = query.frame(
+        con,
+        "select count(*) as spans, count(*) filter (where sample_weight <> 1) as sampled"
+        " from spans where time >= $since::timestamp::timestamp_ns"
+        " and time < $until::timestamp::timestamp_ns",
+        {"since": start, "until": until},
+    ).row(0)
+    length = (until - start).total_seconds()
+    missing = sum((ended - began).total_seconds() for began, ended in gaps)
+    covered = 1.0 - missing / length if length > 0 else 0.0
+    return Completeness(recorded[0], recorded[1], covered, tuple(gaps), totals[0], totals[1])
+
+
+def _recorded(con: duckdb.DuckDBPyConnection) -> tuple[datetime, datetime]:
+    first, last = query.frame(
+        con, "select min(time)::timestamp as first, max(time)::timestamp as last from spans"
+    ).row(0)
+    if first is None:
+        raise NotEnoughData("the lake holds no span; fill it with `apm import` or `apm simulate`")
+    return first, last
+
+
+def _period(slo: Slo, at: datetime, month: str | None) -> tuple[datetime, datetime]:
+    if month is None:
+        return slo.window.period(at)
+    try:
+        year, number = (int(part) for part in month.split("-"))
+        return slo.window.month(year, number)
+    except ValueError as error:
+        raise BadParameter(f"got the month {month!r}, needs one like 2026-03") from error
+
+
+def _maintenance(slo: Slo, period: tuple[datetime, datetime], given: Given) -> list[Entry]:
+    """List the maintenance of the services that an SLO counts."""
+    own: set[str] = set()
+    for service, _, transaction in slo.sources:
+        if service is not None:
+            own.add(service)
+        elif transaction is not None:
+            own |= (given.services or {}).get(transaction, frozenset())
+    entries = given.calendar.entries(kind="maintenance", until=period[1])
+    return [entry for entry in entries if any(entry.concerns(service) for service in own)]
+
+
+def _why_none(
+    con: duckdb.DuckDBPyConnection,
+    slo: Slo,
+    objective: Objective,
+    budget: Budget,
+    recorded: tuple[datetime, datetime],
+    given: Given,
+) -> str:
+    """Say why nothing was counted: no data in the period, a name nobody knows, or no traffic."""
+    if budget.excluded_total:
+        return "all its requests fall into maintenance"
+    if budget.start > recorded[1] or budget.until <= recorded[0]:
+        return (
+            f"the lake's data ({recorded[0]:%Y-%m-%d %H:%M} to {recorded[1]:%Y-%m-%d %H:%M} UTC)"
+            " do not reach into the period"
+        )
+    selection = objective.indicator.total
+    if selection.transaction is not None:
+        return f"no instance of the transaction {selection.transaction!r} in the period"
+    names = query.named(con, "entered_operations")
+    services = names["service_name"].unique().sort().to_list()
+    if selection.service not in services:
+        return (
+            f"{slo.where}: the lake knows no service {selection.service!r}; "
+            f"there are: {', '.join(services[:20])}"
+        )
+    own = names.filter(service_name=selection.service)["operation"].to_list()
+    unknown = [name for name in selection.operations if name not in own]
+    if unknown:
+        return (
+            f"{slo.where}: {selection.service} has no operation {unknown[0]!r}; "
+            f"there are: {', '.join(own[:20])}"
+        )
+    return "no request in the period"
+
+
+def _by_day(
+    slo: Slo, objective: Objective, minutes: pl.DataFrame, start: datetime, until: datetime
+) -> pl.DataFrame:
+    """Sum up the days of the contract's time zone."""
+    return (
+        minutes.filter(pl.col("minute") >= start, pl.col("minute") < until)
+        .group_by(
+            day=pl.col("minute")
+            .dt.replace_time_zone("UTC")
+            .dt.convert_time_zone(slo.window.zone)
+            .dt.date()
+        )
+        .agg(pl.col("total", "bad", "excluded_total").sum())
+        .sort("day")
+        .select(pl.lit(objective.name).alias("objective"), "day", "total", "bad", "excluded_total")
+    )
+
+
+def _naive(time: datetime) -> datetime:
+    return time.replace(tzinfo=None)

@@ -1,0 +1,368 @@
+"""Measure business transactions: how many, how they ended, how long, for whom.
+
+In:  a lake's spans, the transactions of `transactions_specs`.
+Out: a table of instances a transaction in the connection, and frames over them.
+
+An instance is completed, failed, in flight or abandoned. A failed step does not lead on; a later
+try may. Within a trace the duration is from the start of the first step to the end of the last;
+across a session it is the sum of the steps' own, without the time that the person took.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import polars as pl
+
+from apm_analytics.lake import query
+from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
+from apm_analytics.signals import sampling
+from apm_analytics.traces import critical_path
+from apm_analytics.transactions.hours import Hours
+from apm_analytics.transactions.specs import Transaction
+
+NS_PER_S = 1_000_000_000
+QUANTILES = (0.5, 0.95, 0.99)
+# How many of the worst instances are looked into for the slowest step.
+EXAMINED = 200
+DIMENSIONS = ("segment", "organization_id")
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The instances of transactions in a connection, in one table each."""
+
+    con: duckdb.DuckDBPyConnection
+    transactions: tuple[Transaction, ...]
+    tables: Mapping[str, str]  # transaction -> table of all instances
+    counted: Mapping[str, str]  # transaction -> those that its SLA judges, for `slo_events`
+    since: datetime
+    until: datetime
+
+
+def gather(
+    con: duckdb.DuckDBPyConnection,
+    transactions: Sequence[Transaction],
+    hours: Mapping[str, Hours],
+    *,
+    since: datetime,
+    until: datetime,
+    timeout_s: float,
+) -> Instances:
+    """Find the instances that began in [since, until).
+
+    Parameters
+    ----------
+    con : of `lake.query.connect`.
+    hours : calendar -> its hours.
+    until : the moment it is seen from: what has not ended then is in flight.
+    timeout_s : what has been silent for longer is abandoned; a transaction's own counts first.
+
+    Returns
+    -------
+    Temporary tables of `con`, which the next call replaces: time, service_name, name,
+    duration_ns, elapsed_ns, status_code, id, weight, state, reached (steps), trace_id, user_id,
+    organization_id, session_id, segment, in_hours, attained.
+    """
+    tables: dict[str, str] = {}
+    counted: dict[str, str] = {}
+    for number, one in enumerate(transactions):
+        table = f"transaction_{number}"
+        own_timeout_s = one.timeout_s or timeout_s
+        fill = _roots if len(one.steps) == 1 else _sequences
+        fill(con, one, f"{table}_found", since, until, int(own_timeout_s * NS_PER_S))
+        calendar = one.sla.calendar
+        open_hours = hours[calendar].intervals(since, until) if calendar else [(since, until)]
+        con.execute(
+            f"create or replace temp table {table}_hours as"
+            " select unnest($starts::timestamp[])::timestamp_ns as opens,"
+            " unnest($ends::timestamp[])::timestamp_ns as closes",
+            {"starts": [one[0] for one in open_hours], "ends": [one[1] for one in open_hours]},
+        )
+        con.execute(
+            f"create or replace temp table {table} as select found.*,"
+            " coalesce(found.time < hours.closes, false) as in_hours,"
+            " state = 'completed' and duration_ns <= $threshold_ns as attained"
+            f" from {table}_found as found asof left join {table}_hours as hours"
+            " on found.time >= hours.opens",
+            {"threshold_ns": round(one.sla.threshold_s * NS_PER_S)},
+        )
+        con.execute(f"drop table {table}_found")
+        con.execute(
+            f"create or replace temp view {table}_counted as"
+            f" select * from {table} where in_hours and state in ({judged_states(one)})"
+        )
+        tables[one.name], counted[one.name] = table, f"{table}_counted"
+    return Instances(con, tuple(transactions), tables, counted, since, until)
+
+
+def summary(found: Instances, *, by: str | None = None) -> pl.DataFrame:
+    """Sum up every transaction, or every `segment` or `organization_id` of it.
+
+    Returns
+    -------
+    transaction, title, owner, (the dimension,) instances, completed, failed, in_flight,
+    abandoned, success_ratio (of those that ended), latency_p50_s, _p95_s, _p99_s, judged (those
+    the SLA counts), attained, attainment, objective, threshold_s, verdict, value, currency.
+    Without a judged instance attainment is null and the verdict "insufficient".
+    """
+    part, group = "'all' as part", ""
+    if by:
+        part, group = f"coalesce({by}, 'unknown') as part", "group by part"
+    frames = []
+    for one in found.transactions:
+        quantiles = ", ".join(
+            f"quantiles[{place}] / 1e9 as latency_p{level * 100:.0f}_s"
+            for place, level in enumerate(QUANTILES, 1)
+        )
+        durations = sampling.quantiles(
+            f"select {part}, duration_ns as value, weight from {found.tables[one.name]}"
+            " where state = 'completed'",
+            by=["part"],
+            levels=QUANTILES,
+        )
+        states = ", ".join(
+            f"coalesce(sum(weight) filter (where state = '{state}'), 0) as {state}"
+            for state in ("completed", "failed", "in_flight", "abandoned")
+        )
+        judged = f"in_hours and state in ({judged_states(one)})"
+        rows = query.frame(
+            found.con,
+            f"with counted as (select {part}, coalesce(sum(weight), 0) as instances, {states},"
+            f" coalesce(sum(weight) filter (where {judged}), 0) as judged,"
+            f" coalesce(sum(weight) filter (where {judged} and attained), 0) as attained"
+            f" from {found.tables[one.name]} {group}), durations as ({durations})"
+            f" select part, instances, completed, failed, in_flight, abandoned, {quantiles},"
+            " judged, attained from counted left join durations using (part)"
+            " order by instances desc, part",
+        )
+        value = one.value
+        frames.append(
+            rows.select(
+                transaction=pl.lit(one.name),
+                title=pl.lit(one.title),
+                owner=pl.lit(one.owner),
+                **({by: pl.col("part")} if by else {}),
+                **{name: pl.col(name) for name in rows.columns if name != "part"},
+            ).with_columns(
+                success_ratio=_ratio(
+                    pl.col("completed"), pl.col("completed", "failed", "abandoned")
+                ),
+                attainment=_ratio(pl.col("attained"), pl.col("judged")),
+                objective=pl.lit(one.sla.objective),
+                threshold_s=pl.lit(one.sla.threshold_s),
+                value=pl.col("completed") * (value.amount if value else None),
+                currency=pl.lit(value.currency if value else None, pl.String),
+            )
+        )
+    verdict = (
+        pl.when(pl.col("attainment").is_null())
+        .then(pl.lit("insufficient"))
+        .when(pl.col("attainment") >= pl.col("objective"))
+        .then(pl.lit("met"))
+        .otherwise(pl.lit("missed"))
+    )
+    return pl.concat(frames, how="vertical_relaxed").with_columns(verdict=verdict)
+
+
+def funnel(found: Instances, name: str) -> pl.DataFrame:
+    """Say how far instances of a sequence came: step, reached, share of those that began."""
+    one = next(one for one in found.transactions if one.name == name)
+    counts = query.frame(
+        found.con,
+        f"select reached, sum(weight) as instances from {found.tables[name]} group by reached",
+    )
+    steps = range(1, len(one.steps) + 1)
+    came = [float(counts.filter(pl.col("reached") >= step)["instances"].sum()) for step in steps]
+    began = float(counts["instances"].sum())
+    return pl.DataFrame(
+        {
+            "step": [step.title for step in one.steps],
+            "reached": came,
+            "share": [count / began if began else None for count in came],
+        },
+        schema_overrides={"share": pl.Float64},
+    )
+
+
+def violations(found: Instances, name: str, *, count: int = 20) -> pl.DataFrame:
+    """List what the SLA holds against a transaction, the longest first, each with its trace.
+
+    Returns
+    -------
+    time, state, duration_s, elapsed_s, reached, organization_id, segment, trace_id.
+    """
+    return query.frame(
+        found.con,
+        "select time::timestamp as time, state, duration_ns / 1e9 as duration_s,"
+        " elapsed_ns / 1e9 as elapsed_s, reached, organization_id, segment, trace_id"
+        f" from {found.counted[name]} where not attained"
+        " order by duration_ns desc, trace_id limit $count",
+        {"count": count},
+    )
+
+
+def slowest_steps(found: Instances, name: str, *, examined: int = EXAMINED) -> pl.DataFrame:
+    """Say which steps hold up the slowest instances, by their critical path.
+
+    Returns
+    -------
+    `critical_path.STEPS` over the traces of the `examined` slowest completed instances.
+    """
+    ids = query.frame(
+        found.con,
+        f"select distinct trace_id from (select trace_id from {found.tables[name]}"
+        " where state = 'completed' and trace_id is not null"
+        " order by duration_ns desc, trace_id limit $count)",
+        {"count": examined},
+    )["trace_id"].to_list()
+    return critical_path.slowest_steps(critical_path.spans(found.con, trace_ids=ids))
+
+
+def judged_states(one: Transaction) -> str:
+    """Name the states that the SLA judges.
+
+    Who leaves a session half-way has not been let down; who waits for an answer has.
+    """
+    return "'completed', 'failed'" + ("" if one.across == "session" else ", 'abandoned'")
+
+
+def _ratio(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
+    total = pl.sum_horizontal(whole)
+    return pl.when(total > 0).then(part / total)
+
+
+def _segment(one: Transaction) -> str:
+    column = column_name(one.segment)
+    known = {*RESOURCE_COLUMNS.values(), *(column_name(key) for key in PROMOTED)}
+    if column in known:
+        return column
+    return f"attributes['{one.segment.replace(chr(39), chr(39) * 2)}']"
+
+
+def _roots(
+    con: duckdb.DuckDBPyConnection,
+    one: Transaction,
+    table: str,
+    since: datetime,
+    until: datetime,
+    timeout_ns: int,
+) -> None:
+    """One row an entry span of the operation, and one a trace whose root has not arrived."""
+    (step,) = one.steps
+    given = {
+        "service": step.service,
+        "operations": list(step.operations),
+        "since": since,
+        "until": until,
+    }
+    con.execute(
+        f"create or replace temp table {table} as"
+        " select time, service_name, name, duration_ns, duration_ns as elapsed_ns, status_code,"
+        " hash(trace_id, span_id) as id, sample_weight as weight,"
+        " case when coalesce(status_code, 'unset') = 'error' then 'failed' else 'completed' end"
+        " as state, case when coalesce(status_code, 'unset') = 'error' then 0 else 1 end as"
+        " reached, trace_id, user_id, organization_id, session_id,"
+        f" {_segment(one)} as segment"
+        " from entry_spans where service_name = $service"
+        " and name in (select unnest($operations))"
+        " and time >= $since::timestamp::timestamp_ns and time < $until::timestamp::timestamp_ns",
+        given,
+    )
+    con.execute(
+        f"delete from {table} where rowid in (select rowid from {table} semi join"
+        f" (select id from {table} group by id having count(*) > 1) as repeated using (id)"
+        " qualify row_number() over (partition by id, time, duration_ns) > 1)"
+    )
+    con.execute(
+        f"insert into {table} by name {query.text('unfinished_transactions')}",
+        {**given, "timeout_ns": timeout_ns},
+    )
+
+
+def _sequences(
+    con: duckdb.DuckDBPyConnection,
+    one: Transaction,
+    table: str,
+    since: datetime,
+    until: datetime,
+    timeout_ns: int,
+) -> None:
+    """One row a try: within one trace or session, until it ends or falls silent."""
+    pairs = [
+        (number, step.service, operation)
+        for number, step in enumerate(one.steps, 1)
+        for operation in step.operations
+    ]
+    count = len(one.steps)
+    key = "trace_id" if one.across == "trace" else "session_id"
+    chain = [
+        "step_1 as (select key, attempt, min(starts) as at_1 from attempts"
+        " where step = 1 and not failed group by key, attempt)"
+    ]
+    chain += [
+        f"step_{k} as (select key, attempt, min(starts) as at_{k} from attempts"
+        f" join step_{k - 1} using (key, attempt) where step = {k} and not failed"
+        f" and starts >= at_{k - 1} group by key, attempt)"
+        for k in range(2, count + 1)
+    ]
+    reached = " union all ".join(
+        f"select key, attempt, {k} as step, at_{k} as starts from step_{k}"
+        for k in range(1, count + 1)
+    )
+    duration = "busy" if one.across == "session" else "ends - starts"
+    con.execute(
+        f"create or replace temp table {table} as with steps as ("
+        "select unnest($numbers) as step, unnest($services) as service_name,"
+        " unnest($operations) as name), events as materialized ("
+        # A span that arrived twice is one.
+        f"select distinct on (trace_id, span_id) {key} as key, steps.step, epoch_ns(time) as"
+        " starts, epoch_ns(time) + duration_ns as ends,"
+        " coalesce(status_code, 'unset') = 'error' as failed, trace_id, span_id, sample_weight,"
+        f" user_id, organization_id, session_id, {_segment(one)} as segment"
+        " from entry_spans join steps using (service_name, name)"
+        " where time >= $since::timestamp::timestamp_ns"
+        f" and time < $until::timestamp::timestamp_ns and {key} is not null),"
+        " cut as (select *, lag(starts) over ordered as before, lag(step) over ordered as"
+        " step_before, lag(failed) over ordered as failed_before"
+        " from events window ordered as (partition by key order by starts, step)),"
+        " attempts as materialized (select *, sum(case when before is null or starts - before >"
+        f" $timeout_ns or (step_before = {count} and not failed_before) then 1 else 0 end)"
+        " over (partition by key order by starts, step rows unbounded preceding) as attempt"
+        f" from cut), {', '.join(chain)}, reached as ({reached}),"
+        " came as (select key, attempt, max(attempts.step) as reached,"
+        " sum(ends - attempts.starts) as busy, max(ends) as done_at"
+        " from reached join attempts using (key, attempt, step, starts)"
+        " group by key, attempt),"
+        " tries as (select key, attempt, min(starts) filter (where step = 1) as starts,"
+        " max(ends) as last_seen, coalesce(max(step) filter (where failed), 0) as failed_step,"
+        " arg_max(trace_id, ends - starts) as trace_id,"
+        " arg_min(hash(trace_id, span_id), starts) filter (where step = 1) as id,"
+        " arg_min(sample_weight, starts) as weight, max(user_id) as user_id,"
+        " max(organization_id) as organization_id, max(session_id) as session_id,"
+        " max(segment) as segment from attempts group by key, attempt"
+        " having min(starts) filter (where step = 1) is not null),"
+        f" ended as (select *, case when reached = {count} then 'completed'"
+        " when failed_step > coalesce(reached, 0) then 'failed'"
+        " when last_seen + $timeout_ns > epoch_ns($until::timestamp) then 'in_flight'"
+        " else 'abandoned' end as state,"
+        f" case when reached = {count} then done_at else last_seen end as ends"
+        " from tries left join came using (key, attempt))"
+        " select make_timestamp_ns(starts) as time, $service as service_name, $name as name,"
+        f" coalesce({duration}, ends - starts)::bigint as duration_ns,"
+        " (ends - starts)::bigint as elapsed_ns,"
+        " case when state = 'completed' then 'ok' else 'error' end as status_code, id, weight,"
+        " state, coalesce(reached, 0) as reached, trace_id, user_id, organization_id, session_id,"
+        " segment from ended",
+        {
+            "numbers": [number for number, _, _ in pairs],
+            "services": [service for _, service, _ in pairs],
+            "operations": [operation for _, _, operation in pairs],
+            "service": one.steps[0].service,
+            "name": one.name,
+            "since": since,
+            "until": until,
+            "timeout_ns": timeout_ns,
+        },
+    )

@@ -1,0 +1,283 @@
+"""A full, read-only or slow disk: what is acknowledged stays, and sending goes on by itself."""
+
+import asyncio
+import os
+import resource
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import orjson
+import otlp_requests
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from live_receiver import count, exporting, running
+from warm_receiver import Started, started
+
+from apm_analytics.foundation.privacy import PrivacyRules
+from apm_analytics.ingest.receiver import Config, intake, pipeline, repeats, writer
+from apm_analytics.ingest.receiver.metrics import Metrics
+from apm_analytics.ingest.receiver.pipeline import Pipeline
+from apm_analytics.ingest.receiver.repeats import Repeats
+from apm_analytics.ingest.redaction.requests import Redactor
+from apm_analytics.ingest.staging import Outcome
+from apm_analytics.serve.refusals import STATUS_TRAILER, Reason, Refused
+
+PROTOBUF = {"content-type": "application/x-protobuf"}
+TOO_SMALL = 4096  # bytes a file may have, one block; stands for a disk without room
+
+
+def test_a_full_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
+    with started(tmp_path) as receiver, exporting(receiver.grpc_port) as export:
+        assert receiver.process.pid
+        large = otlp_requests.traces(100).SerializeToString()
+        assert export(large) == b""
+        wait_until(lambda: count(tmp_path) == 100)
+        before = resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, (TOO_SMALL, before[1]))
+        retried = otlp_requests.traces(100, first=500).SerializeToString()
+        with pytest.raises(grpc.RpcError) as refused:
+            export(retried)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "free space" in refused.value.details()
+        trailer = dict(refused.value.trailing_metadata())[STATUS_TRAILER]
+        assert Status.FromString(trailer).details[0].Is(RetryInfo.DESCRIPTOR)
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        answer = httpx.post(url, content=retried, headers=PROTOBUF)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+        # Small enough for the journal, too large as a part: kept, and written when there is room.
+        small = otlp_requests.traces(10, first=700).SerializeToString()
+        assert export(small) == b""
+        admin = f"http://127.0.0.1:{receiver.admin_port}"
+        wait_until(lambda: httpx.get(f"{admin}/readyz").status_code == 503)
+        resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, before)
+        assert export(retried) == b""
+        wait_until(lambda: httpx.get(f"{admin}/readyz").status_code == 200)
+        wait_until(lambda: count(tmp_path) == 210)
+        receiver.stop()
+    assert count(tmp_path) == 210
+
+
+@contextmanager
+def read_only(lake: Path) -> Iterator[None]:
+    """Let nothing under a lake be written, as a disk that turned read-only: really so for root."""
+    folders = [str(lake), *(str(one) for one in lake.rglob("*") if one.is_dir())]
+    top = folders[0]
+    mount = [["mount", "--bind", top, top], ["mount", "-o", "remount,bind,ro", top]]
+    ways = [
+        (mount, [["umount", "--lazy", top]]),
+        ([["chattr", "+i", *folders]], [["chattr", "-i", *folders]]),
+    ]
+    if os.geteuid() != 0:
+        ways = [([["chmod", "a-w", *folders]], [["chmod", "u+w", *folders]])]
+    for there, back in ways:
+        if all(subprocess.run(one, capture_output=True).returncode == 0 for one in there):
+            try:
+                yield
+            finally:
+                for one in back:
+                    subprocess.run(one, check=True)
+            return
+    pytest.fail("neither mount nor chattr may make a folder read-only here")
+
+
+def test_a_read_only_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    with started(lake) as receiver, exporting(receiver.grpc_port) as export:
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        assert export(otlp_requests.traces(10).SerializeToString()) == b""
+        wait_until(lambda: count(lake) == 10)
+        refused = otlp_requests.traces(10, first=500).SerializeToString()
+        with read_only(lake):
+            with pytest.raises(grpc.RpcError) as error:
+                export(refused)
+            assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            trailer = dict(error.value.trailing_metadata())[STATUS_TRAILER]
+            assert Status.FromString(trailer).details[0].Is(RetryInfo.DESCRIPTOR)
+            answer = httpx.post(url, content=refused, headers=PROTOBUF)
+            assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+            assert str(lake) not in answer.text
+            assert count(lake) == 10  # what is there can still be asked
+        assert export(refused) == b""
+        wait_until(lambda: count(lake) == 20)
+        receiver.stop()
+    assert count(lake) == 20
+
+
+def test_what_was_acknowledged_before_the_disk_turned_read_only_is_written_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = tmp_path / "lake"
+    monkeypatch.setattr(writer, "FLUSH_S", 1.0)
+    with running(Config(lake)) as receiver, exporting(receiver.grpc_port) as export:
+        assert export(otlp_requests.traces(10).SerializeToString()) == b""
+        ready = f"http://127.0.0.1:{receiver.admin_port}/readyz"
+        with read_only(lake):
+            wait_until(lambda: httpx.get(ready).status_code == 503)
+            assert count(lake) == 0
+        wait_until(lambda: count(lake) == 10)
+        wait_until(lambda: httpx.get(ready).status_code == 200)
+
+
+def hold_syncs(monkeypatch: pytest.MonkeyPatch, until: threading.Event) -> None:
+    """Let the disk take nothing until an event."""
+    sync = os.fdatasync
+
+    def fdatasync(file: int) -> None:
+        until.wait(30)
+        sync(file)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+
+@pytest.mark.parametrize("door", ["grpc", "http"])
+def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
+) -> None:
+    payload = otlp_requests.traces(5).SerializeToString()
+    slow = threading.Event()
+    noticed = threading.Event()
+    unheard = Pipeline.unheard
+
+    def note(pipeline: Pipeline, taken: bytes, answer: "asyncio.Future[Outcome]") -> None:
+        unheard(pipeline, taken, answer)
+        noticed.set()
+
+    with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
+        hold_syncs(monkeypatch, slow)
+        monkeypatch.setattr(Pipeline, "unheard", note)
+        if door == "grpc":
+            with pytest.raises(grpc.RpcError) as hung_up:
+                export(payload, timeout=0.2)
+            assert hung_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(url, content=payload, headers=PROTOBUF, timeout=0.2)
+        assert noticed.wait(10)
+        slow.set()
+        assert export(payload) == b""
+    assert count(tmp_path) == 5
+
+
+def test_a_slow_disk_refuses_recovers_by_itself_and_takes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = otlp_requests.traces(5).SerializeToString()
+    mended = threading.Event()
+    monkeypatch.setattr(intake, "ANSWER_S", 0.2)
+    with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        hold_syncs(monkeypatch, mended)
+        with pytest.raises(grpc.RpcError) as refused:
+            export(payload)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        answer = httpx.post(url, content=payload, headers=PROTOBUF)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+        assert b"did not answer within" in answer.content
+        mended.set()
+        wait_until(lambda: httpx.post(url, content=payload, headers=PROTOBUF).status_code == 200)
+        other = otlp_requests.traces(3, first=900).SerializeToString()
+        wait_until(lambda: httpx.post(url, content=other, headers=PROTOBUF).status_code == 200)
+    assert count(tmp_path) == 8
+
+
+def small_pipeline(lake: Path) -> Pipeline:
+    """Make one that is not started: nothing leaves it."""
+    redactor = Redactor(PrivacyRules([], [], b""))
+    return Pipeline(lake, Metrics(), budget_bytes=10_000, redactor=redactor)
+
+
+def test_beyond_the_budget_senders_wait_and_memory_does_not_grow(tmp_path: Path) -> None:
+    full = small_pipeline(tmp_path)
+
+    async def send() -> None:
+        waiting = full.submit("traces", bytes(8_000))
+        with pytest.raises(Refused, match="wait to be written") as refused:
+            full.submit("traces", bytes(8_000))
+        assert refused.value.reason is Reason.BUSY and refused.value.retry_after_s
+        full.start()
+        with pytest.raises(Refused, match="field"):
+            await waiting
+        # That one was malformed, so its place is free again.
+        good = full.submit("traces", otlp_requests.traces(1).SerializeToString())
+        assert await good == pipeline.Outcome()
+
+    asyncio.run(send())
+    full.stop()
+
+
+def test_a_sender_that_hangs_up_before_its_turn_gives_its_place_back(tmp_path: Path) -> None:
+    full = small_pipeline(tmp_path)
+
+    async def send() -> None:
+        full.submit("traces", bytes(8_000)).cancel()
+
+    asyncio.run(send())
+    full.start()
+    full.stop()
+    assert full.held_bytes == 0
+
+
+def test_only_what_was_remembered_is_a_repeat() -> None:
+    seen = Repeats()
+    assert not seen.taken(b"one")
+    seen.remember(repeats.fingerprint(b"one"))
+    assert seen.taken(b"one") and not seen.taken(b"two") and not seen.taken(b"longer")
+
+
+def test_a_redacted_request_is_known_again_after_a_crash(tmp_path: Path) -> None:
+    request = otlp_requests.traces(3)
+    span = request.resource_spans[0].scope_spans[0].spans[0]
+    span.attributes.append(otlp_requests.attribute("db.user.password", "hunter2"))
+    payload = request.SerializeToString()
+    with started(tmp_path) as receiver, exporting(receiver.grpc_port) as export:
+        assert export(payload) == b""
+        receiver.kill()
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "journal").rglob("*.segment"))
+    assert kept and b"hunter2" not in kept
+    with started(tmp_path) as receiver, exporting(receiver.grpc_port) as export:
+        assert export(payload) == b""
+        receiver.stop()
+    assert count(tmp_path) == 3
+
+
+@pytest.mark.parametrize("secret", [False, True])
+def test_json_that_is_kept_as_protobuf_is_known_again_after_a_crash(
+    tmp_path: Path, secret: bool
+) -> None:
+    request = otlp_requests.traces(3)
+    if secret:
+        span = request.resource_spans[0].scope_spans[0].spans[0]
+        span.attributes.append(otlp_requests.attribute("db.user.password", "hunter2"))
+    document = orjson.dumps(otlp_requests.as_json(request, enum_numbers=True))
+
+    def post(receiver: Started) -> int:
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
+        json = {"content-type": "application/json"}
+        return httpx.post(url, content=document, headers=json).status_code
+
+    with started(tmp_path) as receiver:
+        assert post(receiver) == 200
+        receiver.kill()
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "journal").rglob("*.segment"))
+    assert kept and b"hunter2" not in kept and b"resourceSpans" not in kept
+    with started(tmp_path) as receiver:
+        assert post(receiver) == 200
+        receiver.stop()
+    assert count(tmp_path) == 3
+
+
+def wait_until(true: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait for something that another thread or process does."""
+
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, f"not true after {within_s} s"
+        time.sleep(0.02)

@@ -1,0 +1,166 @@
+"""What the journal took is there after any end of its writer, and only that."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from old_journal import old_segment
+
+from apm_analytics.foundation.errors import ApmError
+from apm_analytics.lake.journal import blockfile, journal
+from apm_analytics.lake.journal.journal import Entry, Journal, Segment
+
+
+def left_behind(lake: Path) -> list[Entry]:
+    """Read what a dead writer left, as the next one would."""
+    with_lock = Journal(lake)
+    try:
+        return [e for segment in with_lock.adopt() for e in journal.read(segment).entries]
+    finally:
+        with_lock.close()
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_a_segment_gives_back_what_was_appended(writer: Journal) -> None:
+    many = [Entry("traces", bytes([number % 256]) * number) for number in range(1000)]
+    writer.append(many)
+    writer.append([Entry("logs+json", b"{}")])
+    (segment,) = writer.rotate()
+    content = journal.read(segment)
+    assert content.entries == [*many, Entry("logs+json", b"{}")]
+    assert not content.torn_bytes and not content.damaged
+    assert writer.rotate() == []
+
+
+def test_groups_give_back_what_they_held_wherever_they_end_in_a_block(writer: Journal) -> None:
+    sizes = [*range(blockfile.BLOCK - 48, blockfile.BLOCK + 8), 2 * blockfile.PIECE_BYTES + 1]
+    sent = [Entry("logs", b"x" * size) for size in sizes]
+    for entry in sent:
+        writer.append([entry, Entry("traces", b"")])
+    (segment,) = writer.rotate()
+    content = journal.read(segment)
+    assert content.entries[::2] == sent
+    assert content.entries[1::2] == [Entry("traces", b"")] * len(sent)
+    assert not content.torn_bytes and not content.damaged
+
+
+def test_a_disk_of_larger_blocks_is_written_through_the_page_cache(
+    writer: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The disk refuses blocks of 1,000 bytes as it would ours, were its own larger.
+    monkeypatch.setattr(blockfile, "BLOCK", 1000)
+    monkeypatch.setattr(journal, "BLOCK", 1000)
+    sent = [Entry("logs", bytes([number]) * 1500) for number in range(1, 5)]
+    for entry in sent:
+        writer.append([entry])
+    (segment,) = writer.rotate()
+    assert journal.read(segment).entries == sent
+
+
+def test_a_file_system_without_direct_writes_is_noticed() -> None:
+    file = os.open("/proc/self/comm", os.O_WRONLY)
+    try:
+        assert not blockfile.try_direct(file)
+    finally:
+        os.close(file)
+
+
+def test_a_segment_of_the_format_before_is_read(tmp_path: Path) -> None:
+    sent = [Entry("traces", b"first" * 2000), Entry("logs+json", b"{}")]
+    path = tmp_path / "old.segment"
+    path.write_bytes(old_segment(sent))
+    assert journal.read(Segment(path)) == journal.Content(sent)
+
+
+def test_the_next_writer_takes_over_after_kill_9(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path;"
+        "from apm_analytics.lake.journal.journal import Entry, Journal;"
+        "Journal(Path(sys.argv[1])).append([Entry('logs', b'kept')]);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
+    assert left_behind(tmp_path) == [Entry("logs", b"kept")]
+
+
+def test_the_journal_of_a_living_writer_is_left_alone(tmp_path: Path, writer: Journal) -> None:
+    writer.append([Entry("logs", b"mine")])
+    assert left_behind(tmp_path) == []
+
+
+def test_a_write_cut_short_costs_only_itself(writer: Journal) -> None:
+    writer.append([Entry("logs", b"first")])
+    writer.append([Entry("logs", b"second")])
+    (segment,) = writer.rotate()
+    whole = segment.path.read_bytes().rstrip(b"\0")
+    for cut in range(1, len(b"second") + 13):
+        segment.path.write_bytes(whole[:-cut])
+        content = journal.read(segment)
+        assert content.entries == [Entry("logs", b"first")]
+        assert not content.damaged
+    segment.path.write_bytes(whole + bytes(64))  # zeros, as after a power failure
+    assert len(journal.read(segment).entries) == 2
+
+
+def test_blocks_that_were_never_written_are_a_write_cut_short(writer: Journal) -> None:
+    block = blockfile.BLOCK
+    writer.append([Entry("logs", b"first")])
+    writer.append([Entry("logs", b"second" * block)])
+    (segment,) = writer.rotate()
+    whole = segment.path.read_bytes()
+    for cut in range(block, len(whole), block):
+        segment.path.write_bytes(whole[:-cut] + bytes(cut + 2**20))
+        content = journal.read(segment)
+        assert content.entries == [Entry("logs", b"first")]
+        assert bool(content.torn_bytes) == (cut < len(whole) - block) and not content.damaged
+    segment.path.write_bytes(bytes(2**20))
+    assert journal.read(segment) == journal.Content([])
+
+
+def test_a_changed_byte_is_damage_not_data(writer: Journal) -> None:
+    writer.append([Entry("logs", b"first"), Entry("logs", b"second")])
+    (segment,) = writer.rotate()
+    content = bytearray(segment.path.read_bytes())
+    content[content.index(b"second")] ^= 1
+    segment.path.write_bytes(content)
+    found = journal.read(segment)
+    assert found.entries == [Entry("logs", b"first")] and found.damaged
+
+
+# No room at all, for a whole block, for one and a half.
+@pytest.mark.parametrize("limit", [4096, 8192, 10_000])
+def test_a_full_disk_keeps_what_was_taken_and_goes_on(writer: Journal, limit: int) -> None:
+    writer.append([Entry("logs", b"before")])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores SIGXFSZ, so the write fails like one on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(ApmError, match="nothing was acknowledged"):
+            writer.append([Entry("logs", b"x" * 10_000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    writer.append([Entry("logs", b"after")])
+    (segment,) = writer.rotate()
+    assert [entry.payload for entry in journal.read(segment).entries] == [b"before", b"after"]
+
+
+def test_closing_leaves_no_folder_behind_but_what_is_not_written_yet(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    first.append([Entry("logs", b"kept")])
+    first.close()
+    second = Journal(tmp_path)
+    (segment,) = second.adopt()
+    assert segment == Segment(segment.path) and segment.document == f"journal:{segment.path.stem}"
+    segment.remove()
+    second.close()
+    assert os.listdir(tmp_path / journal.FOLDER) == []
