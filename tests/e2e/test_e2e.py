@@ -15,17 +15,15 @@ from pathlib import Path
 
 import collector
 import grpc
-import pytest
-
-HERE = Path(__file__).parent
-
 import otlp_requests
+import pytest
 from live_receiver import count, exporting, running
 
 from apm_analytics.ingest.receiver import Config, Receiver
 from apm_analytics.lake import query
 from apm_analytics.serve.access import load_access, new_token
 
+HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "deploy" / "otel-collector" / "config.yaml"
 SPANS = 2_000
 TRACES = 800
