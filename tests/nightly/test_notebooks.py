@@ -199,12 +199,12 @@ def test_an_interrupt_ends_the_kernels_at_once(tmp_path: Path) -> None:
 
 def test_a_record_that_json_cannot_hold_is_refused() -> None:
     with pytest.raises(BadInput, match="cannot record p95 = nan"):
-        notebooks.record("p95", float("nan"))
+        records.record("p95", float("nan"))
 
 
 def test_relative_folders_start_at_the_workspace(tmp_path: Path) -> None:
-    assert notebooks.locate("data/lake") == settings.load().workspace / "data" / "lake"
-    assert notebooks.locate(str(tmp_path)) == tmp_path
+    assert records.locate("data/lake") == settings.load().workspace / "data" / "lake"
+    assert records.locate(str(tmp_path)) == tmp_path
 
 
 def _wait_for(condition: object, seconds: float) -> None:
