@@ -14,6 +14,7 @@ from apm_analytics.foundation import settings
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotebookFailed, NotFound
 from apm_analytics.nightly import notebooks
 from apm_analytics.nightly.notebooks import Without
+from apm_analytics.report import records
 
 RECORD = "from apm_analytics.report.records import record"
 
