@@ -14,6 +14,11 @@ from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
 from apm_analytics.lake import manifest
 from apm_analytics.lake.schema import TABLES
 
+# What other packages annotate and catch, so that only this package imports duckdb.
+Connection = duckdb.DuckDBPyConnection
+Relation = duckdb.DuckDBPyRelation
+SqlError = duckdb.Error
+
 SQL_FOLDER = Path(__file__).parent / "sql"
 VIEWS = sorted((SQL_FOLDER / "views").glob("*.sql"))
 # The name of a query is the name of its file, whatever its topic: names are unique.
@@ -22,7 +27,7 @@ QUERIES = {
 }
 
 
-def connect(lake: Path) -> duckdb.DuckDBPyConnection:
+def connect(lake: Path) -> Connection:
     """Open the present snapshot of a lake; later imports do not change what it shows.
 
     Returns
@@ -57,7 +62,7 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
                     f"create view {name} as"
                     f" select * from read_parquet([{listed}], hive_partitioning = false)"
                 )
-            except duckdb.Error as error:
+            except SqlError as error:
                 raise BadInput(
                     f"a part of {table} that the manifest of {lake} names cannot be read: {error}; "
                     "restore it from a backup, or import the original files into a new lake"
@@ -68,7 +73,7 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     return con
 
 
-def offline() -> duckdb.DuckDBPyConnection:
+def offline() -> Connection:
     """Open an empty DuckDB in memory that never asks a network, time zone UTC."""
     con = duckdb.connect()
     # Offline there is nothing to install, and a query must never wait for a network.
@@ -83,7 +88,7 @@ def offline() -> duckdb.DuckDBPyConnection:
     return con
 
 
-def create_views(con: duckdb.DuckDBPyConnection, wanted: Sequence[str]) -> None:
+def create_views(con: Connection, wanted: Sequence[str]) -> None:
     """Make views of `lake/sql/views`; the table under one of the same name is `stored_...`."""
     # A table's own view comes before those that read it.
     for file in sorted(VIEWS, key=lambda file: file.stem not in TABLES):
@@ -117,7 +122,7 @@ def text(name: str) -> str:
     return QUERIES[name].read_text()
 
 
-def named(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pl.DataFrame:
+def named(con: Connection, name: str, **parameters: object) -> pl.DataFrame:
     """Run a named query with its `$parameters`.
 
     Raises
@@ -140,9 +145,7 @@ def named(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pl
         ) from error
 
 
-def frame(
-    con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, object] | None = None
-) -> pl.DataFrame:
+def frame(con: Connection, sql: str, parameters: dict[str, object] | None = None) -> pl.DataFrame:
     """Run one statement that has rows and give them as a Polars frame.
 
     Raises
