@@ -57,12 +57,14 @@ def frame(before: Sequence[Piece], texts: NDArray[Any]) -> bytes | None:
     None where zstd does better or this cannot: among few digits, or where not all are lower-case
     hex digits, or much is before them, or the loops are not loaded.
     """
-    fits = texts.dtype == np.uint8 and texts.size >= LEAST_DIGITS and texts.size % 8 == 0
-    if not fits or not loops.loaded():
+    compiled = loops.loaded()
+    if compiled is None or texts.dtype != np.uint8:
+        return None
+    if texts.size < LEAST_DIGITS or texts.size % 8:
         return None
     words = np.require(texts.view(np.uint64), requirements="A")
     packed = np.empty(words.size, np.uint32)
-    if not (loops.pack_digits(words[:_TRIED], packed) and loops.pack_digits(words, packed)):
+    if not (compiled.pack_digits(words[:_TRIED], packed) and compiled.pack_digits(words, packed)):
         return None
     start = joined(before)
     size = len(start) + texts.size
