@@ -14,10 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import BadInput, NotFound
+from apm_analytics.foundation.yaml_documents import read
 
 RUN_FILE = "run.json"
 UNKNOWN = "unknown"
@@ -135,9 +134,7 @@ def _git(workspace: Path, *arguments: str) -> str | None:
 
 
 def _params_hash(file: Path) -> str:
-    """Hash the values: comments and order make no other training."""
-    try:
-        values = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise NotFound(f"cannot read {file}: {error}; APM_WORKSPACE names the checkout") from error
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    """Hash the values, so that comments and the order of keys make no difference."""
+    if not file.is_file():
+        raise NotFound(f"no {file}; APM_WORKSPACE names the checkout")
+    return hashlib.sha256(json.dumps(read(file).data, sort_keys=True).encode()).hexdigest()
