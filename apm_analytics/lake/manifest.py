@@ -39,9 +39,9 @@ create table if not exists parts (
     last_time_ns integer not null,
     sha256 text not null,
     snapshot_id integer not null references snapshots (id),
-    origin text,
-    level integer not null default 0,
-    resolution_s integer not null default 0
+    origin text not null,
+    level integer not null,
+    resolution_s integer not null
 );
 create table if not exists replaced_parts (
     path text primary key,
@@ -52,7 +52,7 @@ create table if not exists replaced_parts (
     last_time_ns integer not null,
     sha256 text not null,
     snapshot_id integer not null,
-    origin text,
+    origin text not null,
     level integer not null,
     resolution_s integer not null,
     replaced_at_s real not null
@@ -77,19 +77,9 @@ create table if not exists metric_units (
 """
 
 
-# Columns that manifests of earlier versions lack, with what their parts are.
-_ADDED = {
-    "origin": "origin text",
-    "level": "level integer not null default 0",
-    "resolution_s": "resolution_s integer not null default 0",
-}
 _FIELDS = (
     "path, table_name, row_count, byte_count, first_time_ns, last_time_ns, sha256,"
-    " snapshot_id, coalesce(origin, sha256), level, resolution_s"
-)
-_FIRST_FIELDS = (
-    "path, table_name, row_count, byte_count, first_time_ns, last_time_ns, sha256,"
-    " snapshot_id, sha256, 0, 0"
+    " snapshot_id, origin, level, resolution_s"
 )
 
 
@@ -113,10 +103,6 @@ class Part:
     origin: str = ""
     level: int = 0
     resolution_s: int = 0
-
-    def row(self) -> tuple[object, ...]:
-        """Give the values of its row in the manifest."""
-        return astuple(self)
 
 
 @contextmanager
@@ -178,9 +164,8 @@ def transaction(con: sqlite3.Connection) -> Iterator[None]:
 
 def live_parts(con: sqlite3.Connection, table: str | None = None) -> list[Part]:
     """List the parts of the present snapshot, oldest data first."""
-    fields = _FIELDS if "level" in _columns(con) else _FIRST_FIELDS
     rows = con.execute(
-        f"select {fields} from parts where ?1 is null or table_name = ?1"
+        f"select {_FIELDS} from parts where ?1 is null or table_name = ?1"
         " order by first_time_ns, path",
         (table,),
     )
@@ -195,8 +180,6 @@ def newest_snapshot(con: sqlite3.Connection) -> int:
 
 def arrived_parts(con: sqlite3.Connection, table: str, after: int) -> list[Part]:
     """List the parts that snapshots after `after` brought, also those replaced meanwhile."""
-    if "level" not in _columns(con):
-        return []
     rows = con.execute(
         f"select {_FIELDS} from parts where snapshot_id > ?2 and table_name = ?1 and level = 0"
         f" union all select {_FIELDS} from replaced_parts"
@@ -208,8 +191,6 @@ def arrived_parts(con: sqlite3.Connection, table: str, after: int) -> list[Part]
 
 def replaced_parts(con: sqlite3.Connection, before_s: float | None = None) -> list[Part]:
     """List replaced parts whose files are still there; only those replaced before a time."""
-    if "level" not in _columns(con):
-        return []
     rows = con.execute(
         f"select {_FIELDS} from replaced_parts where ?1 is null or replaced_at_s < ?1", (before_s,)
     )
@@ -266,8 +247,6 @@ def forget_replaced(con: sqlite3.Connection, gone: Sequence[Part], journal: set[
 
 def erasures(con: sqlite3.Connection) -> int:
     """Count the erasures: readers that keep rows must read them anew after each."""
-    if "level" not in _columns(con):
-        return 0
     return int(con.execute("select coalesce(max(id), 0) from erasures").fetchone()[0])
 
 
@@ -313,23 +292,15 @@ def establish_units(
 
 def _insert(con: sqlite3.Connection, parts: Iterable[Part]) -> None:
     con.executemany(
-        "insert into parts (path, table_name, row_count, byte_count, first_time_ns, last_time_ns,"
-        " sha256, snapshot_id, origin, level, resolution_s)"
-        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [part.row() for part in parts],
+        f"insert into parts ({_FIELDS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [astuple(part) for part in parts],
     )
 
 
 def _prepare(con: sqlite3.Connection) -> None:
-    """Make the tables of a new manifest, add what one of an earlier version lacks."""
-    if con.execute("select 1 from sqlite_master where name = 'erasures'").fetchone():
+    """Create the tables of a new manifest."""
+    if con.execute("select 1 from sqlite_master where name = 'parts'").fetchone():
         return
     with transaction(con):
-        for column in _ADDED.keys() - _columns(con) if _columns(con) else ():
-            con.execute(f"alter table parts add column {_ADDED[column]}")
         for statement in _SCHEMA.split(";"):
             con.execute(statement)
-
-
-def _columns(con: sqlite3.Connection) -> set[str]:
-    return {row[1] for row in con.execute("pragma table_info(parts)")}
