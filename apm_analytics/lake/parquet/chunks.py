@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from apm_analytics.lake.parquet import digits, encodings, thrift
 from apm_analytics.lake.parquet.bloom import ID_BYTES
 from apm_analytics.lake.parquet.encodings import Piece
-from apm_analytics.lake.parquet.levels import Leaf
+from apm_analytics.lake.parquet.leaves import Leaf
 from apm_analytics.lake.parquet.schemas import BOOLEAN, BYTE_ARRAY, DOUBLE, INT64, physical
 from apm_analytics.lake.parquet.thrift import (
     END,

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from apm_analytics.lake.parquet import bloom, encodings
 from apm_analytics.lake.parquet.chunks import chunk
-from apm_analytics.lake.parquet.levels import Leaf, leaves
+from apm_analytics.lake.parquet.leaves import Leaf, leaves
 from apm_analytics.lake.parquet.schemas import elements
 from apm_analytics.lake.parquet.thrift import Value, i32, i64, listed, struct, text
 
