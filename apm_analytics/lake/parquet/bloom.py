@@ -1,7 +1,7 @@
 """Split-block Bloom filters of ids: a look-up by trace id opens only the parts that may hold it.
 
-In:  ids, all of 32 characters.
-Out: the filter as Parquet keeps it [1]_; no filter for texts of other lengths.
+In:  ids of 32 characters.
+Out: the filter as Parquet stores it [1]_.
 
 References
 ----------
@@ -16,7 +16,7 @@ from apm_analytics.lake.parquet.loops import P1, P2, P3, P4, Words
 from apm_analytics.lake.parquet.thrift import i32, struct
 
 ID_BYTES = 32
-# Of 100 look-ups of ids that are not there about one opens the part for nothing.
+# At this size about 1 % of the look-ups of absent ids open the part in vain.
 BITS_AN_ID = 10.5
 _BLOCK_BYTES, _WORDS = 32, 8
 _LEAST_BYTES, _MOST_BYTES = 32, 1 << 24
@@ -36,19 +36,15 @@ _SALT = np.array(
 
 
 def bloom_filter(ids: NDArray[np.uint8], expected: int) -> bytes:
-    """Make a filter.
+    """Return the header and the bits of a filter.
 
     Parameters
     ----------
-    ids : array of shape (n, 32): the characters of every id.
-    expected : how many different ids there may be.
-
-    Returns
-    -------
-    Its header and its bits.
+    ids : array of shape (n, 32), the characters of each id.
+    expected : expected number of distinct ids.
     """
-    wanted = max(int(expected * BITS_AN_ID / 8), _LEAST_BYTES)
-    size = min(1 << (wanted - 1).bit_length(), _MOST_BYTES)
+    needed = max(int(expected * BITS_AN_ID / 8), _LEAST_BYTES)
+    size = min(1 << (needed - 1).bit_length(), _MOST_BYTES)
     one = struct({1: struct({})})
     head = struct({1: i32(size), 2: one, 3: one, 4: one}).content
     words = ids.view("<u8")
