@@ -486,7 +486,7 @@ def test_a_full_disk_stops_the_import_and_the_next_call_completes_it(tmp_path: P
 
 def test_a_disk_too_full_for_a_dead_letter_says_so(tmp_path: Path) -> None:
     (tmp_path / dead_letters.FOLDER).write_text("a file where the folder should be")
-    with pytest.raises(ApmError, match="free space or repair the disk"):
+    with pytest.raises(ApmError, match="free space or mend the disk"):
         dead_letters.write(tmp_path, "name", [{"reason": "test"}])
 
 
