@@ -1,11 +1,11 @@
-"""Keep secrets and personal data out of telemetry, in the watched process and in the receiver.
+"""Redact secrets and personal data, in the watched process and in the receiver.
 
 In:  specs/privacy.yaml: rules on attribute keys, patterns to find in texts.
-Out: `PrivacyRules`, which say what is left of an attribute or a text.
+Out: `PrivacyRules`, which return an attribute or a text without secrets and personal data.
 
-Redaction is idempotent: what a watched service has redacted passes the receiver unchanged.
-Patterns are gated by literal parts instead of joined into one regex: Python's `re` tries every
-branch of an alternation at every character, which is ten times slower on clean texts.
+Redaction is idempotent: what a watched service redacted passes the receiver unchanged. A pattern
+runs only on texts with one of its literal parts; one regex of all patterns would be ten times
+slower on clean texts, because Python's `re` tries every alternative at every character.
 """
 
 import hashlib
@@ -29,32 +29,32 @@ SALT_VARIABLE = "APM_PRIVACY_SALT"
 KEY_ACTIONS = ("keep", "drop", "mask", "hash", "literals")
 PATTERN_ACTIONS = ("mask", "hash", "drop")
 PATTERN_FIELDS = {"action", "regex", "needs", "check"}
-# Texts up to this length are remembered: routes, SQL and agents come again and again.
+# Redacted texts up to this length are cached, because routes, SQL and user agents recur.
 REMEMBERED_CHARACTERS = 512
 REMEMBERED_TEXTS = 4096
 
 _log = logging.getLogger(__name__)
 _HASHED = re.compile(r"hash:[0-9a-f]{16}")
 _LITERAL = re.compile(
-    r"""[EeNnXxBb]?'(?:[^'\\]|''|\\[^'])*+(?:'|\\.*|\Z)  # a text; after \' all: dialects differ
+    r"""[EeNnXxBb]?'(?:[^'\\]|''|\\[^'])*+(?:'|\\.*|\Z)  # a text; from \' on everything
     | \$(\w*)\$.*?(?:\$\1\$|\Z)                    # a dollar-quoted text
     | (?<![\w$.%])\d+(?:\.\d*)?(?:[eE][+-]?\d+)?(?!\w) # a number, but not t1, $1 or v1.2
     """,
     re.VERBOSE | re.DOTALL,
 )
-# In a text, after a name: the separator, then a value in quotes, in escaped quotes, or bare.
+# What follows a name in a text: a separator, then a value in quotes, in escaped quotes, or bare.
 _ASSIGNED = (
     r"""(?:\\*["'])?\s*(?:[:=]|%3[DdAa]|,\s*b?(?=\\*["']))\s*"""
     r"""(?:"((?:[^"\\]|\\.)+)|'((?:[^'\\]|\\.)+)|\\+["']([^"']+?)(?=\\{0,8}["']|\Z)"""
     r"""|((?:[^\s&"'\\;,]|[,;](?!\s|\Z|\w+[=:]))+))"""
 )
-LONGEST_NAME = 64  # of what may follow a name that ends in *: unbounded, it would be quadratic
+LONGEST_NAME = 64  # characters that * matches at the end of a name; unbounded, it is quadratic
 _say_once = lru_cache(maxsize=None)(_log.warning)
 
 
 @dataclass(frozen=True)
 class KeyRule:
-    """What happens to attributes of some keys: `glob` as written, `action` of KEY_ACTIONS."""
+    """The action, one of KEY_ACTIONS, for attributes whose key matches a glob."""
 
     glob: str
     action: str
@@ -62,7 +62,7 @@ class KeyRule:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What to find in texts; see the head of specs/privacy.yaml for the fields."""
+    """What to redact in texts; the head of specs/privacy.yaml explains the fields."""
 
     name: str
     action: str
@@ -72,7 +72,7 @@ class Pattern:
 
 
 class PrivacyRules:
-    """The rules, ready to be asked; safe to share between threads.
+    """The compiled rules; safe to share between threads.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class PrivacyRules:
         self._remembered = lru_cache(REMEMBERED_TEXTS)(self._redacted)
 
     def attribute(self, key: str, value: str) -> str | None:
-        """Give what is left of an attribute's text value; None drops the attribute."""
+        """Return the redacted value of a text attribute; None drops the attribute."""
         rule = self.key_rule(key)
         if rule is None or rule.action == "keep":
             return self.text(value)
@@ -105,7 +105,7 @@ class PrivacyRules:
         return self.text(_LITERAL.sub("?", value))
 
     def text(self, value: str) -> str:
-        """Give a free text (log body, URL, message) without what the patterns find."""
+        """Return a free text (log body, URL, message) without the matches of the patterns."""
         if len(value) <= REMEMBERED_CHARACTERS:
             return self._remembered(value)
         return self._redacted(value)
@@ -160,14 +160,14 @@ def load_rules(path: Path, *, salt: str | None = None) -> PrivacyRules:
     ----------
     path : specs/privacy.yaml.
     salt : key of the hashes; by default APM_PRIVACY_SALT of the environment, which this module
-        reads itself because it runs in watched processes without the project's settings. Without
-        one, hashes are keyed at random and comparable within this process only, which is said.
+        reads because watched processes have no project settings. Without a salt, hashes have a
+        random key and compare only within this process; a warning is logged.
 
     Raises
     ------
     BadParameter
-        The file is missing, no YAML, or holds an unknown or ill-valued rule; the message names
-        the line.
+        The file is missing, is not YAML, or contains an unknown or ill-valued rule; the message
+        names the line.
     """
     document = read(path)
     blocks = _mapping(document, (), "two mappings `keys:` and `patterns:`")
@@ -183,8 +183,8 @@ def load_rules(path: Path, *, salt: str | None = None) -> PrivacyRules:
         pattern.action for pattern in patterns
     }:
         _say_once(
-            f"{SALT_VARIABLE} is not set: hashes of personal data are keyed at random and compare "
-            "only within this process; set it to the same secret everywhere to follow them"
+            f"{SALT_VARIABLE} is not set: hashes of personal data have a random key and compare "
+            "only within this process; set it to the same secret in all processes"
         )
     return PrivacyRules(keys, patterns, salt.encode() if salt else secrets.token_bytes(32))
 
@@ -267,12 +267,12 @@ def _normal(name: str) -> str:
 
 
 def _key_matcher(glob: str) -> tuple[re.Pattern[str], bool]:
-    """Give the glob as a regex, and whether it is held against the parts of a key."""
+    """Return a glob as a regex, and whether it is matched against the parts of a key."""
     return re.compile(translate(_normal(glob))), "." not in glob
 
 
 def _assignment_pattern(keys: list[KeyRule]) -> Pattern | None:
-    """Give the pattern that finds `name=value` for the names of drop and mask rules."""
+    """Return the pattern that finds `name=value` for the names of drop and mask rules."""
     names, needs = [], []
     for rule in keys:
         core = rule.glob.strip("*").lower()

@@ -1,7 +1,7 @@
-"""Where we run and with which numbers: the environment and params.yaml -> one frozen Settings.
+"""Read the settings of this process from the environment and params.yaml.
 
-In:  environment variables APM_*, params.yaml.
-Out: `Settings`, checked; an unknown or ill-typed value is an error that names it.
+In:  environment variables, params.yaml, specs/retention.yaml.
+Out: checked, frozen `Settings`; an error names each unknown or ill-typed value.
 """
 
 import os
@@ -15,7 +15,7 @@ from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.foundation.specs import Spec
 from apm_analytics.foundation.yaml_documents import Document, read
 
-# A trace that has not ended after this long is taken for abandoned.
+# A trace that has not ended after this long counts as abandoned.
 DEFAULT_TRACE_TIMEOUT_S = 60.0
 # Field of `RetentionSettings` -> the environment variable that overrides it.
 RETENTION_VARIABLES = {
@@ -52,7 +52,7 @@ class QualityParams(Spec):
     max_orphan_ratio: float = Field(ge=0, le=1)
     warn_skew_ratio: float = Field(ge=0, le=1)
     max_skew_ratio: float = Field(ge=0, le=1)
-    warn_gap_s: float = Field(ge=60)  # holes are looked for minute by minute
+    warn_gap_s: float = Field(ge=60)  # gaps are measured in whole minutes
     max_gap_s: float = Field(gt=0)
     max_age_s: float = Field(gt=0)
     check_age: bool
@@ -131,7 +131,7 @@ class GateParams(Spec):
 
 
 class ServiceRetention(Spec):
-    """What differs for one service."""
+    """Retention of one service; None means that of all services."""
 
     metrics_days: float | None = Field(default=None, gt=0)
     traces_days: float | None = Field(default=None, gt=0)
@@ -140,7 +140,7 @@ class ServiceRetention(Spec):
 
 
 class RetentionSettings(Spec):
-    """How long telemetry is kept."""
+    """How long each signal is kept."""
 
     metrics_days: float = Field(default=90, gt=0)
     traces_days: float = Field(default=30, gt=0)
@@ -149,15 +149,15 @@ class RetentionSettings(Spec):
     services: dict[str, ServiceRetention] = Field(default_factory=dict)
 
     def said(self) -> str:
-        """Say for a person how long what is kept."""
+        """Return the periods as text for a person."""
         return (
             f"metrics {self.metrics_days:g} days (every point {self.high_resolution_hours:g} hours,"
-            f" then one a minute), traces {self.traces_days:g} days, logs {self.logs_days:g} days"
+            f" then one per minute), traces {self.traces_days:g} days, logs {self.logs_days:g} days"
         )
 
 
 class Params(Spec):
-    """Everything in params.yaml."""
+    """The content of params.yaml."""
 
     seed: int
     simulate: SimulateParams
@@ -174,7 +174,7 @@ class Params(Spec):
 
 
 class Settings(Spec):
-    """Where we run (`workspace`: the checkout with notebooks/ and pipelines/) and the params."""
+    """The workspace, which is the checkout with notebooks/ and pipelines/, and the parameters."""
 
     workspace: Path
     params: Params
@@ -215,9 +215,10 @@ def _merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def load() -> Settings:
-    """Read the settings of this process: APM_WORKSPACE, else the folder that holds the package.
+    """Read the settings of this process.
 
-    APM_PARAMS names a file with what differs from the workspace's params.yaml.
+    The workspace is APM_WORKSPACE, by default the folder that contains the package. APM_PARAMS
+    names a file with values that override the workspace's params.yaml.
     """
     default = Path(__file__).resolve().parents[2]
     workspace = Path(os.environ.get("APM_WORKSPACE", default)).resolve()
