@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import duckdb
 import polars as pl
 
 from apm_analytics.business import impact, kpis
 from apm_analytics.business.specs import Kpi
 from apm_analytics.foundation.errors import ApmError, BadParameter, NotEnoughData, NotFound
+from apm_analytics.lake.query import Connection
 from apm_analytics.signals.calendar import Calendar, utc
 
 ESTIMATED, INSUFFICIENT = "estimated", "insufficient"
@@ -53,7 +53,7 @@ class Costs:
 
 
 def of_incident(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     known: Mapping[str, Kpi],
     start: datetime,
     end: datetime,
@@ -152,7 +152,7 @@ def readable(costs: Costs | None) -> pl.DataFrame:
 
 
 def _measured(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     kpi: Kpi,
     window_s: int,
     since: datetime,

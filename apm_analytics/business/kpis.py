@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-import duckdb
 import polars as pl
 
 from apm_analytics.business import kpi_files
@@ -25,6 +24,7 @@ from apm_analytics.business.specs import (
     SqlSource,
 )
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
+from apm_analytics.lake.query import Connection, Relation, SqlError
 from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
 from apm_analytics.signals import sampling
 
@@ -47,7 +47,7 @@ class Measured:
 
 
 def measure_all(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     kpis: Mapping[str, Kpi],
     *,
     window_s: int,
@@ -89,7 +89,7 @@ def measure_all(
 
 
 def measure(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     kpi: Kpi,
     *,
     window_s: int,
@@ -122,7 +122,7 @@ def measure(
         raise BadParameter(f"KPI {kpi.name} has no `segment` in its source; add one to kpis.yaml")
     try:
         found = _found(con, kpi, window_s, times)
-    except duckdb.Error as error:
+    except SqlError as error:
         raise BadParameter(
             f'KPI {kpi.name} does not fit the lake: {error}; see `apm query "describe spans"`'
         ) from error
@@ -167,7 +167,7 @@ def summary(measured: Measured) -> pl.DataFrame:
 
 
 def grid(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     *,
     window_s: int,
     since: datetime | None = None,
@@ -201,9 +201,7 @@ def grid(
     return pl.DataFrame({"time": times})
 
 
-def _found(
-    con: duckdb.DuckDBPyConnection, kpi: Kpi, window_s: int, times: pl.DataFrame
-) -> pl.DataFrame:
+def _found(con: Connection, kpi: Kpi, window_s: int, times: pl.DataFrame) -> pl.DataFrame:
     """Give time, segment and value; the whole figure has the segment `WHOLE`."""
     source = kpi.source
     if isinstance(source, FileSource):
@@ -225,7 +223,7 @@ def _found(
     return _windows(rows, f"({value})::double", window_s, times)
 
 
-def _points(con: duckdb.DuckDBPyConnection, source: MetricSource) -> duckdb.DuckDBPyRelation:
+def _points(con: Connection, source: MetricSource) -> Relation:
     points = con.sql("select * from metric_points where name = $name", params={"name": source.name})
     # A point tells of the time before it: one of 10:00 belongs to the window that ends then.
     moment = "time::timestamp - interval 1 microsecond as moment"
@@ -245,7 +243,7 @@ def _points(con: duckdb.DuckDBPyConnection, source: MetricSource) -> duckdb.Duck
     )
 
 
-def _events(con: duckdb.DuckDBPyConnection, source: LogSource) -> duckdb.DuckDBPyRelation:
+def _events(con: Connection, source: LogSource) -> Relation:
     events = con.sql("select * from logs where event_name = $event", params={"event": source.event})
     if source.where:
         events = events.filter(source.where)
@@ -256,7 +254,7 @@ def _events(con: duckdb.DuckDBPyConnection, source: LogSource) -> duckdb.DuckDBP
 
 
 def _of_spans(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     source: SpanSource | ShareSource | ApdexSource,
     window_s: int,
     times: pl.DataFrame,
@@ -290,7 +288,7 @@ def _of_spans(
 
 
 def _things(
-    rows: duckdb.DuckDBPyRelation,
+    rows: Relation,
     source: SpanSource | ShareSource | ApdexSource,
     thing: str,
     window_s: int,
@@ -310,7 +308,7 @@ def _things(
 
 
 def _windows(
-    rows: duckdb.DuckDBPyRelation,
+    rows: Relation,
     value: str,
     window_s: int,
     times: pl.DataFrame,
@@ -328,15 +326,13 @@ def _bucket(window_s: int) -> str:
     return f"time_bucket(to_seconds({window_s}), moment)"
 
 
-def _within(
-    rows: duckdb.DuckDBPyRelation, times: pl.DataFrame, window_s: int
-) -> duckdb.DuckDBPyRelation:
+def _within(rows: Relation, times: pl.DataFrame, window_s: int) -> Relation:
     first = times["time"][0]
     last = times["time"][-1] + timedelta(seconds=window_s)
     return rows.filter(f"moment >= timestamp '{first}' and moment < timestamp '{last}'")
 
 
-def _frame(reduced: duckdb.DuckDBPyRelation) -> pl.DataFrame:
+def _frame(reduced: Relation) -> pl.DataFrame:
     return pl.DataFrame(reduced.to_arrow_table()).with_columns(
         pl.col("time").cast(pl.Datetime("us")), pl.col("segment").fill_null(WHOLE)
     )

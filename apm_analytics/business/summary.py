@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import duckdb
 import polars as pl
 
 from apm_analytics.baselines.detection import episodes
@@ -17,6 +16,7 @@ from apm_analytics.business.costs import Costs
 from apm_analytics.business.specs import Kpi
 from apm_analytics.charts import words
 from apm_analytics.foundation.settings import BusinessParams
+from apm_analytics.lake.query import Connection
 from apm_analytics.signals.calendar import Calendar
 
 # An incident touches several series for some windows; less happens by chance in a large fleet.
@@ -95,7 +95,7 @@ def refused(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def latest_cost(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     known: Mapping[str, Kpi],
     found: pl.DataFrame,
     calendar: Calendar,

@@ -6,12 +6,12 @@ Out: a frame with one column a signal, and the request rate that all of them may
 
 from datetime import datetime
 
-import duckdb
 import polars as pl
 
 from apm_analytics.business import kpis
 from apm_analytics.foundation.errors import NotFound
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 from apm_analytics.signals import operations
 
 # What moves with a business figure because both follow demand is no finding: rates stay out.
@@ -19,7 +19,7 @@ SIGNALS = ("latency_p95", "error_ratio")
 
 
 def measure(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     *,
     window_s: int,
     min_requests: int,

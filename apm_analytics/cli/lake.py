@@ -1,4 +1,4 @@
-"""Commands that ask the lake and look after it: `apm query`, `apm queries`, `apm lake`."""
+"""Commands that query and maintain the lake: `apm query`, `apm queries`, `apm lake`."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from apm_analytics.cli.options import LAKE
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Fill in $NAME.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here.")
 def query(sql: str, lake: Path, form: str, pairs: tuple[str, ...], output: Path | None) -> None:
-    """Ask the lake: SQL, or the name of a query (`apm queries` lists them)."""
+    """Query the lake by SQL or the name of a query (`apm queries` lists them)."""
     from apm_analytics.lake import answers
 
     content = answers.answer(lake, sql, form=form, parameters=answers.parameters(pairs))
@@ -33,7 +33,7 @@ def query(sql: str, lake: Path, form: str, pairs: tuple[str, ...], output: Path 
 
 @click.command()
 def queries() -> None:
-    """List the named queries and what comes out of each."""
+    """List the named queries and the rows that each returns."""
     from apm_analytics.lake import query as lake_query
 
     for name in lake_query.names():
@@ -42,13 +42,13 @@ def queries() -> None:
 
 @click.group()
 def lake() -> None:
-    """Look after the lake."""
+    """Maintain the lake."""
 
 
 @lake.command("status")
 @LAKE
 def lake_status(lake: Path) -> None:
-    """Show tables, parts, rows, bytes and times; what retention will take, and when."""
+    """Show tables, parts, rows, bytes and times; what retention removes, and when."""
     from apm_analytics.cli import retention_words
     from apm_analytics.foundation import settings
     from apm_analytics.lake import answers, snapshots
@@ -63,7 +63,7 @@ def lake_status(lake: Path) -> None:
 @lake.command("compact")
 @LAKE
 def lake_compact(lake: Path) -> None:
-    """Merge small parts into large ones; readers and writers go on meanwhile."""
+    """Merge small parts into large ones while readers and writers continue."""
     from tqdm import tqdm
 
     from apm_analytics.foundation.errors import ApmError
@@ -72,12 +72,12 @@ def lake_compact(lake: Path) -> None:
     with tqdm(desc="merging", unit=" rows", unit_scale=True) as bar:
         done = compaction.compact(lake, progress=bar.update)
     if done.busy:
-        click.echo("another process is looking after this lake; nothing was done")
+        click.echo("another process is maintaining this lake; nothing was done")
         return
     click.echo(
         f"{done.merged:,} parts became {done.made:,} ({done.rows:,} rows, "
         f"{done.bytes_before / 1e6:,.1f} MB became {done.bytes_after / 1e6:,.1f} MB); "
-        f"{done.removed_files:,} files that were replaced earlier are removed"
+        f"removed {done.removed_files:,} files that were replaced earlier"
     )
     if done.failed:
         raise ApmError("; ".join(done.failed))
@@ -94,26 +94,26 @@ def lake_verify(lake: Path) -> None:
 
     total = int(snapshots.status(lake)["bytes"].sum())
     with tqdm(desc="verifying", total=total, unit="B", unit_scale=True, disable=None) as bar:
-        found = verify.verify(lake, progress=bar.update)
+        findings = verify.verify(lake, progress=bar.update)
     for kind in ("missing", "damaged", "stray"):
-        for path in getattr(found, kind):
+        for path in getattr(findings, kind):
             click.echo(f"{kind:8} {path}")
-    if found.missing or found.damaged:
+    if findings.missing or findings.damaged:
         click.echo(
             "restore these parts from a backup, or import the original files into a new lake"
         )
-    if found.stray:
-        click.echo("stray files are read by nobody here; the nightly job removes them")
-    if not found.sound:
+    if findings.stray:
+        click.echo("stray files belong to no snapshot; the nightly job removes them")
+    if not findings.sound:
         sys.exit(1)
-    click.echo(f"all {found.parts:,} parts are there and as they were written")
+    click.echo(f"all {findings.parts:,} parts exist and are unchanged")
 
 
 @lake.command("erase")
 @LAKE
 @click.option("--user", required=True, metavar="ID", help="The person's user.id.")
 def lake_erase(lake: Path, user: str) -> None:
-    """Remove a person's records from every table; writes a receipt."""
+    """Remove a person's records from every table and write a receipt."""
     import json
 
     from tqdm import tqdm
@@ -124,31 +124,31 @@ def lake_erase(lake: Path, user: str) -> None:
     total = int(snapshots.status(lake)["bytes"].sum())
     with tqdm(desc="erasing", total=total, unit="B", unit_scale=True, disable=None) as bar:
         receipt = erasure.erase(lake, user, progress=bar.update)
-    said = json.loads(receipt.read_text())
-    counts = ", ".join(f"{count:,} {table}" for table, count in said["records"].items() if count)
+    result = json.loads(receipt.read_text())
+    counts = ", ".join(f"{count:,} {table}" for table, count in result["records"].items() if count)
     click.echo(
-        f"removed {counts or 'nothing'} and {said['dead_letters']:,} dead letters, masked the id "
-        f"in {sum(said['masked'].values()):,} other records; "
-        f"{said['parts_rewritten']:,} parts were rewritten; the receipt is {receipt}"
+        f"removed {counts or 'nothing'} and {result['dead_letters']:,} dead letters, masked the id "
+        f"in {sum(result['masked'].values()):,} other records; "
+        f"{result['parts_rewritten']:,} parts were rewritten; the receipt is {receipt}"
     )
-    if not said["mentions_masked"]:
+    if not result["mentions_masked"]:
         click.echo(
-            "the id is too short to be told from other words: records that mention it without "
-            "being the person's stay as they are"
+            "the id is too short to be unambiguous: it is not masked in records of others that "
+            "mention it"
         )
-    if said["journal_segments_left"]:
+    if result["journal_segments_left"]:
         click.echo(
-            f"{said['journal_segments_left']} segments of the journal mention the id and are no "
-            "parts yet: let `apm receive` run on this lake, then run the same command again"
+            f"{result['journal_segments_left']} segments of the journal mention the id and wait "
+            "to be written to parts: run `apm receive` on this lake, then repeat this command"
         )
         sys.exit(1)
 
 
 @lake.command("retain")
 @LAKE
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 def lake_retain(lake: Path, dry_run: bool) -> None:
-    """Remove what is older than its retention, and make old metric points coarser."""
+    """Remove records older than their retention, and roll up old metric points."""
     from datetime import UTC, datetime
 
     from tqdm import tqdm
@@ -163,9 +163,8 @@ def lake_retain(lake: Path, dry_run: bool) -> None:
         done = retention.retain(
             lake, periods, now_s=now.timestamp(), dry_run=dry_run, progress=bar.update
         )
-    gone = ", ".join(f"{count:,} {table}" for table, count in done.removed.items() if count)
-    verb = "would go" if dry_run else "went"
-    click.echo(f"{gone or 'nothing'} {verb}")
+    removed = ", ".join(f"{count:,} {table}" for table, count in done.removed.items() if count)
+    click.echo(f"{'would remove' if dry_run else 'removed'} {removed or 'nothing'}")
     if done.points_before:
         click.echo(
             f"{done.points_before:,} points would be rolled up"

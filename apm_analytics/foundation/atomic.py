@@ -1,7 +1,7 @@
-"""Write files so that nobody ever sees half of one.
+"""Replace files atomically and durably.
 
 In:  a path and its whole content.
-Out: the file, old or new, never in between; what is written is on the disk.
+Out: the file, with the old or the new content, never in between.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_atomic(file: Path, content: bytes) -> None:
-    """Replace a file in one step; its folder is made when missing.
+    """Replace a file in one step; its folder is created if missing.
 
     Raises
     ------
@@ -17,7 +17,7 @@ def write_atomic(file: Path, content: bytes) -> None:
         The disk is full or the folder not writable; the old content stays.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Not a tempfile: those are private, and node-exporter runs as another user.
+    # Not `tempfile`, whose files are private: node-exporter reads them as another user.
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as out:
@@ -31,7 +31,7 @@ def write_atomic(file: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's list of names to the disk: without it a rename may not outlive the power."""
+    """Sync a folder, so that a rename in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

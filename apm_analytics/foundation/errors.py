@@ -1,4 +1,4 @@
-"""The errors a user can meet: each says what was found, what is needed, and what to do."""
+"""The errors of this package; each message names what was found, what is needed, what to do."""
 
 
 class ApmError(Exception):
@@ -14,15 +14,11 @@ class BadParameter(ApmError):
 
 
 class NotEnoughData(ApmError):
-    """Too few windows, days or records for the question asked."""
+    """Too few windows, days or records for the computation."""
 
 
 class NotFound(ApmError):
     """A lake, table, model, run or named query that does not exist."""
-
-
-class QualityFailed(ApmError):
-    """The data quality suite failed; nothing may be published from this data."""
 
 
 class NotebookFailed(ApmError):

@@ -1,10 +1,10 @@
-"""Keep jsonschema from compiling a grammar that nothing here uses.
+"""Keep jsonschema from compiling an unused grammar on import.
 
-In:  nothing; importing this module is enough, before Altair, nbformat or Great Expectations.
+In:  nothing; import this module before Altair, nbformat or Great Expectations.
 Out: `rfc3987_syntax` cannot be imported.
 
-jsonschema compiles a grammar of internationalised URLs when it is imported and finds that module:
-2 to 4 s of CPU in every kernel of every notebook, for a format check that none of them uses.
+If it finds that module, jsonschema compiles a grammar of internationalised URLs when it is
+imported: 2 to 4 s of CPU in the kernel of every notebook, for a format check that none uses.
 """
 
 import sys

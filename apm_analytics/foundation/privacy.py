@@ -1,11 +1,11 @@
-"""Keep secrets and personal data out of telemetry, in the watched process and in the receiver.
+"""Redact secrets and personal data, in the watched process and in the receiver.
 
 In:  specs/privacy.yaml: rules on attribute keys, patterns to find in texts.
-Out: `PrivacyRules`, which say what is left of an attribute or a text.
+Out: `PrivacyRules`, which return an attribute or a text without secrets and personal data.
 
-Redaction is idempotent: what a watched service has redacted passes the receiver unchanged.
-Patterns are gated by literal parts instead of joined into one regex: Python's `re` tries every
-branch of an alternation at every character, which is ten times slower on clean texts.
+Redaction is idempotent: what a watched service redacted passes the receiver unchanged. A pattern
+runs only on texts with one of its literal parts; one regex of all patterns would be ten times
+slower on clean texts, because Python's `re` tries every alternative at every character.
 """
 
 import hashlib
@@ -19,43 +19,42 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NoReturn
-
-import yaml
+from typing import Any, NoReturn
 
 from apm_analytics.foundation.errors import BadParameter
+from apm_analytics.foundation.yaml_documents import Document, Place, read
 
 MASK = "***"
 SALT_VARIABLE = "APM_PRIVACY_SALT"
 KEY_ACTIONS = ("keep", "drop", "mask", "hash", "literals")
 PATTERN_ACTIONS = ("mask", "hash", "drop")
 PATTERN_FIELDS = {"action", "regex", "needs", "check"}
-# Texts up to this length are remembered: routes, SQL and agents come again and again.
+# Redacted texts up to this length are cached, because routes, SQL and user agents recur.
 REMEMBERED_CHARACTERS = 512
 REMEMBERED_TEXTS = 4096
 
 _log = logging.getLogger(__name__)
 _HASHED = re.compile(r"hash:[0-9a-f]{16}")
 _LITERAL = re.compile(
-    r"""[EeNnXxBb]?'(?:[^'\\]|''|\\[^'])*+(?:'|\\.*|\Z)  # a text; after \' all: dialects differ
+    r"""[EeNnXxBb]?'(?:[^'\\]|''|\\[^'])*+(?:'|\\.*|\Z)  # a text; from \' on everything
     | \$(\w*)\$.*?(?:\$\1\$|\Z)                    # a dollar-quoted text
     | (?<![\w$.%])\d+(?:\.\d*)?(?:[eE][+-]?\d+)?(?!\w) # a number, but not t1, $1 or v1.2
     """,
     re.VERBOSE | re.DOTALL,
 )
-# In a text, after a name: the separator, then a value in quotes, in escaped quotes, or bare.
+# What follows a name in a text: a separator, then a value in quotes, in escaped quotes, or bare.
 _ASSIGNED = (
     r"""(?:\\*["'])?\s*(?:[:=]|%3[DdAa]|,\s*b?(?=\\*["']))\s*"""
     r"""(?:"((?:[^"\\]|\\.)+)|'((?:[^'\\]|\\.)+)|\\+["']([^"']+?)(?=\\{0,8}["']|\Z)"""
     r"""|((?:[^\s&"'\\;,]|[,;](?!\s|\Z|\w+[=:]))+))"""
 )
-LONGEST_NAME = 64  # of what may follow a name that ends in *: unbounded, it would be quadratic
+LONGEST_NAME = 64  # characters that * matches at the end of a name; unbounded, it is quadratic
 _say_once = lru_cache(maxsize=None)(_log.warning)
 
 
 @dataclass(frozen=True)
 class KeyRule:
-    """What happens to attributes of some keys: `glob` as written, `action` of KEY_ACTIONS."""
+    """The action, one of KEY_ACTIONS, for attributes whose key matches a glob."""
 
     glob: str
     action: str
@@ -63,7 +62,7 @@ class KeyRule:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What to find in texts; see the head of specs/privacy.yaml for the fields."""
+    """What to redact in texts; the head of specs/privacy.yaml explains the fields."""
 
     name: str
     action: str
@@ -73,7 +72,7 @@ class Pattern:
 
 
 class PrivacyRules:
-    """The rules, ready to be asked; safe to share between threads.
+    """The compiled rules; safe to share between threads.
 
     Examples
     --------
@@ -93,7 +92,7 @@ class PrivacyRules:
         self._remembered = lru_cache(REMEMBERED_TEXTS)(self._redacted)
 
     def attribute(self, key: str, value: str) -> str | None:
-        """Give what is left of an attribute's text value; None drops the attribute."""
+        """Return the redacted value of a text attribute; None drops the attribute."""
         rule = self.key_rule(key)
         if rule is None or rule.action == "keep":
             return self.text(value)
@@ -106,7 +105,7 @@ class PrivacyRules:
         return self.text(_LITERAL.sub("?", value))
 
     def text(self, value: str) -> str:
-        """Give a free text (log body, URL, message) without what the patterns find."""
+        """Return a free text (log body, URL, message) without the matches of the patterns."""
         if len(value) <= REMEMBERED_CHARACTERS:
             return self._remembered(value)
         return self._redacted(value)
@@ -161,116 +160,106 @@ def load_rules(path: Path, *, salt: str | None = None) -> PrivacyRules:
     ----------
     path : specs/privacy.yaml.
     salt : key of the hashes; by default APM_PRIVACY_SALT of the environment, which this module
-        reads itself because it runs in watched processes without the project's settings. Without
-        one, hashes are keyed at random and comparable within this process only, which is said.
+        reads because watched processes have no project settings. Without a salt, hashes have a
+        random key and compare only within this process; a warning is logged.
 
     Raises
     ------
     BadParameter
-        The file is missing, no YAML, or holds an unknown or ill-valued rule; the message names
-        the line.
+        The file is missing, is not YAML, or contains an unknown or ill-valued rule; the message
+        names the line.
     """
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadParameter(f"cannot read {path}: {error}; see the project's specs/") from error
-    top = _mapping(path, root, "two mappings `keys:` and `patterns:`")
-    if set(top) != {"keys", "patterns"}:
-        _refuse(path, root, f"found {sorted(top)} at the top", "exactly `keys:` and `patterns:`")
-    keys = _key_rules(path, top["keys"])
+    document = read(path)
+    blocks = _mapping(document, (), "two mappings `keys:` and `patterns:`")
+    if set(blocks) != {"keys", "patterns"}:
+        _refuse(document, (), f"found {sorted(blocks)}", "exactly `keys:` and `patterns:`")
+    keys = _key_rules(document)
     patterns = [
-        _pattern(path, name, node)
-        for name, node in _mapping(path, top["patterns"], "a mapping of patterns").items()
+        _pattern(document, name)
+        for name in _mapping(document, ("patterns",), "a mapping of patterns")
     ]
     salt = os.environ.get(SALT_VARIABLE) if salt is None else salt
     if not salt and "hash" in {rule.action for rule in keys} | {
         pattern.action for pattern in patterns
     }:
         _say_once(
-            f"{SALT_VARIABLE} is not set: hashes of personal data are keyed at random and compare "
-            "only within this process; set it to the same secret everywhere to follow them"
+            f"{SALT_VARIABLE} is not set: hashes of personal data have a random key and compare "
+            "only within this process; set it to the same secret in all processes"
         )
     return PrivacyRules(keys, patterns, salt.encode() if salt else secrets.token_bytes(32))
 
 
-def _key_rules(path: Path, node: yaml.Node) -> list[KeyRule]:
+def _key_rules(document: Document) -> list[KeyRule]:
     rules: list[KeyRule] = []
-    for item in _sequence(path, node, "a list of rules, each `action: [globs]`"):
-        for action, globs in _mapping(path, item, "a rule `action: [globs]`").items():
+    for rule in _items(document, ("keys",), "a list of rules, each `action: [globs]`"):
+        for action in _mapping(document, rule, "a rule `action: [globs]`"):
             if action not in KEY_ACTIONS:
-                _refuse(path, item, f"found action {action!r}", f"one of {', '.join(KEY_ACTIONS)}")
-            for glob in _sequence(path, globs, "a list of globs"):
-                text = _text(path, glob, "a glob")
-                if not text.strip("*?"):
-                    _refuse(path, glob, f"found glob {text!r}", "one with a name in it")
-                rules.append(KeyRule(text, action))
+                needed = f"one of {', '.join(KEY_ACTIONS)}"
+                _refuse(document, rule, f"found action {action!r}", needed)
+            for place in _items(document, (*rule, action), "a list of globs"):
+                glob = _text(document, place, "a glob")
+                if not glob.strip("*?"):
+                    _refuse(document, place, f"found glob {glob!r}", "one with a name in it")
+                rules.append(KeyRule(glob, action))
     return rules
 
 
-def _pattern(path: Path, name: str, node: yaml.Node) -> Pattern:
-    fields = _mapping(path, node, f"a mapping with action and regex for {name}")
+def _pattern(document: Document, name: str) -> Pattern:
+    place = ("patterns", name)
+    fields = _mapping(document, place, "a mapping with action and regex")
     if not {"action", "regex"} <= set(fields) <= PATTERN_FIELDS:
-        _refuse(
-            path, node, f"{name}: found {sorted(fields)}", "action and regex, maybe needs and check"
-        )
-    action = _text(path, fields["action"], "an action")
+        found = f"found {sorted(fields)}"
+        _refuse(document, place, found, "action and regex, and optionally needs and check")
+    action = _text(document, (*place, "action"), "an action")
     if action not in PATTERN_ACTIONS:
         needed = f"one of {', '.join(PATTERN_ACTIONS)}"
-        _refuse(path, fields["action"], f"{name}: found action {action!r}", needed)
-    source = _text(path, fields["regex"], "a regex")
+        _refuse(document, (*place, "action"), f"found {action!r}", needed)
+    source = _text(document, (*place, "regex"), "a regex")
     try:
         regex = re.compile(source)
     except re.error as error:
-        _refuse(path, fields["regex"], f"{name}: found regex {source!r}: {error}", "one that works")
+        _refuse(document, (*place, "regex"), f"found {source!r}: {error}", "a valid regex")
     if regex.search(""):
-        _refuse(path, fields["regex"], f"{name}: the regex matches nothing at all", "one that asks")
+        found = f"found {source!r}, which matches the empty text"
+        _refuse(document, (*place, "regex"), found, "a regex that does not")
     needs: tuple[str, ...] = ()
     if "needs" in fields:
-        parts = _sequence(path, fields["needs"], f"{name}: a list of texts")
-        needs = tuple(_text(path, part, "a text") for part in parts)
+        parts = _items(document, (*place, "needs"), "a list of texts")
+        needs = tuple(_text(document, part, "a text") for part in parts)
         if not needs or any(not part or part != part.lower() for part in needs):
-            _refuse(path, fields["needs"], f"{name}: found needs {needs}", "lower-case texts")
-    check = _text(path, fields["check"], "a check") if "check" in fields else None
+            _refuse(document, (*place, "needs"), f"found {list(needs)}", "lower-case texts")
+    check = _text(document, (*place, "check"), "a check") if "check" in fields else None
     if check not in (None, "luhn"):
-        _refuse(path, fields["check"], f"{name}: found check {check!r}", "luhn")
+        _refuse(document, (*place, "check"), f"found {check!r}", "luhn")
     return Pattern(name, action, regex, needs, luhn=check == "luhn")
 
 
-def _mapping(path: Path, node: yaml.Node | None, needed: str) -> dict[str, yaml.Node]:
-    if not isinstance(node, yaml.MappingNode):
-        _refuse(path, node, f"found {_kind(node)}", needed)
-    found: dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        name = _text(path, key, "a name")
-        if name in found:
-            _refuse(path, key, f"found {name!r} a second time", "one of each")
-        found[name] = value
-    return found
+def _mapping(document: Document, place: Place, needed: str) -> dict[str, Any]:
+    value = document.value(place)
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        _refuse(document, place, f"found {value!r:.100}", needed)
+    return value
 
 
-def _sequence(path: Path, node: yaml.Node, needed: str) -> list[yaml.Node]:
-    if not isinstance(node, yaml.SequenceNode):
-        _refuse(path, node, f"found {_kind(node)}", needed)
-    return list(node.value)
+def _items(document: Document, place: Place, needed: str) -> list[Place]:
+    """Return the place of each item of a list."""
+    value = document.value(place)
+    if not isinstance(value, list):
+        _refuse(document, place, f"found {value!r:.100}", needed)
+    return [(*place, number) for number in range(len(value))]
 
 
-def _text(path: Path, node: yaml.Node, needed: str) -> str:
-    if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
-        _refuse(path, node, f"found {_kind(node)}", f"{needed}, a text")
-    return str(node.value)
+def _text(document: Document, place: Place, needed: str) -> str:
+    value = document.value(place)
+    if not isinstance(value, str):
+        _refuse(document, place, f"found {value!r:.100}", f"{needed}, a text")
+    return value
 
 
-def _kind(node: yaml.Node | None) -> str:
-    if node is None:
-        return "an empty file"
-    if isinstance(node, yaml.ScalarNode):
-        return repr(node.value)
-    return "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
-
-
-def _refuse(path: Path, node: yaml.Node | None, found: str, needed: str) -> NoReturn:
-    line = node.start_mark.line + 1 if node is not None else 1
-    raise BadParameter(f"{path}, line {line}: {found}, needs {needed}; see the head of the file")
+def _refuse(document: Document, place: Place, found: str, needed: str) -> NoReturn:
+    raise BadParameter(
+        document.problem(place, f"{found}, needs {needed}; see the head of the file")
+    )
 
 
 def _normal(name: str) -> str:
@@ -278,12 +267,12 @@ def _normal(name: str) -> str:
 
 
 def _key_matcher(glob: str) -> tuple[re.Pattern[str], bool]:
-    """Give the glob as a regex, and whether it is held against the parts of a key."""
+    """Return a glob as a regex, and whether it is matched against the parts of a key."""
     return re.compile(translate(_normal(glob))), "." not in glob
 
 
 def _assignment_pattern(keys: list[KeyRule]) -> Pattern | None:
-    """Give the pattern that finds `name=value` for the names of drop and mask rules."""
+    """Return the pattern that finds `name=value` for the names of drop and mask rules."""
     names, needs = [], []
     for rule in keys:
         core = rule.glob.strip("*").lower()

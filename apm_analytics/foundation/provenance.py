@@ -1,7 +1,7 @@
-"""Where a run came from: its code, data, parameters and time.
+"""The provenance of a training run: its code, data, parameters and time.
 
 In:  the workspace (git, params.yaml) and the hash of the data.
-Out: `Provenance`, and models/run.json, which holds that of the last training run.
+Out: `Provenance`, and models/run.json with that of the last training run.
 """
 
 import hashlib
@@ -14,10 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import BadInput, NotFound
+from apm_analytics.foundation.yaml_documents import read
 
 RUN_FILE = "run.json"
 UNKNOWN = "unknown"
@@ -26,7 +25,7 @@ GIT_TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a threshold can be traced back to."""
+    """The origin of a model or threshold."""
 
     run_id: str
     git_commit: str
@@ -36,17 +35,17 @@ class Provenance:
 
 
 def current_provenance(workspace: Path, data_hash: str, run_id: str | None = None) -> Provenance:
-    """Describe a training that happens now.
+    """Return the provenance of a training run that starts now.
 
     Parameters
     ----------
     workspace : the checkout with params.yaml.
     data_hash : `lake.snapshots.data_hash` of the lake.
-    run_id : of the run that trains; a new one when left out.
+    run_id : id of the run; by default a new one.
 
     Returns
     -------
-    `git_commit` ends in "-dirty" when the checkout holds changes, and is "unknown" outside git.
+    `git_commit` ends in "-dirty" if the checkout has changes, and is "unknown" outside git.
 
     Raises
     ------
@@ -80,13 +79,13 @@ def read_run(models: Path) -> Provenance:
     Raises
     ------
     NotFound
-        Nothing was trained into `models` yet.
+        There is no training run in `models` yet.
     BadInput
         The file is damaged.
     """
     file = models / RUN_FILE
     if not file.exists():
-        raise NotFound(f"no training at {file}; train first: dvc repro train")
+        raise NotFound(f"no training run at {file}; train first: dvc repro train")
     try:
         content: dict[str, Any] = json.loads(file.read_text())
         return from_dict(content)
@@ -112,18 +111,18 @@ def from_dict(content: Mapping[str, Any]) -> Provenance:
 
 def _git_commit(workspace: Path) -> str:
     commit = _git(workspace, "rev-parse", "HEAD")
-    # A folder that merely lies inside somebody's repository is not in git.
+    # A workspace inside an unrelated repository is not in git.
     if not commit or not _git(workspace, "ls-files", "params.yaml"):
         return UNKNOWN
-    # DVC rewrites its lock at every training; it is a result, not what the result came from.
+    # DVC rewrites its lock in every training run; the lock is a result, not an input.
     changes = _git(workspace, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
     return commit if changes == "" else f"{commit}-dirty"
 
 
 def _git(workspace: Path, *arguments: str) -> str | None:
-    """Ask git; None when there is no git, no repository or no commit."""
+    """Return the output of git; None without git, a repository or a commit."""
     try:
-        asked = subprocess.run(
+        done = subprocess.run(
             ["git", "-C", str(workspace), *arguments],
             capture_output=True,
             text=True,
@@ -131,13 +130,11 @@ def _git(workspace: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip() if asked.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _params_hash(file: Path) -> str:
-    """Hash the values: comments and order make no other training."""
-    try:
-        values = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise NotFound(f"cannot read {file}: {error}; APM_WORKSPACE names the checkout") from error
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    """Hash the values, so that comments and the order of keys make no difference."""
+    if not file.is_file():
+        raise NotFound(f"no {file}; APM_WORKSPACE names the checkout")
+    return hashlib.sha256(json.dumps(read(file).data, sort_keys=True).encode()).hexdigest()

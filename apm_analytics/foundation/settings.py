@@ -1,42 +1,47 @@
-"""Where we run and with which numbers: the environment and params.yaml -> one frozen Settings.
+"""Read the settings of this process from the environment and params.yaml.
 
-In:  environment variables APM_*, params.yaml.
-Out: `Settings`, checked; an unknown or ill-typed value is an error that names it.
+In:  environment variables, params.yaml, specs/retention.yaml.
+Out: checked, frozen `Settings`; an error names each unknown or ill-typed value.
 """
 
 import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from apm_analytics.foundation import specs
 from apm_analytics.foundation.errors import BadParameter
+from apm_analytics.foundation.specs import Spec
+from apm_analytics.foundation.yaml_documents import Document, read
 
-# A trace that has not ended after this long is taken for abandoned.
+# A trace that has not ended after this long counts as abandoned.
 DEFAULT_TRACE_TIMEOUT_S = 60.0
+# Field of `RetentionSettings` -> the environment variable that overrides it.
+RETENTION_VARIABLES = {
+    "metrics_days": "METRICS_RETENTION_DAYS",
+    "traces_days": "TRACES_RETENTION_DAYS",
+    "logs_days": "LOGS_RETENTION_DAYS",
+    "high_resolution_hours": "HIGH_RESOLUTION_RETENTION_HOURS",
+}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SimulateParams(_Frozen):
+class SimulateParams(Spec):
     days: int = Field(gt=0)
     spans: int = Field(gt=0)
 
 
-class SnapshotParams(_Frozen):
+class SnapshotParams(Spec):
     history_days: int = Field(gt=0)
 
 
-class FeatureParams(_Frozen):
+class FeatureParams(Spec):
     window_s: int = Field(gt=0)
     min_requests: int = Field(ge=1)
     retired_after_days: float = Field(gt=0)
 
 
-class QualityParams(_Frozen):
+class QualityParams(Spec):
     warn_null_ratio: float = Field(ge=0, le=1)
     max_null_ratio: float = Field(ge=0, le=1)
     warn_invalid_ratio: float = Field(ge=0, le=1)
@@ -47,7 +52,7 @@ class QualityParams(_Frozen):
     max_orphan_ratio: float = Field(ge=0, le=1)
     warn_skew_ratio: float = Field(ge=0, le=1)
     max_skew_ratio: float = Field(ge=0, le=1)
-    warn_gap_s: float = Field(ge=60)  # holes are looked for minute by minute
+    warn_gap_s: float = Field(ge=60)  # gaps are measured in whole minutes
     max_gap_s: float = Field(gt=0)
     max_age_s: float = Field(gt=0)
     check_age: bool
@@ -61,7 +66,7 @@ class QualityParams(_Frozen):
         return self
 
 
-class BaselineParams(_Frozen):
+class BaselineParams(Spec):
     min_season_days: float = Field(ge=7)
     min_windows: int = Field(ge=3)
     fit_grid_s: int = Field(gt=0)
@@ -77,7 +82,7 @@ class BaselineParams(_Frozen):
     keep_runs: int = Field(ge=1)
 
 
-class DetectorParams(_Frozen):
+class DetectorParams(Spec):
     threshold: float = Field(gt=0)
     quantile: float = Field(ge=0.9, lt=1)
     memory_points: float = Field(ge=100)
@@ -85,7 +90,7 @@ class DetectorParams(_Frozen):
     habit: float = Field(ge=0)
 
 
-class ForecastParams(_Frozen):
+class ForecastParams(Spec):
     min_days: int = Field(ge=14)
     horizon_days: float = Field(gt=0)
     level: float = Field(gt=0, lt=1)
@@ -93,7 +98,7 @@ class ForecastParams(_Frozen):
     most_operations: int = Field(ge=1)
 
 
-class ThresholdParams(_Frozen):
+class ThresholdParams(Spec):
     max_age_s: float = Field(gt=0)
     for_s: float = Field(ge=0)
     sustained_s: float = Field(ge=60)
@@ -104,13 +109,13 @@ class ThresholdParams(_Frozen):
     anomaly_recent_s: float = Field(gt=0)
 
 
-class SloParams(_Frozen):
+class SloParams(Spec):
     min_events: int = Field(ge=1)
     min_slice_events: int = Field(ge=1)
     max_gap_s: float = Field(ge=60)
 
 
-class BusinessParams(_Frozen):
+class BusinessParams(Spec):
     association_window_s: int = Field(gt=0)
     association_max_lag_s: int = Field(ge=0)
     association_q: float = Field(gt=0, lt=1)
@@ -119,14 +124,14 @@ class BusinessParams(_Frozen):
     impact_level: float = Field(gt=0.5, lt=1)
 
 
-class GateParams(_Frozen):
+class GateParams(Spec):
     replay_weeks: int = Field(ge=1)
     max_pages_per_week: float = Field(gt=0)
     keep_days: float = Field(ge=0)
 
 
-class ServiceRetention(_Frozen):
-    """What differs for one service."""
+class ServiceRetention(Spec):
+    """Retention of one service; None means that of all services."""
 
     metrics_days: float | None = Field(default=None, gt=0)
     traces_days: float | None = Field(default=None, gt=0)
@@ -134,25 +139,25 @@ class ServiceRetention(_Frozen):
     high_resolution_hours: float | None = Field(default=None, gt=0)
 
 
-class RetentionSettings(_Frozen):
-    """How long telemetry is kept."""
+class RetentionSettings(Spec):
+    """How long each signal is kept."""
 
     metrics_days: float = Field(default=90, gt=0)
     traces_days: float = Field(default=30, gt=0)
     logs_days: float = Field(default=30, gt=0)
     high_resolution_hours: float = Field(default=24, gt=0)
-    services: dict[str, ServiceRetention] = {}
+    services: dict[str, ServiceRetention] = Field(default_factory=dict)
 
     def said(self) -> str:
-        """Say for a person how long what is kept."""
+        """Return the periods as text for a person."""
         return (
             f"metrics {self.metrics_days:g} days (every point {self.high_resolution_hours:g} hours,"
-            f" then one a minute), traces {self.traces_days:g} days, logs {self.logs_days:g} days"
+            f" then one per minute), traces {self.traces_days:g} days, logs {self.logs_days:g} days"
         )
 
 
-class Params(_Frozen):
-    """Everything in params.yaml."""
+class Params(Spec):
+    """The content of params.yaml."""
 
     seed: int
     simulate: SimulateParams
@@ -168,8 +173,8 @@ class Params(_Frozen):
     gate: GateParams
 
 
-class Settings(_Frozen):
-    """Where we run (`workspace`: the checkout with notebooks/ and pipelines/) and the params."""
+class Settings(Spec):
+    """The workspace, which is the checkout with notebooks/ and pipelines/, and the parameters."""
 
     workspace: Path
     params: Params
@@ -181,35 +186,22 @@ def load_params(path: Path, other: Path | None = None) -> Params:
 
     Parameters
     ----------
-    other : a file with what differs from it, in the same form.
+    other : a file of the same form with the values that differ.
 
     Raises
     ------
     BadParameter
-        A file is missing, is no YAML, or holds an unknown, missing or ill-typed key.
+        A file is missing, is not YAML, or contains an unknown, missing or ill-typed key.
     """
-    raw = _read(path)
-    if other is not None:
-        changes = _read(other)
-        if isinstance(raw, dict) and isinstance(changes, dict):
-            raw = _merged(raw, changes)
-    try:
-        return Params.model_validate(raw)
-    except ValidationError as error:
-        found = "; ".join(
-            f"{'.'.join(str(step) for step in item['loc']) or 'the file'}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise BadParameter(f"{other or path} does not fit: {found}") from error
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise BadParameter(
-            f"cannot read {path}: {error}; see params.yaml of the project"
-        ) from error
+    base = read(path)
+    params = specs.check(base, Params)
+    if other is None:
+        return params
+    changes = read(other)
+    data = changes.data
+    if isinstance(data, dict):
+        data = _merged(base.data, data)
+    return specs.check(Document(other, data, changes.lines), Params)
 
 
 def _merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -223,9 +215,10 @@ def _merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def load() -> Settings:
-    """Read the settings of this process: APM_WORKSPACE, else the folder that holds the package.
+    """Read the settings of this process.
 
-    APM_PARAMS names a file with what differs from the workspace's params.yaml.
+    The workspace is APM_WORKSPACE, by default the folder that contains the package. APM_PARAMS
+    names a file with values that override the workspace's params.yaml.
     """
     default = Path(__file__).resolve().parents[2]
     workspace = Path(os.environ.get("APM_WORKSPACE", default)).resolve()
@@ -240,31 +233,28 @@ def load() -> Settings:
 
 
 def retention(workspace: Path) -> RetentionSettings:
-    """Read how long telemetry is kept: the environment and specs/retention.yaml.
+    """Read how long telemetry is kept: specs/retention.yaml, then the environment.
 
     Raises
     ------
     BadParameter
-        A figure is no number above 0, or the file does not fit.
+        A value is not a number above 0, or the file does not fit.
     """
-    environment = {
+    file = workspace / "specs" / "retention.yaml"
+    kept = specs.load(file, RetentionSettings) if file.exists() else RetentionSettings()
+    overrides = {
         field: os.environ[name]
-        for field, name in (
-            ("metrics_days", "METRICS_RETENTION_DAYS"),
-            ("traces_days", "TRACES_RETENTION_DAYS"),
-            ("logs_days", "LOGS_RETENTION_DAYS"),
-            ("high_resolution_hours", "HIGH_RESOLUTION_RETENTION_HOURS"),
-        )
+        for field, name in RETENTION_VARIABLES.items()
         if os.environ.get(name)
     }
-    file = workspace / "specs" / "retention.yaml"
     try:
-        content: Any = yaml.safe_load(file.read_text()) if file.exists() else None
-        return RetentionSettings.model_validate({**(content or {}), **environment})
-    except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
+        return RetentionSettings.model_validate(kept.model_dump() | overrides)
+    except ValidationError as error:
         raise BadParameter(
-            f"retention cannot be read: {error}; METRICS_RETENTION_DAYS, TRACES_RETENTION_DAYS, "
-            f"LOGS_RETENTION_DAYS, HIGH_RESOLUTION_RETENTION_HOURS and {file} hold numbers above 0"
+            "\n".join(
+                f"{RETENTION_VARIABLES[str(item['loc'][0])]}: {specs.misfit(item)}"
+                for item in error.errors()
+            )
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Turn a question into bytes: SQL or a named query in, a table, CSV, JSON or Parquet out.
+"""Run SQL or a named query and render the result as a table, CSV, JSON or Parquet.
 
 In:  a lake, SQL or a query's name, `NAME=VALUE` parameters.
-Out: bytes in the format asked for.
+Out: bytes in the chosen format.
 """
 
 import io
@@ -18,7 +18,7 @@ from apm_analytics.foundation.errors import BadInput, BadParameter
 from apm_analytics.lake import query
 from apm_analytics.lake.schema import TABLES
 
-# Wide enough for a span's interesting columns on one screen, long enough for a day of hours.
+# Rows and characters of a text table.
 TEXT_ROWS = 200
 TEXT_WIDTH = 200
 PARAMETER = re.compile(r"\$([a-z_]+)")
@@ -27,7 +27,7 @@ PARAMETER = re.compile(r"\$([a-z_]+)")
 def answer(
     lake: Path, question: str, *, form: str = "table", parameters: dict[str, object] | None = None
 ) -> bytes:
-    """Ask a lake one question.
+    """Run one query on a lake and render its result.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def answer(
     Raises
     ------
     BadInput
-        DuckDB refused the SQL; its own words say where.
+        DuckDB rejected the SQL; its message says where.
     BadParameter
         An unknown format, or parameters that do not fit.
 
@@ -50,23 +50,23 @@ def answer(
     sql = question
     if question in query.names():
         sql = query.text(question)
-        # What a named query is not told, such as `since`, is null to it.
+        # A parameter of a named query that is not set, such as `since`, is null.
         parameters = dict.fromkeys(PARAMETER.findall(sql)) | (parameters or {})
     with query.connect(lake) as con:
         try:
             frame = query.frame(con, sql, parameters)
         except duckdb.InvalidInputException as error:
-            raise BadParameter(f"{error}; give values with --set NAME=VALUE") from error
+            raise BadParameter(f"{error}; set values with --set NAME=VALUE") from error
         except duckdb.Error as error:
             raise BadInput(
-                f"the question cannot be answered: {error}; tables are {', '.join(TABLES)}; "
+                f"the query failed: {error}; tables are {', '.join(TABLES)}; "
                 "`apm queries` lists the named queries"
             ) from error
     return render(frame, form)
 
 
 def parameters(pairs: Sequence[str]) -> dict[str, object]:
-    """Read `NAME=VALUE` pairs; a value that looks like a number is one.
+    """Parse `NAME=VALUE` pairs; a value that looks like a number becomes one.
 
     Raises
     ------
@@ -83,12 +83,12 @@ def parameters(pairs: Sequence[str]) -> dict[str, object]:
 
 
 def save(content: bytes, file: Path) -> None:
-    """Write an answer to a file, all of it or nothing."""
+    """Write a result to a file in one step."""
     write_atomic(file, content)
 
 
 def as_text(frame: pl.DataFrame) -> str:
-    """Draw a frame as a plain table."""
+    """Render a frame as a plain text table."""
     with pl.Config(
         tbl_rows=TEXT_ROWS,
         tbl_cols=-1,
@@ -103,7 +103,7 @@ def as_text(frame: pl.DataFrame) -> str:
 
 
 def render(frame: pl.DataFrame, form: str) -> bytes:
-    """Give a frame as `table`, `csv`, `json` (an array of objects) or `parquet`.
+    """Render a frame as `table`, `csv`, `json` (an array of objects) or `parquet`.
 
     Raises
     ------

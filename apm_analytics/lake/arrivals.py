@@ -1,17 +1,17 @@
-"""Is this lake fed live, or is it a recording of the past?
+"""Decide whether a lake receives live telemetry or holds a recording of the past.
 
 In:  a lake; how late data of a live system may arrive.
-Out: yes or no.
+Out: true or false.
 
-A recording may be years old on the day it is imported, and nothing is wrong with it. Where spans
-once arrived fresh, however, an old newest span means that an exporter has stalled.
+A recording may be years old when it is imported. In a live lake an old newest span means that an
+exporter has stalled.
 """
 
 from pathlib import Path
 
 from apm_analytics.lake.manifest import open_manifest
 
-# A sender's clock that runs ahead of ours by less is still taken for a live one.
+# Spans count as live up to this far in the future, because a sender's clock may run ahead.
 MAX_LEAD_S = 3_600.0
 _DELAYS = """
 select (julianday(committed_at) - 2440587.5) * 86400.0 - last_time_ns / 1e9
@@ -21,7 +21,7 @@ where table_name = 'spans'
 
 
 def is_live(lake: Path, *, max_delay_s: float) -> bool:
-    """Tell whether spans have ever arrived within `max_delay_s` after they happened.
+    """Return whether spans have ever arrived within `max_delay_s` after they happened.
 
     Raises
     ------

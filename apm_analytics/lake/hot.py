@@ -1,9 +1,9 @@
-"""The hot view: the last minutes of spans in memory, for boards and watchers.
+"""The hot view: the last minutes of spans in memory, for live boards and watchers.
 
-In:  a lake that is being fed.
-Out: at each refresh the spans that are new; SQL over the last minutes.
+In:  a lake that receives telemetry.
+Out: the new spans at each refresh; SQL over the last minutes.
 
-Only parts as they arrived are read, each once: what compaction makes of them holds the same rows.
+Each part is read once, as it arrived; compacted parts hold the same rows and are skipped.
 """
 
 import time
@@ -21,7 +21,7 @@ from apm_analytics.lake.parquet.reading import numbered, open_numbered
 from apm_analytics.lake.parts import NO_DICTIONARY
 from apm_analytics.lake.schema import TABLES, TEXT, TIME
 
-# The columns that say what happened when, in which request; about 150 bytes a span in memory.
+# About 150 bytes per span in memory.
 COLUMNS = (
     "time",
     "duration_ns",
@@ -49,7 +49,7 @@ COLUMNS = (
     "business_transaction",
     "business_operation",
 )
-# What the views `spans` and `entry_spans` read.
+# The columns that the views `spans` and `entry_spans` read.
 _NEEDED = {
     "time",
     "trace_id",
@@ -59,29 +59,28 @@ _NEEDED = {
     "trace_state",
     "service_name",
 }
-# Asking costs by the chunk: so many parts make one.
+# The cost of a query grows with the number of chunks, so this many parts are merged into one.
 CHUNKS = 32
-# Files of replaced parts stay for the grace; a view that slept longer than half of it might miss
-# some, and reads everything anew.
+# After a longer pause the files of replaced parts may be gone, so the view reloads everything.
 MAX_PAUSE_S = GRACE_S / 2
 
 
 class HotView:
-    """Follow a lake and hold its last minutes of spans in memory, every span once.
+    """The spans of the last minutes of a lake, each once, held in memory.
 
     Parameters
     ----------
     lake : folder of the lake.
-    minutes : how far back from its newest span; spans dated in the future do not count as new.
-    columns : of `schema.TABLES["spans"]`. 15 minutes of 20,000 spans/s with all default columns
-        are some 3 GB: take fewer of either there.
+    minutes : length of the view, back from the newest span that is not dated in the future.
+    columns : of `schema.TABLES["spans"]`. 15 minutes of 20,000 spans/s with the default columns
+        take about 3 GB; use fewer minutes or columns there.
 
     Raises
     ------
     NotFound
         There is no lake at `lake`.
     BadParameter
-        Columns that do not exist or that the views need, or no minutes.
+        Unknown columns, a column that the views need is missing, or `minutes` is not above 0.
 
     Examples
     --------
@@ -97,7 +96,7 @@ class HotView:
         unknown, missing = set(columns) - set(schema.names), _NEEDED - set(columns)
         if unknown or missing or not minutes > 0:
             raise BadParameter(
-                f"got {minutes} minutes, unknown columns {sorted(unknown)} and lacking columns "
+                f"got {minutes} minutes, unknown columns {sorted(unknown)} and missing columns "
                 f"{sorted(missing)}; need minutes above 0 and columns of spans, see hot.COLUMNS"
             )
         self._lake = lake
@@ -111,69 +110,69 @@ class HotView:
         self._newest_ns = 0
         self._con = query.offline()
         self.generation = 0
-        """Grows when everything was read anew: at first, after an erasure, after a long pause."""
+        """Counts full reloads: the first load, after an erasure, after a long pause."""
         self.refresh()
 
     def refresh(self) -> pa.Table:
-        """Read what arrived since the last refresh.
+        """Read the spans that arrived since the last refresh.
 
         Returns
         -------
-        The new spans with the view's columns, text encoded by dictionaries, as far as they are
-        younger than the view is long. When `generation` grew: all that is held now.
+        The new spans that lie within the view, text dictionary-encoded; all spans of the view
+        if `generation` increased.
         """
         try:
             new = self._read()
         except FileNotFoundError:
-            # The files of replaced parts are gone already: their rows are in others.
+            # The files of replaced parts were removed; their rows are in other parts.
             self._seen = -1
             new = self._read()
         self._refreshed_s = time.monotonic()
         return new
 
     def spans(self) -> pa.Table:
-        """Give the spans of the last minutes, about in order of arrival."""
+        """Return the spans of the view, roughly in order of arrival."""
         cutoff_ns = self._newest_ns - self._length_ns
         held = [_since(rows, cutoff_ns) for rows in (*self._merged, *self._recent)]
         return pa.concat_tables(held or [self._schema.empty_table()])
 
     def query(self, sql: str, parameters: dict[str, object] | None = None) -> pl.DataFrame:
-        """Ask the views `spans` (with `sample_weight`) and `entry_spans` over the last minutes.
+        """Run SQL over the views `spans` (with `sample_weight`) and `entry_spans`.
 
         Raises
         ------
         BadInput
-            The statement has no rows to give.
+            The statement returns no rows.
         """
         self._con.register("stored_spans", self.spans())
         query.create_views(self._con, ("spans", "entry_spans"))
         return query.frame(self._con, sql, parameters)
 
     def close(self) -> None:
-        """Let go of the rows."""
+        """Release the rows."""
         self._con.close()
         self._merged, self._recent = [], []
 
     def _read(self) -> pa.Table:
         with open_manifest(self._lake) as con:
-            con.execute("begin")  # list, number and erasures of one and the same moment
+            con.execute("begin")  # reads below see one state of the manifest
             newest, erasures = manifest.newest_snapshot(con), manifest.erasures(con)
             paused_s = time.monotonic() - self._refreshed_s
-            anew = self._seen < 0 or erasures != self._erasures or paused_s > MAX_PAUSE_S
-            if anew:
-                found = manifest.live_parts(con, "spans")
+            reload = self._seen < 0 or erasures != self._erasures or paused_s > MAX_PAUSE_S
+            if reload:
+                parts = manifest.live_parts(con, "spans")
             elif newest != self._seen:
-                found = manifest.arrived_parts(con, "spans", self._seen)
+                parts = manifest.arrived_parts(con, "spans", self._seen)
             else:
-                found = []
+                parts = []
             con.execute("commit")
-        # A clock that runs ahead must not push out what is really new.
+        # Spans dated in the future must not push out the newest ones.
         now_ns = time.time_ns()
-        last_ns = [part.last_time_ns for part in found if part.first_time_ns <= now_ns]
-        newest_ns = max([0 if anew else self._newest_ns, *(min(t, now_ns) for t in last_ns)])
+        last_ns = [part.last_time_ns for part in parts if part.first_time_ns <= now_ns]
+        newest_ns = max([0 if reload else self._newest_ns, *(min(t, now_ns) for t in last_ns)])
         cutoff_ns = newest_ns - self._length_ns
-        new = [self._rows(part, cutoff_ns) for part in found if part.last_time_ns >= cutoff_ns]
-        if anew:
+        new = [self._rows(part, cutoff_ns) for part in parts if part.last_time_ns >= cutoff_ns]
+        if reload:
             self._merged, self._recent = new, []
             self.generation += 1
         else:
@@ -182,12 +181,12 @@ class HotView:
                 rows = pa.concat_tables(self._recent)
                 self._merged.append(rows.unify_dictionaries().combine_chunks())
                 self._recent = []
-        self._merged = [one for one in self._merged if _last_ns(one) >= cutoff_ns]
+        self._merged = [rows for rows in self._merged if _last_ns(rows) >= cutoff_ns]
         self._seen, self._erasures, self._newest_ns = newest, erasures, newest_ns
         return pa.concat_tables(new or [self._schema.empty_table()])
 
     def _rows(self, part: Part, cutoff_ns: int) -> pa.Table:
-        """Read the columns of one part, without rows that are too old."""
+        """Read the view's columns of one part, without rows that are too old."""
         text = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
         with open_numbered(self._lake / part.path, text) as file:
             read = file.read(self._schema.names)
@@ -196,7 +195,7 @@ class HotView:
 
 
 def _since(rows: pa.Table, cutoff_ns: int) -> pa.Table:
-    """Leave out rows before a time."""
+    """Return the rows from a time on."""
     if not rows.num_rows or pc.min(rows["time"]).value >= cutoff_ns:
         return rows
     return rows.filter(pc.greater_equal(rows["time"], pa.scalar(cutoff_ns, TIME)))
@@ -207,7 +206,7 @@ def _last_ns(rows: pa.Table) -> int:
 
 
 def _held_as(field: pa.Field) -> pa.Field:
-    """Text is held as the Parquet files have it: numbers into a dictionary."""
+    """Return a field as it is held: text dictionary-encoded, as in the Parquet files."""
     if field.type == TEXT and field.name not in NO_DICTIONARY:
         return pa.field(field.name, pa.dictionary(pa.int32(), TEXT))
     return pa.field(field.name, field.type)

@@ -1,11 +1,11 @@
-"""Which parts make up the lake now: one SQLite file that every reader and writer agrees on.
+"""The manifest: a SQLite file that lists the parts of the current snapshot.
 
 In:  descriptions of parts already written, hashes of the documents they came from.
 Out: the live parts, the documents already imported, the unit each metric was first seen with.
 
-A snapshot is one commit of new data here. SQLite gives it atomicity, several writers and recovery
-after kill -9 without a line of ours (docs/decisions/0001). Compaction and retention replace parts
-by others; the files of replaced ones stay a while for readers that listed them before.
+Each commit of new data is a snapshot. SQLite provides atomicity, several writers and recovery
+after kill -9 (docs/decisions/0001). Compaction and retention replace parts; the files of replaced
+parts stay for a while, for readers that listed them before.
 """
 
 import sqlite3
@@ -17,9 +17,9 @@ from pathlib import Path
 from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
 
 FILE_NAME = "manifest.sqlite"
-# Another importer holds the write lock for milliseconds; a minute means something is stuck.
+# Writers hold the lock for milliseconds; after a minute something is stuck.
 BUSY_TIMEOUT_S = 60.0
-# Files of replaced parts stay this long, for queries that listed them before.
+# Files of replaced parts stay this long, in seconds, for queries that listed them before.
 GRACE_S = 3_600.0
 # SQLite's default limit of bound variables in one statement is 32,766.
 LOOKUP_CHUNK = 10_000
@@ -39,9 +39,9 @@ create table if not exists parts (
     last_time_ns integer not null,
     sha256 text not null,
     snapshot_id integer not null references snapshots (id),
-    origin text,
-    level integer not null default 0,
-    resolution_s integer not null default 0
+    origin text not null,
+    level integer not null,
+    resolution_s integer not null
 );
 create table if not exists replaced_parts (
     path text primary key,
@@ -52,7 +52,7 @@ create table if not exists replaced_parts (
     last_time_ns integer not null,
     sha256 text not null,
     snapshot_id integer not null,
-    origin text,
+    origin text not null,
     level integer not null,
     resolution_s integer not null,
     replaced_at_s real not null
@@ -77,19 +77,9 @@ create table if not exists metric_units (
 """
 
 
-# Columns that manifests of earlier versions lack, with what their parts are.
-_ADDED = {
-    "origin": "origin text",
-    "level": "level integer not null default 0",
-    "resolution_s": "resolution_s integer not null default 0",
-}
 _FIELDS = (
     "path, table_name, row_count, byte_count, first_time_ns, last_time_ns, sha256,"
-    " snapshot_id, coalesce(origin, sha256), level, resolution_s"
-)
-_FIRST_FIELDS = (
-    "path, table_name, row_count, byte_count, first_time_ns, last_time_ns, sha256,"
-    " snapshot_id, sha256, 0, 0"
+    " snapshot_id, origin, level, resolution_s"
 )
 
 
@@ -98,8 +88,8 @@ class Part:
     """One immutable Parquet file; `path` is relative to the lake.
 
     `snapshot` is the newest commit whose rows are in it. `origin` is a hash of what it was made
-    from: the origins of a compacted part sum up to those of the parts it replaced. `level` is 0
-    for a part as it arrived. `resolution_s` is 60 where metric points were rolled up.
+    from; that of a compacted part is the sum over the parts that it replaced. `level` is 0 for a
+    part as it arrived. `resolution_s` is 60 if metric points were rolled up.
     """
 
     path: str
@@ -114,21 +104,17 @@ class Part:
     level: int = 0
     resolution_s: int = 0
 
-    def row(self) -> tuple[object, ...]:
-        """Give the values of its row in the manifest."""
-        return astuple(self)
-
 
 @contextmanager
 def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open the manifest in autocommit mode; writers start their transaction themselves.
+    """Open the manifest in autocommit mode; writers use `transaction`.
 
     Raises
     ------
     NotFound
         There is no lake at `lake` and `create` is false.
     BadInput
-        The manifest is no SQLite file.
+        The manifest is not a SQLite file.
     """
     file = lake / FILE_NAME
     missing = NotFound(
@@ -141,14 +127,13 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
         lake.mkdir(parents=True, exist_ok=True)
     con = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
-        # A read-only lake has no write-ahead log to switch to; reading works all the same.
-        if create:
+        if create:  # a read-only lake could not switch to a write-ahead log, and can be read
             con.execute("pragma journal_mode = wal")
-            # An answer means that it is on the disk, also when the power fails right after it.
+            # A commit is on the disk when it returns, even if the power fails right after.
             con.execute("pragma synchronous = full")
             _prepare(con)
         elif not con.execute("select 1 from sqlite_master where name = 'parts'").fetchone():
-            raise missing  # whoever made the file was stopped before its first table
+            raise missing  # the process that created the file was killed before its first table
         yield con
     except sqlite3.OperationalError as error:
         raise ApmError(
@@ -157,7 +142,7 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
         ) from error
     except sqlite3.DatabaseError as error:
         raise BadInput(
-            f"{file} is no usable manifest: {error}; "
+            f"{file} is not a usable manifest: {error}; "
             "restore it from a backup, or import the original files into a new lake"
         ) from error
     finally:
@@ -166,7 +151,7 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
 
 @contextmanager
 def transaction(con: sqlite3.Connection) -> Iterator[None]:
-    """Hold the write lock for a block; commit at its end, roll back when it raises."""
+    """Run a block as one write transaction; roll back if it raises."""
     con.execute("begin immediate")
     try:
         yield
@@ -177,10 +162,9 @@ def transaction(con: sqlite3.Connection) -> Iterator[None]:
 
 
 def live_parts(con: sqlite3.Connection, table: str | None = None) -> list[Part]:
-    """List the parts of the present snapshot, oldest data first."""
-    fields = _FIELDS if "level" in _columns(con) else _FIRST_FIELDS
+    """List the parts of the current snapshot, oldest data first."""
     rows = con.execute(
-        f"select {fields} from parts where ?1 is null or table_name = ?1"
+        f"select {_FIELDS} from parts where ?1 is null or table_name = ?1"
         " order by first_time_ns, path",
         (table,),
     )
@@ -188,15 +172,13 @@ def live_parts(con: sqlite3.Connection, table: str | None = None) -> list[Part]:
 
 
 def newest_snapshot(con: sqlite3.Connection) -> int:
-    """Give the number of the last commit of new data; 0 before the first."""
-    found = con.execute("select seq from sqlite_sequence where name = 'snapshots'").fetchone()
-    return int(found[0]) if found else 0
+    """Return the number of the last commit of new data; 0 before the first."""
+    row = con.execute("select seq from sqlite_sequence where name = 'snapshots'").fetchone()
+    return int(row[0]) if row else 0
 
 
 def arrived_parts(con: sqlite3.Connection, table: str, after: int) -> list[Part]:
-    """List the parts that snapshots after `after` brought, also those replaced meanwhile."""
-    if "level" not in _columns(con):
-        return []
+    """List the parts that snapshots after `after` added, including those replaced since."""
     rows = con.execute(
         f"select {_FIELDS} from parts where snapshot_id > ?2 and table_name = ?1 and level = 0"
         f" union all select {_FIELDS} from replaced_parts"
@@ -207,9 +189,7 @@ def arrived_parts(con: sqlite3.Connection, table: str, after: int) -> list[Part]
 
 
 def replaced_parts(con: sqlite3.Connection, before_s: float | None = None) -> list[Part]:
-    """List replaced parts whose files are still there; only those replaced before a time."""
-    if "level" not in _columns(con):
-        return []
+    """List replaced parts whose files exist; with `before_s`, those replaced before that time."""
     rows = con.execute(
         f"select {_FIELDS} from replaced_parts where ?1 is null or replaced_at_s < ?1", (before_s,)
     )
@@ -219,11 +199,11 @@ def replaced_parts(con: sqlite3.Connection, before_s: float | None = None) -> li
 def replace_parts(
     con: sqlite3.Connection, old: Sequence[Part], new: Sequence[Part], now_s: float
 ) -> bool:
-    """Let new parts stand for old ones; the caller holds the transaction.
+    """Replace old parts by new ones; the caller holds the transaction.
 
     Returns
     -------
-    False, and nothing is changed, when one of the old parts is not live any more.
+    False, with nothing changed, if one of the old parts is no longer live.
     """
     live = [con.execute("select 1 from parts where path = ?", (p.path,)).fetchone() for p in old]
     if not all(live):
@@ -238,23 +218,23 @@ def replace_parts(
 
 
 def forget_replaced(con: sqlite3.Connection, gone: Sequence[Part], journal: set[str]) -> None:
-    """Drop replaced parts whose files were deleted, and what only they needed.
+    """Drop replaced parts whose files were deleted, with their documents and snapshots.
 
     Parameters
     ----------
-    journal : documents that may come again and must stay known.
+    journal : documents that may be replayed and must stay known.
     """
     with transaction(con):
         con.executemany(
             "delete from replaced_parts where path = ?", [(part.path,) for part in gone]
         )
         for (snapshot,) in {(part.snapshot,) for part in gone}:
-            found = con.execute(
+            replayable = con.execute(
                 "select hash from documents where snapshot_id = ? and hash like 'journal:%'",
                 (snapshot,),
             ).fetchall()
-            over = [row for row in found if row[0] not in journal]
-            con.executemany("delete from documents where hash = ?", over)
+            done = [row for row in replayable if row[0] not in journal]
+            con.executemany("delete from documents where hash = ?", done)
             con.execute(
                 "delete from snapshots where id = ?1"
                 " and not exists (select 1 from parts where snapshot_id = ?1)"
@@ -265,20 +245,18 @@ def forget_replaced(con: sqlite3.Connection, gone: Sequence[Part], journal: set[
 
 
 def erasures(con: sqlite3.Connection) -> int:
-    """Count the erasures: readers that keep rows must read them anew after each."""
-    if "level" not in _columns(con):
-        return 0
+    """Return the number of erasures; readers that hold rows must reload after each."""
     return int(con.execute("select coalesce(max(id), 0) from erasures").fetchone()[0])
 
 
 def known_documents(con: sqlite3.Connection, hashes: Sequence[str]) -> set[str]:
-    """Tell which of the documents were committed before."""
+    """Return those of the document hashes that were committed before."""
     known: set[str] = set()
     for start in range(0, len(hashes), LOOKUP_CHUNK):
         chunk = hashes[start : start + LOOKUP_CHUNK]
         marks = ",".join("?" * len(chunk))
-        found = con.execute(f"select hash from documents where hash in ({marks})", chunk)
-        known.update(row[0] for row in found)
+        rows = con.execute(f"select hash from documents where hash in ({marks})", chunk)
+        known.update(row[0] for row in rows)
     return known
 
 
@@ -287,7 +265,7 @@ def add_snapshot(
 ) -> int:
     """Record parts and documents as one new snapshot; the caller holds the transaction."""
     snapshot = con.execute("insert into snapshots (source) values (?)", (source,)).lastrowid
-    assert snapshot is not None  # an insert without conflict clause always has a row id
+    assert snapshot is not None  # an insert has a row id
     _insert(con, [replace(part, snapshot=snapshot) for part in parts])
     con.executemany("insert into documents values (?, ?)", [(h, snapshot) for h in documents])
     return snapshot
@@ -296,40 +274,32 @@ def add_snapshot(
 def establish_units(
     con: sqlite3.Connection, seen: Iterable[tuple[str, str, str]]
 ) -> dict[tuple[str, str], str]:
-    """Register (service, metric, unit) where new; give the unit each metric was first seen with."""
+    """Register new (service, metric, unit); return the unit each metric was first seen with."""
     established: dict[tuple[str, str], str] = {}
     with transaction(con):
         for service, metric, unit in seen:
             con.execute(
                 "insert or ignore into metric_units values (?, ?, ?)", (service, metric, unit)
             )
-            found = con.execute(
+            row = con.execute(
                 "select unit from metric_units where service_name = ? and metric_name = ?",
                 (service, metric),
             ).fetchone()
-            established[service, metric] = found[0]
+            established[service, metric] = row[0]
     return established
 
 
 def _insert(con: sqlite3.Connection, parts: Iterable[Part]) -> None:
     con.executemany(
-        "insert into parts (path, table_name, row_count, byte_count, first_time_ns, last_time_ns,"
-        " sha256, snapshot_id, origin, level, resolution_s)"
-        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [part.row() for part in parts],
+        f"insert into parts ({_FIELDS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [astuple(part) for part in parts],
     )
 
 
 def _prepare(con: sqlite3.Connection) -> None:
-    """Make the tables of a new manifest, add what one of an earlier version lacks."""
-    if con.execute("select 1 from sqlite_master where name = 'erasures'").fetchone():
+    """Create the tables of a new manifest."""
+    if con.execute("select 1 from sqlite_master where name = 'parts'").fetchone():
         return
     with transaction(con):
-        for column in _ADDED.keys() - _columns(con) if _columns(con) else ():
-            con.execute(f"alter table parts add column {_ADDED[column]}")
         for statement in _SCHEMA.split(";"):
             con.execute(statement)
-
-
-def _columns(con: sqlite3.Connection) -> set[str]:
-    return {row[1] for row in con.execute("pragma table_info(parts)")}

@@ -1,7 +1,7 @@
-"""Write rows as immutable Parquet parts: sorted by time, zstd, with what readers prune by.
+"""Write rows as immutable Parquet parts: sorted by time, zstd, with statistics for pruning.
 
 In:  an Arrow table with the columns of one lake table, or a stream of them in order of time.
-Out: temporary files, one a part, each with the `Part` that it becomes by a rename.
+Out: temporary files, one per part, each with the `Part` that it becomes by a rename.
 """
 
 import hashlib
@@ -22,28 +22,28 @@ from apm_analytics.lake.parquet.files import FileWriter
 from apm_analytics.lake.schema import TABLES
 
 NS_PER_HOUR = 3_600 * 10**9
-# Hours of one day share a part until it holds this many rows (docs/decisions/0003).
+# A part ends with the first hour that brings it to this many rows (docs/decisions/0003).
 ROWS_A_PART = 50_000
-# Enough to compress well; a merge holds a few of them, of some 30 MB of spans each.
+# Enough to compress well; a row group of spans takes about 30 MB in memory.
 ROWS_A_GROUP = 64 * 1024
-# Readers prune by these; statistics on every column cost as much as the columns themselves.
+# Readers prune by these. Statistics on all columns would cost as much as writing them.
 STATISTICS = frozenset(
     {"time", "duration_ns", "service_name", "trace_id", "name", "status_code", "trace_state"}
 )
-# Ids never repeat, so a dictionary of them is pure loss.
+# Values that hardly repeat: a dictionary would only add bytes.
 NO_DICTIONARY = frozenset({"trace_id", "span_id", "parent_span_id", "time", "duration_ns"})
 
 Written = tuple[Path, Part]
 
 
 class PartWriter:
-    """One part that is being written: tables in order of time go in, `finish` gives the part.
+    """Writer of one part: takes tables in order of time, `finish` returns the part.
+
+    An error inside its `with` block removes the temporary file.
 
     Parameters
     ----------
-    rows : how many rows will come at most; the bloom filter is sized by them.
-
-    Leaving its block by an error removes the temporary file.
+    rows : upper bound of the number of rows; it sizes the Bloom filter.
     """
 
     def __init__(self, lake: Path, table_name: str, name: str, start_ns: int, rows: int) -> None:
@@ -56,7 +56,7 @@ class PartWriter:
             for parent in folder.parents[:3]:
                 sync_folder(parent)
         self._file = folder / f"{name}.parquet"
-        # The dot hides it from every engine that globs for Parquet.
+        # The leading dot hides it from engines that glob for Parquet files.
         self._temporary = folder / f".{name}.{os.getpid()}.tmp"
         self._ids = max(min(rows, ROWS_A_GROUP), 1)
         self._sink = _HashingFile(self._temporary)
@@ -77,20 +77,20 @@ class PartWriter:
             self.discard()
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove the temporary file."""
         self._sink.close()
         self._temporary.unlink(missing_ok=True)
 
     def write(self, rows: pa.Table) -> None:
-        """Add at least one row, each no older than those before."""
-        # Not a full group and one of a few rows.
+        """Add one or more rows, none older than those before."""
+        # Equal groups, instead of a full one and one of a few rows.
         groups = max(round(rows.num_rows / ROWS_A_GROUP), 1)
         size = -(-rows.num_rows // groups)
         for start in range(0, rows.num_rows, size):
             self.write_columns(self._groups, rows.slice(start, size))
 
     def write_columns(self, group: int, rows: pa.Table) -> None:
-        """Add some columns of a row group, see `FileWriter.write_columns`."""
+        """Add some columns of a row group; see `FileWriter.write_columns`."""
         if self._writer is None:
             self._writer = FileWriter(
                 self._sink.write,
@@ -107,8 +107,8 @@ class PartWriter:
             self._groups += 1
 
     def finish(self) -> Written:
-        """Write it through to the disk; give the temporary file and what it becomes."""
-        assert self._writer is not None, "a part of no rows"
+        """Sync the file to the disk; return the temporary file and the part that it becomes."""
+        assert self._writer is not None, "a part without rows"
         self._writer.close()
         sha256 = self._sink.finish()
         part = Part(
@@ -125,7 +125,7 @@ class PartWriter:
 
 
 def write_parts(lake: Path, table_name: str, table: pa.Table, name: str) -> Iterator[Written]:
-    """Write one temporary file a part; give it with the part it will become."""
+    """Yield one temporary file per part, with the part that it becomes."""
     if not table.num_rows:
         return
     table = in_order(table)
@@ -140,7 +140,7 @@ def write_parts(lake: Path, table_name: str, table: pa.Table, name: str) -> Iter
 
 
 def put_in_place(lake: Path, written: Iterable[Written]) -> None:
-    """Give parts their names, so that they are found there also after the power failed."""
+    """Rename temporary files to their parts, durably even if the power fails."""
     folders: set[Path] = set()
     for temporary, part in written:
         file = lake / part.path
@@ -151,16 +151,16 @@ def put_in_place(lake: Path, written: Iterable[Written]) -> None:
 
 
 def sum_of_origins(parts: Iterable[Part]) -> str:
-    """Add up what parts were made from: in any order, and however they were merged, the same."""
+    """Return the sum of the parts' origins, which neither order nor merging changes."""
     return f"{sum(int(part.origin, 16) for part in parts) % 2**256:064x}"
 
 
 def in_order(table: pa.Table) -> pa.Table:
-    """Sort rows by time, where they are not."""
+    """Return the rows sorted by time."""
     if np.all(np.diff(_times_ns(table)) >= 0):
         return table
     order = pc.sort_indices(table, sort_keys=[("time", "ascending")])
-    # Half of all columns hold nothing; nulls in another order are the same, and cost as much.
+    # Columns of nulls only, which are half of all, need no reordering.
     full = [name for name in table.column_names if table[name].null_count < len(table)]
     ordered = table.select(full).take(order)
     columns = [ordered[name] if name in full else table[name] for name in table.column_names]
@@ -173,7 +173,7 @@ def _times_ns(table: pa.Table) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 
 
 def _part_starts(hours: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[int]:
-    """Give the first row of each part: a part ends with its day, or full with an hour."""
+    """Return the first row of each part: a part ends with its day, or with an hour once full."""
     starts: list[int] = []
     for first in np.flatnonzero(np.diff(hours, prepend=hours[:1] - 1)).tolist():
         new_day = not starts or hours[first] // 24 != hours[starts[-1]] // 24
@@ -183,7 +183,7 @@ def _part_starts(hours: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[in
 
 
 class _HashingFile:
-    """A file that is hashed while it is written; made at the first byte."""
+    """A file that is hashed while it is written."""
 
     def __init__(self, file: Path) -> None:
         self._file = open(file, "wb", buffering=0)  # noqa: SIM115
@@ -194,11 +194,11 @@ class _HashingFile:
         self._digest.update(data)
         self.size += len(data)
         left = memoryview(data)
-        while left:  # the system may take less than all
+        while left:  # the system may write only part of it
             left = left[self._file.write(left) :]
 
     def finish(self) -> str:
-        """Sync the file to the disk, close it, and give its SHA-256."""
+        """Sync the file to the disk, close it, and return its SHA-256."""
         os.fdatasync(self._file.fileno())
         self._file.close()
         return self._digest.hexdigest()

@@ -1,6 +1,6 @@
 """Query the lake: DuckDB with one view per table, and named queries from `lake/sql/<topic>/`.
 
-In:  the folder of a lake, SQL or the name of a query with its parameters.
+In:  the folder of a lake; SQL, or the name of a query and its parameters.
 Out: a DuckDB connection, Polars frames.
 """
 
@@ -14,6 +14,11 @@ from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
 from apm_analytics.lake import manifest
 from apm_analytics.lake.schema import TABLES
 
+# What other packages annotate and catch, so that only this package imports duckdb.
+Connection = duckdb.DuckDBPyConnection
+Relation = duckdb.DuckDBPyRelation
+SqlError = duckdb.Error
+
 SQL_FOLDER = Path(__file__).parent / "sql"
 VIEWS = sorted((SQL_FOLDER / "views").glob("*.sql"))
 # The name of a query is the name of its file, whatever its topic: names are unique.
@@ -22,16 +27,16 @@ QUERIES = {
 }
 
 
-def connect(lake: Path) -> duckdb.DuckDBPyConnection:
-    """Open the present snapshot of a lake; later imports do not change what it shows.
+def connect(lake: Path) -> Connection:
+    """Open the current snapshot of a lake; later imports do not change what it shows.
 
     Returns
     -------
-    An in-memory DuckDB connection, time zone UTC, with a view a table of `schema.TABLES` and
+    An in-memory DuckDB connection, time zone UTC, with one view per table of `schema.TABLES` and
     those of `lake/sql/views`: `spans` with a `sample_weight`, `entry_spans`. A table without
     parts is an empty view.
 
-    The files stay for `manifest.GRACE_S`: a connection held longer may have to be made anew.
+    Files of replaced parts stay for `manifest.GRACE_S`; after that, open a new connection.
 
     Raises
     ------
@@ -57,7 +62,7 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
                     f"create view {name} as"
                     f" select * from read_parquet([{listed}], hive_partitioning = false)"
                 )
-            except duckdb.Error as error:
+            except SqlError as error:
                 raise BadInput(
                     f"a part of {table} that the manifest of {lake} names cannot be read: {error}; "
                     "restore it from a backup, or import the original files into a new lake"
@@ -68,26 +73,26 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     return con
 
 
-def offline() -> duckdb.DuckDBPyConnection:
-    """Open an empty DuckDB in memory that never asks a network, time zone UTC."""
+def offline() -> Connection:
+    """Open an empty in-memory DuckDB that never uses the network, time zone UTC."""
     con = duckdb.connect()
-    # Offline there is nothing to install, and a query must never wait for a network.
+    # A query must not wait for the download of an extension.
     con.execute("set autoinstall_known_extensions = false")
     con.execute("set autoload_known_extensions = false")
     con.execute("set timezone = 'UTC'")
-    # It would write itself into answers that are piped. In Jupyter it is off, and even turning it
-    # off asks for a package that nothing else needs.
+    # The progress bar would end up in piped output. In Jupyter it is off already, and setting it
+    # there needs a package that nothing else needs.
     [(shown,)] = con.sql("select current_setting('enable_progress_bar')").fetchall()
     if shown:
         con.execute("set enable_progress_bar = false")
     return con
 
 
-def create_views(con: duckdb.DuckDBPyConnection, wanted: Sequence[str]) -> None:
-    """Make views of `lake/sql/views`; the table under one of the same name is `stored_...`."""
-    # A table's own view comes before those that read it.
+def create_views(con: Connection, views: Sequence[str]) -> None:
+    """Create views of `lake/sql/views`; a view named like a table reads `stored_<table>`."""
+    # The view of a table comes before the views that read it.
     for file in sorted(VIEWS, key=lambda file: file.stem not in TABLES):
-        if file.stem not in wanted:
+        if file.stem not in views:
             continue
         head = f"create or replace view {file.stem} as"
         try:
@@ -95,7 +100,7 @@ def create_views(con: duckdb.DuckDBPyConnection, wanted: Sequence[str]) -> None:
         except duckdb.BinderException:
             if file.stem not in TABLES:
                 raise
-            # Its columns are odd: the quality suite says which, and must be able to look.
+            # The stored columns do not fit; the quality suite must be able to read and report them.
             con.execute(f"{head} select * from {_stored(file.stem)}")
 
 
@@ -105,19 +110,19 @@ def names() -> list[str]:
 
 
 def text(name: str) -> str:
-    """Give the SQL of a named query.
+    """Return the SQL of a named query.
 
     Raises
     ------
     NotFound
-        No such query; the message lists those there are.
+        No such query; the message lists the existing ones.
     """
     if name not in QUERIES:
         raise NotFound(f"no named query {name!r}; there are: {', '.join(names())}")
     return QUERIES[name].read_text()
 
 
-def named(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pl.DataFrame:
+def named(con: Connection, name: str, **parameters: object) -> pl.DataFrame:
     """Run a named query with its `$parameters`.
 
     Raises
@@ -140,31 +145,29 @@ def named(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pl
         ) from error
 
 
-def frame(
-    con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, object] | None = None
-) -> pl.DataFrame:
-    """Run one statement that has rows and give them as a Polars frame.
+def frame(con: Connection, sql: str, parameters: dict[str, object] | None = None) -> pl.DataFrame:
+    """Run one statement and return its rows as a Polars frame.
 
     Raises
     ------
     BadInput
-        The statement has no rows to give, such as SET; or a file is gone: of parts that were
-        replaced more than `manifest.GRACE_S` ago, or erased.
+        The statement returns no rows, such as SET; or a part's file was removed, because it was
+        replaced more than `manifest.GRACE_S` ago or erased.
     """
     try:
         relation = con.sql(sql, params=parameters)
         if relation is None:
-            raise BadInput("the statement gives no rows; ask with SELECT, DESCRIBE or SUMMARIZE")
+            raise BadInput("the statement returns no rows; use SELECT, DESCRIBE or SUMMARIZE")
         return pl.DataFrame(relation.to_arrow_table())
     except duckdb.IOException as error:
         raise BadInput(
-            f"a file of the lake cannot be read: {error}; where parts were replaced since this "
-            "connection was made, connect anew; else `apm lake verify` says what is damaged"
+            f"a file of the lake cannot be read: {error}; if parts were replaced since this "
+            "connection was opened, connect again; else `apm lake verify` lists what is damaged"
         ) from error
 
 
 def _stored(table: str) -> str:
-    """Name the view of a table's parts: the table's own name, unless a view of ours has that."""
+    """Return the name of the view of a table's parts, `stored_<table>` if a view has its name."""
     return f"stored_{table}" if any(file.stem == table for file in VIEWS) else table
 
 

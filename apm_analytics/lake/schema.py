@@ -1,7 +1,7 @@
-"""Every table and column of the lake, defined once.
+"""Every table and column of the lake.
 
 In:  nothing.
-Out: one Arrow schema a table, the promoted attributes, and the old names folded into them.
+Out: one Arrow schema per table, the promoted attributes, and the old names folded into them.
 
 Times are UTC nanoseconds without a zone in the type (docs/decisions/0002). Names are snake_case
 OpenTelemetry semantic conventions; ids are lower-case hex.
@@ -14,7 +14,7 @@ TIME = pa.timestamp("ns")
 TEXT_MAP = pa.map_(TEXT, TEXT)
 NUMBER_MAP = pa.map_(TEXT, pa.float64())
 
-# Resource attributes with a column of their own in every table.
+# Resource attributes that are columns in every table.
 RESOURCE_COLUMNS: dict[str, str] = {
     "service.name": "service_name",
     "service.namespace": "service_namespace",
@@ -30,7 +30,7 @@ RESOURCE_COLUMNS: dict[str, str] = {
     "k8s.node.name": "k8s_node_name",
 }
 
-# Record attributes with a column of their own: a MAP look-up costs ten times a column in DuckDB.
+# Record attributes that are columns: in DuckDB, a look-up in a MAP costs ten times as much.
 PROMOTED: dict[str, pa.DataType] = {
     "http.request.method": TEXT,
     "http.route": TEXT,
@@ -63,7 +63,7 @@ PROMOTED: dict[str, pa.DataType] = {
     "code.function.name": TEXT,
 }
 
-# Names that older semantic conventions used, and the column that holds them now.
+# Names of older semantic conventions -> the attribute that they are stored as.
 OLD_NAMES: dict[str, str] = {
     "http.method": "http.request.method",
     "http.status_code": "http.response.status_code",
@@ -89,7 +89,7 @@ OLD_RESOURCE_NAMES: dict[str, str] = {"deployment.environment": "deployment.envi
 
 
 def column_name(attribute: str) -> str:
-    """Give the column of an OpenTelemetry attribute: `http.route` -> `http_route`."""
+    """Return the column of an OpenTelemetry attribute: `http.route` -> `http_route`."""
     return attribute.replace(".", "_")
 
 
@@ -236,6 +236,6 @@ TABLES: dict[str, pa.Schema] = {
 
 METRIC_TABLES = ("metric_points", "histogram_points", "exp_histogram_points", "summary_points")
 
-# What `lake.query` computes beside the columns of a table: how many spans each one stands for.
+# Columns that `lake.query` adds to a table: the number of spans that each sampled span represents.
 SAMPLE_WEIGHT = "sample_weight"
 COMPUTED: dict[str, tuple[str, ...]] = {"spans": (SAMPLE_WEIGHT,)}

@@ -1,6 +1,6 @@
-"""Write Arrow tables into the lake as immutable Parquet parts, all or nothing.
+"""Write Arrow tables into the lake as immutable Parquet parts, atomically.
 
-In:  Arrow tables with the columns of `lake.schema`, one a lake table.
+In:  Arrow tables with the columns of `lake.schema`, one per lake table.
 Out: `<table>/date=YYYY-MM-DD/hour=HH/<part>.parquet`, UTC, sorted by time, and a new snapshot
      in the manifest that makes them visible together.
 """
@@ -22,7 +22,7 @@ from apm_analytics.lake.manifest import open_manifest, transaction
 from apm_analytics.lake.parquet.schemas import plain
 from apm_analytics.lake.schema import TABLES
 
-# A writer that was killed leaves its temporary files; after this long it is surely gone.
+# Unnamed files older than this are from a writer that was killed.
 ABANDONED_S = 3_600.0
 
 
@@ -33,26 +33,26 @@ def append(
     documents: Sequence[str] = (),
     source: str = "",
 ) -> int:
-    """Add rows to the lake as one snapshot: after a crash they are all there or none is.
+    """Add rows to the lake as one snapshot; after a crash either all are there or none.
 
     Parameters
     ----------
-    lake : folder of the lake; made when missing.
+    lake : folder of the lake; created if missing.
     tables : lake table name -> Arrow table with exactly the columns of `schema.TABLES`.
-    documents : hashes of the documents the rows came from; a document is taken once.
+    documents : hashes of the documents the rows came from; each is imported once.
     source : where the rows came from, for the manifest.
 
     Returns
     -------
-    The number of rows committed; 0 when every document was known already.
+    The number of rows committed; 0 if every document was imported before.
 
     Raises
     ------
     BadInput
         An unknown table, or columns that are not those of its schema.
     ApmError
-        The disk refused (full, read-only), or another process is importing some of the same
-        documents; nothing was committed and the same call may be made again.
+        The disk is full or read-only, or another process is importing some of the same
+        documents; nothing was committed and the call may be repeated.
 
     Examples
     --------
@@ -75,14 +75,14 @@ def append(
                         f"{len(known)} of {len(documents)} documents were imported by another "
                         "process meanwhile; run the same import again to add the rest"
                     )
-                # Renamed inside the transaction: a crash before the commit leaves files that no
-                # manifest names, and the next import of the same documents replaces them.
+                # A crash between the renames and the commit leaves files that no manifest names;
+                # the next import of the same documents replaces them.
                 parts.put_in_place(lake, written)
                 manifest.add_snapshot(con, (part for _, part in written), documents, source)
     except OSError as error:
         raise ApmError(
             f"could not write to the lake {lake}: {error}; nothing of this batch was kept; "
-            "free space or mend the disk, then run the same command again"
+            "free space or repair the disk, then run the same command again"
         ) from error
     finally:
         for temporary, _ in written:
@@ -92,16 +92,16 @@ def append(
 
 @contextmanager
 def kept_open(lake: Path) -> Iterator[None]:
-    """Hold the lake's manifest open for a block in which many small appends come.
+    """Hold the manifest open during many small appends.
 
-    Whoever closes a manifest last writes its log back, which takes longer than an append.
+    The last connection to close writes SQLite's log back, which takes longer than an append.
     """
     with open_manifest(lake, create=True):
         yield
 
 
 def known_documents(lake: Path, hashes: Sequence[str]) -> set[str]:
-    """Tell which document hashes the lake holds already; none where there is no lake yet."""
+    """Return the document hashes that the lake knows; none if there is no lake yet."""
     try:
         with open_manifest(lake) as con:
             return manifest.known_documents(con, hashes)
@@ -110,7 +110,7 @@ def known_documents(lake: Path, hashes: Sequence[str]) -> set[str]:
 
 
 def check_units(lake: Path, seen: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
-    """Give the unit that each (service, metric) has in this lake, registering new ones.
+    """Return the unit of each (service, metric) in this lake, registering new ones.
 
     Parameters
     ----------
@@ -125,27 +125,27 @@ def check_units(lake: Path, seen: Iterable[tuple[str, str, str]]) -> dict[tuple[
 
 
 def data_hash(lake: Path) -> str:
-    """Give one hash for all data of the present snapshot; compaction does not change it."""
+    """Return one hash of all data in the current snapshot; compaction does not change it."""
     with open_manifest(lake) as con:
         live = manifest.live_parts(con)
     return hashlib.sha256(parts.sum_of_origins(live).encode()).hexdigest()
 
 
 def status(lake: Path) -> pl.DataFrame:
-    """Sum up the lake: one row a table with parts, rows, bytes and its span of time, UTC."""
+    """Return one row per table with its parts, rows, bytes, and first and last time in UTC."""
     with open_manifest(lake) as con:
         live = manifest.live_parts(con)
     rows = []
     for table in TABLES:
-        own = [part for part in live if part.table == table]
+        of_table = [part for part in live if part.table == table]
         rows.append(
             {
                 "table": table,
-                "parts": len(own),
-                "rows": sum(part.rows for part in own),
-                "bytes": sum(part.bytes for part in own),
-                "first_time": _utc(min((part.first_time_ns for part in own), default=None)),
-                "last_time": _utc(max((part.last_time_ns for part in own), default=None)),
+                "parts": len(of_table),
+                "rows": sum(part.rows for part in of_table),
+                "bytes": sum(part.bytes for part in of_table),
+                "first_time": _utc(min((part.first_time_ns for part in of_table), default=None)),
+                "last_time": _utc(max((part.last_time_ns for part in of_table), default=None)),
             }
         )
     time_type = pl.Datetime("us")
@@ -153,7 +153,7 @@ def status(lake: Path) -> pl.DataFrame:
 
 
 def newest(lake: Path) -> int:
-    """Give the number of the last commit of new data; 0 where there is no lake yet."""
+    """Return the number of the last commit of new data; 0 if there is no lake yet."""
     try:
         with open_manifest(lake) as con:
             return manifest.newest_snapshot(con)
@@ -162,7 +162,7 @@ def newest(lake: Path) -> int:
 
 
 def sweep(lake: Path) -> int:
-    """Remove what killed writers left: files no snapshot names, older than an hour.
+    """Remove files of killed writers: older than an hour and named by no snapshot.
 
     Returns
     -------
@@ -181,7 +181,7 @@ def sweep(lake: Path) -> int:
 
 
 def _conform(name: str, table: pa.Table) -> pa.Table:
-    """Give `table` in the schema's column order and types, or say what does not fit."""
+    """Return `table` in the column order and types of its schema."""
     if name not in TABLES:
         raise BadInput(f"no lake table is called {name!r}; there are {', '.join(TABLES)}")
     schema = TABLES[name]
@@ -192,24 +192,24 @@ def _conform(name: str, table: pa.Table) -> pa.Table:
 
 
 def _column(table_name: str, values: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """Give a column in its type; text may stay encoded by a dictionary, also within maps."""
+    """Return a column in its type; text may stay dictionary-encoded, also inside maps."""
     if values.type != field.type and plain(values.type) != field.type:
         try:
             values = values.cast(field.type)
         except pa.ArrowException as error:
             raise BadInput(
-                f"column {field.name} of {table_name} is no {field.type}: {error}"
+                f"column {field.name} of {table_name} is not {field.type}: {error}"
             ) from error
     if not field.nullable and values.null_count:
         raise BadInput(
             f"column {field.name} of {table_name} is null in {values.null_count} rows, "
-            "and may never be; see lake/schema.py"
+            "and is required; see lake/schema.py"
         )
     return values
 
 
 def _part_name(documents: Sequence[str]) -> str:
-    """Name parts after their documents, so that a repeated import meets its own leftovers."""
+    """Name parts after their documents, so that a repeated import replaces its leftovers."""
     if not documents:
         return uuid.uuid4().hex
     return hashlib.blake2b("\n".join(sorted(documents)).encode(), digest_size=16).hexdigest()

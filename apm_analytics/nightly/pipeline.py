@@ -10,28 +10,24 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from apm_analytics.foundation import specs
 from apm_analytics.foundation.errors import BadParameter
 
 
-class Step(BaseModel):
+class Step(specs.Spec):
     """One notebook of the pipeline."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str  # of the file, without .ipynb
     after: tuple[str, ...] = ()  # runs only when these went well
     needs_models: bool = False
     publishes: bool = False  # left out when the data may not be trusted
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
-class Pipeline(BaseModel):
+class Pipeline(specs.Spec):
     """All notebooks of the pipeline, in the order of the report."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     notebooks: tuple[Step, ...] = Field(min_length=1)
 
@@ -42,21 +38,10 @@ class Pipeline(BaseModel):
         Raises
         ------
         BadParameter
-            The file is missing or no YAML, has an unknown key, a name twice, an `after` that
+            The file is missing or not YAML, has an unknown key, a name twice, an `after` that
             names no notebook of the file, or a circle.
         """
-        try:
-            raw: Any = yaml.safe_load(file.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise BadParameter(f"cannot read {file}: {error}") from error
-        try:
-            pipeline = cls.model_validate(raw)
-        except ValidationError as error:
-            found = "; ".join(
-                f"{'.'.join(str(step) for step in item['loc']) or 'the file'}: {item['msg']}"
-                for item in error.errors()
-            )
-            raise BadParameter(f"{file} does not fit: {found}") from error
+        pipeline = specs.load(file, cls)
         pipeline._check_names(file)
         return pipeline
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import duckdb
-
 from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.foundation.settings import QualityParams
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection, SqlError, offline
 from apm_analytics.lake.schema import COMPUTED, METRIC_TABLES, TABLES
 from apm_analytics.quality.rules import CLOCK_TOLERANCE_S, EDGE_S, MAX_DURATION_S
 
@@ -24,7 +23,7 @@ NULLS = "null_"  # columns that start so hold the share of nulls of one column
 
 
 def measure(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     params: QualityParams,
     *,
     now: datetime | None,
@@ -47,7 +46,7 @@ def measure(
             if table == "spans" and history_days is not None:
                 since = _newest(con) - timedelta(days=history_days)
             found[table] |= _measure_table(con, table, since, params)
-        except (duckdb.Error, BadParameter) as error:
+        except (SqlError, BadParameter) as error:
             # DESCRIBE reads the first part alone; a later one may differ or be damaged.
             found[table] = {"schema": 1, "schema_note": str(error).splitlines()[0]}
     if "last_time" in found["spans"]:
@@ -58,19 +57,19 @@ def measure(
     return found
 
 
-def _has_rows(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+def _has_rows(con: Connection, table: str) -> bool:
     return bool(con.execute(f"select 1 from {table} limit 1").fetchall())
 
 
-def _newest(con: duckdb.DuckDBPyConnection) -> datetime:
+def _newest(con: Connection) -> datetime:
     ((newest,),) = con.execute("select max(time)::timestamp from spans").fetchall()
     assert isinstance(newest, datetime)
     return newest
 
 
-def _odd_columns(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+def _odd_columns(con: Connection, table: str) -> dict[str, str]:
     """Compare a table's columns with those of `lake.schema`, as DuckDB names their types."""
-    with duckdb.connect() as empty:
+    with offline() as empty:
         empty.register(table, TABLES[table].empty_table())
         needed = _types(empty, table)
     found = _types(con, table)
@@ -83,12 +82,12 @@ def _odd_columns(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
     return odd | {column: "is unknown" for column in found if column not in known}
 
 
-def _types(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+def _types(con: Connection, table: str) -> dict[str, str]:
     return {row[0]: row[1] for row in con.execute(f"describe {table}").fetchall()}
 
 
 def _measure_table(
-    con: duckdb.DuckDBPyConnection, table: str, since: datetime | None, params: QualityParams
+    con: Connection, table: str, since: datetime | None, params: QualityParams
 ) -> Measures:
     if table != "spans":
         return _with_nulls(_row(con, f"{table}_quality", since=since))
@@ -107,9 +106,7 @@ def _age(newest: datetime, now: datetime | None) -> Measures:
     return {"age_s": (now.astimezone(UTC).replace(tzinfo=None) - newest).total_seconds()}
 
 
-def _compare_ids(
-    con: duckdb.DuckDBPyConnection, spans: Measures, since: datetime | None
-) -> Measures:
+def _compare_ids(con: Connection, spans: Measures, since: datetime | None) -> Measures:
     """Count duplicates, orphans and skewed children, a slice of the traces at a time."""
     edge = timedelta(seconds=EDGE_S)
     slices = spans["rows"] // SLICE_SPANS + 1
@@ -145,7 +142,7 @@ def _with_nulls(measures: Measures) -> Measures:
     return measures | {"null_ratio": nulls.get(worst), "null_ratio_note": note}
 
 
-def _row(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> Measures:
+def _row(con: Connection, name: str, **parameters: object) -> Measures:
     return query.named(con, name, **parameters).row(0, named=True)
 
 

@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from apm_analytics.foundation.errors import ApmError
 from apm_analytics.foundation.settings import QualityParams
 from apm_analytics.lake.arrivals import is_live
+from apm_analytics.lake.query import Connection
 from apm_analytics.quality.measures import Measures, measure
 from apm_analytics.quality.result import Expectation, QualityResult, Severity
 from apm_analytics.quality.rules import Rule, rules
@@ -29,7 +28,7 @@ SEVERITIES: Mapping[str, Severity] = {"critical": "error", "warning": "warning"}
 
 
 def check(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     params: QualityParams,
     *,
     now: datetime | None,

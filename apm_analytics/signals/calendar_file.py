@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from apm_analytics.foundation import specs
+from apm_analytics.foundation import specs, yaml_documents
 from apm_analytics.signals.operations import SIGNALS
 
 Kind = Literal["incident", "deployment", "maintenance"]
@@ -26,7 +26,7 @@ def read(file: Path) -> list[tuple["Fields", int]]:
         The file is missing or no YAML; a key is unknown, missing, doubled or ill-valued. The
         message names file and line.
     """
-    document = specs.read(file, specs.TextLoader)
+    document = yaml_documents.read(file, yaml_documents.TextLoader)
     entries = specs.check(document, _File).entries or ()
     return [(one, document.line(["entries", number])) for number, one in enumerate(entries)]
 

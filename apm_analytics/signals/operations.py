@@ -11,11 +11,11 @@ windows, UTC.
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import duckdb
 import polars as pl
 
 from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 
 OPERATION = ("service_name", "operation")
 SERIES = (*OPERATION, "signal")
@@ -63,7 +63,7 @@ SCHEMA: Schema = {
 
 
 def features(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     *,
     window_s: int,
     min_requests: int,

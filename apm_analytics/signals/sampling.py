@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import duckdb
 import numpy as np
 from scipy.special import ndtri
 
 from apm_analytics.foundation.errors import BadParameter, NotEnoughData
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection, Relation
 
 QUANTILE = 0.95
 # Fewer kept traces than this, and a normal interval of a ratio or a quantile is not to be trusted.
@@ -52,7 +52,7 @@ class Traffic:
 
 
 def traffic(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     *,
     service_name: str,
     operation: str,
@@ -164,9 +164,7 @@ def quantiles(rows: str, *, by: Sequence[str], levels: Sequence[float]) -> str:
     """
 
 
-def distinct(
-    rows: duckdb.DuckDBPyRelation, thing: str, *, by: Sequence[str], of: str = "true"
-) -> duckdb.DuckDBPyRelation:
+def distinct(rows: Relation, thing: str, *, by: Sequence[str], of: str = "true") -> Relation:
     """Estimate how many different people or sessions there were, in groups and in all of them.
 
     Parameters

@@ -7,10 +7,10 @@ Out: one row per (service_name, resource, window); a service without such a gaug
 
 from datetime import datetime
 
-import duckdb
 import polars as pl
 
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 from apm_analytics.signals.operations import Schema
 
 SATURATION = "saturation"
@@ -22,9 +22,7 @@ SCHEMA: Schema = {
 }
 
 
-def saturation(
-    con: duckdb.DuckDBPyConnection, *, window_s: int, since: datetime | None = None
-) -> pl.DataFrame:
+def saturation(con: Connection, *, window_s: int, since: datetime | None = None) -> pl.DataFrame:
     """Measure every resource of every service.
 
     Parameters

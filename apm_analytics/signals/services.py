@@ -6,17 +6,17 @@ Out: one row a service and window, in seconds.
 
 from datetime import datetime
 
-import duckdb
 import polars as pl
 
 from apm_analytics.foundation.errors import NotEnoughData
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 
 # Widths a reader can count with: 1, 5, 15 min, 1, 3, 6, 12 h, 1 day.
 WIDTHS_S = (60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)
 
 
-def period(con: duckdb.DuckDBPyConnection) -> tuple[datetime, datetime]:
+def period(con: Connection) -> tuple[datetime, datetime]:
     """Give the start of the first and of the last span, UTC.
 
     Raises
@@ -39,7 +39,7 @@ def window_width(first: datetime, last: datetime, windows: int) -> int:
 
 
 def requests(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     *,
     windows: int = 180,
     since: datetime | None = None,

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-import duckdb
 import polars as pl
 
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 from apm_analytics.signals import sampling
 from apm_analytics.slo.model import Objective, Selection, Slo
 
@@ -67,7 +67,7 @@ class Question:
 class Requests:
     """The requests of some SLOs in memory: the table of those of the lake, and of transactions."""
 
-    con: duckdb.DuckDBPyConnection
+    con: Connection
     transactions: Mapping[str, str] = field(default_factory=dict)  # name -> table
 
     def table(self, objective: Objective) -> str:
@@ -77,7 +77,7 @@ class Requests:
 
 
 def gather(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     slos: Iterable[Slo],
     *,
     since: datetime,
@@ -229,7 +229,7 @@ def worst(
     return pl.concat(found)
 
 
-def trace_ids(con: duckdb.DuckDBPyConnection, bad: pl.DataFrame) -> pl.DataFrame:
+def trace_ids(con: Connection, bad: pl.DataFrame) -> pl.DataFrame:
     """Exchange the `id` of requests for their `trace_id`."""
     if bad.is_empty():
         return bad.drop("id").with_columns(trace_id=pl.lit(None, pl.String))
@@ -249,7 +249,7 @@ def trace_ids(con: duckdb.DuckDBPyConnection, bad: pl.DataFrame) -> pl.DataFrame
 
 
 def _count(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     table: str,
     members: Sequence[tuple[Slo, Objective]],
     since: datetime,

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-import duckdb
 import polars as pl
 
 from apm_analytics.foundation.errors import BadParameter, NotEnoughData
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 from apm_analytics.signals.calendar import Calendar, Entry
 from apm_analytics.slo import budget as slo_budget
 from apm_analytics.slo import events, ledger
@@ -72,7 +72,7 @@ class Given:
 
 
 def reports(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     slos: Sequence[Slo],
     given: Given,
     *,
@@ -223,7 +223,7 @@ def _report(
 
 
 def completeness(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     start: datetime,
     until: datetime,
     max_gap_s: float,
@@ -251,7 +251,7 @@ def completeness(
     return Completeness(recorded[0], recorded[1], covered, tuple(gaps), totals[0], totals[1])
 
 
-def _recorded(con: duckdb.DuckDBPyConnection) -> tuple[datetime, datetime]:
+def _recorded(con: Connection) -> tuple[datetime, datetime]:
     first, last = query.frame(
         con, "select min(time)::timestamp as first, max(time)::timestamp as last from spans"
     ).row(0)
@@ -283,7 +283,7 @@ def _maintenance(slo: Slo, period: tuple[datetime, datetime], given: Given) -> l
 
 
 def _why_none(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     slo: Slo,
     objective: Objective,
     budget: Budget,

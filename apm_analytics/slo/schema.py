@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from apm_analytics.foundation.errors import BadParameter, NotFound
-from apm_analytics.foundation.specs import Document, documents
+from apm_analytics.foundation.yaml_documents import Document, documents
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator

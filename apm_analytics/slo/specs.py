@@ -19,7 +19,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apm_analytics.foundation.errors import BadParameter
-from apm_analytics.foundation.specs import Document, Step
+from apm_analytics.foundation.yaml_documents import Document, Step
 from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
 from apm_analytics.slo import schema
 from apm_analytics.slo.model import (

@@ -16,10 +16,10 @@ References
 from collections.abc import Sequence
 from datetime import datetime
 
-import duckdb
 import polars as pl
 
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 
 STEPS: dict[str, pl.DataType] = {
     "service_name": pl.String(),
@@ -31,7 +31,7 @@ STEPS: dict[str, pl.DataType] = {
 
 
 def spans(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     *,
     since: datetime | None = None,
     until: datetime | None = None,

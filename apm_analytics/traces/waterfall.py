@@ -8,11 +8,11 @@ from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
-import duckdb
 import polars as pl
 
 from apm_analytics.foundation.errors import NotFound
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 
 # A p95 of fewer requests is their maximum.
 MIN_REQUESTS = 20
@@ -22,7 +22,7 @@ MAX_ROWS = 40
 
 
 def slowest_operations(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     *,
     count: int = 15,
     min_requests: int = MIN_REQUESTS,
@@ -48,7 +48,7 @@ def slowest_operations(
 
 
 def slow_trace(
-    con: duckdb.DuckDBPyConnection, service_name: str | None = None, operation: str | None = None
+    con: Connection, service_name: str | None = None, operation: str | None = None
 ) -> str:
     """Pick a slow request that has much to show: the most spans among the slowest.
 
@@ -93,9 +93,7 @@ def slow_trace(
     return str(best["trace_id"][0])
 
 
-def waterfall(
-    con: duckdb.DuckDBPyConnection, trace_id: str, *, max_rows: int = MAX_ROWS
-) -> pl.DataFrame:
+def waterfall(con: Connection, trace_id: str, *, max_rows: int = MAX_ROWS) -> pl.DataFrame:
     """Lay out one trace: parents above their children, children by their start.
 
     A span whose parent never arrived, or that is its own ancestor, starts a tree of its own.

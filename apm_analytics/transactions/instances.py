@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import duckdb
 import polars as pl
 
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
 from apm_analytics.signals import sampling
 from apm_analytics.traces import critical_path
@@ -33,7 +33,7 @@ DIMENSIONS = ("segment", "organization_id")
 class Instances:
     """The instances of transactions in a connection, in one table each."""
 
-    con: duckdb.DuckDBPyConnection
+    con: Connection
     transactions: tuple[Transaction, ...]
     tables: Mapping[str, str]  # transaction -> table of all instances
     counted: Mapping[str, str]  # transaction -> those that its SLA judges, for `slo_events`
@@ -42,7 +42,7 @@ class Instances:
 
 
 def gather(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     transactions: Sequence[Transaction],
     hours: Mapping[str, Hours],
     *,
@@ -242,7 +242,7 @@ def _segment(one: Transaction) -> str:
 
 
 def _roots(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     one: Transaction,
     table: str,
     since: datetime,
@@ -282,7 +282,7 @@ def _roots(
 
 
 def _sequences(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     one: Transaction,
     table: str,
     since: datetime,

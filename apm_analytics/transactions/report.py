@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 
 from apm_analytics.charts import plots, words
@@ -17,6 +16,7 @@ from apm_analytics.charts.theme import Chart
 from apm_analytics.foundation import settings
 from apm_analytics.lake import query
 from apm_analytics.lake.hot import HotView
+from apm_analytics.lake.query import Connection
 from apm_analytics.signals import services
 from apm_analytics.traces import waterfall
 from apm_analytics.transactions import instances as transactions
@@ -25,9 +25,7 @@ from apm_analytics.transactions.instances import Instances
 from apm_analytics.transactions.live import Watcher
 
 
-def instances(
-    con: duckdb.DuckDBPyConnection, *, specs: Path | None = None, days: int = 30
-) -> Instances:
+def instances(con: Connection, *, specs: Path | None = None, days: int = 30) -> Instances:
     """Gather the instances of the last days of a lake.
 
     Raises

@@ -58,7 +58,7 @@ def test_an_import_of_the_past_says_that_retention_would_take_it(
     assert "spans: 5 rows are older than 30 days" in CliRunner().invoke(cli.apm, status).output
     monkeypatch.setenv("TRACES_RETENTION_DAYS", "100000")
     said = CliRunner().invoke(cli.apm, status).output
-    assert "5 rows go about 2" in said and "--no-retention" not in said
+    assert "5 rows expire at about 2" in said and "--no-retention" not in said
 
 
 def test_an_import_with_a_bad_file_ends_with_exit_code_1(tmp_path: Path) -> None:

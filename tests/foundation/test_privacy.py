@@ -184,19 +184,23 @@ def test_long_texts_take_linear_time(part: str) -> None:
 @pytest.mark.parametrize(
     ("content", "line", "found"),
     [
-        ("", 1, "an empty file"),
+        ("", 1, "[]"),
         ("keys: []\n", 1, "['keys']"),
         ("keys:\n  - drop: [a]\n  - burn: [b]\npatterns: {}\n", 3, "'burn'"),
         ("keys:\n  - drop:\n    - '*'\npatterns: {}\n", 3, "'*'"),
         ("keys:\n  - drop: a\npatterns: {}\n", 2, "'a'"),
-        ("keys:\n  - drop: [1]\npatterns: {}\n", 2, "'1'"),
+        ("keys:\n  - drop: [1]\npatterns: {}\n", 2, "found 1"),
         ("keys: []\npatterns:\n  p:\n    action: mask\n    regex: '('\n", 5, "unterminated"),
-        ("keys: []\npatterns:\n  p: {action: mask, regex: 'a*'}\n", 3, "nothing at all"),
+        ("keys: []\npatterns:\n  p: {action: mask, regex: 'a*'}\n", 3, "the empty text"),
         ("keys: []\npatterns:\n  p: {action: keep, regex: a}\n", 3, "'keep'"),
         ("keys: []\npatterns:\n  p: {action: mask, regex: a, need: [b]}\n", 3, "need"),
         ("keys: []\npatterns:\n  p: {action: mask, regex: a, needs: [B]}\n", 3, "'B'"),
         ("keys: []\npatterns:\n  p: {action: mask, regex: a, check: mod97}\n", 3, "'mod97'"),
-        ("keys: []\npatterns:\n  p: {action: mask, regex: a}\n  p: {}\n", 4, "second time"),
+        (
+            "keys: []\npatterns:\n  p: {action: mask, regex: a}\n  p: {}\n",
+            4,
+            "is on line 3 already",
+        ),
         ("keys: [\n", 2, "expected"),
     ],
 )
@@ -205,7 +209,7 @@ def test_a_bad_file_names_its_line(tmp_path: Path, content: str, line: int, foun
     file.write_text(content)
     with pytest.raises(BadParameter) as caught:
         load_rules(file, salt="s")
-    assert f"line {line}" in str(caught.value) and found in str(caught.value)
+    assert f"{file}:{line}: " in str(caught.value) and found in str(caught.value)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
         ("watches:\n- name: a\n- name: b\n  levle: 1\n", 4, "watches.1.levle: found 1"),
         ("watches:\n- name: a\n- level: 1\n", 3, "watches.1.name: field required"),
         ("watches:\n- name: a\n  level: high\n", 3, "watches.0.level: found 'high'"),
-        ("watches:\n- name: a\n  name: b\n", 3, "name stands at line 2 already"),
-        ("watches:\n- name: [a\n", 3, "no YAML"),
+        ("watches:\n- name: a\n  name: b\n", 3, "name is on line 2 already"),
+        ("watches:\n- name: [a\n", 3, "not YAML"),
         ("5\n", 1, "found 5"),
         ("watches: []\n---\nwatches: []\n", 3, "a second document"),
     ],
@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_named_with_its_line(
 
 
 def test_an_alias_that_holds_itself_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadParameter, match="an alias holds itself"):
+    with pytest.raises(BadParameter, match="an alias contains itself"):
         specs.load(write(tmp_path, "watches: &a [*a]\n"), File)
 
 

@@ -143,14 +143,14 @@ def test_a_failed_notebook_stops_only_those_that_come_after_it(tmp_path: Path) -
     ("text", "found"),
     [
         ("notebooks: []", "at least 1 item"),
-        ("notebooks: [{name: 10_a, afterr: []}]", "afterr: Extra inputs"),
+        ("notebooks: [{name: 10_a, afterr: []}]", "notebooks.0.afterr: found .*extra inputs"),
         ("notebooks: [{name: 10_a}, {name: 10_a}]", "lists 10_a twice"),
         ("notebooks: [{name: 10_a, after: [10_b]}]", "10_a comes after '10_b'"),
         (
             "notebooks: [{name: 10_a, after: [20_b]}, {name: 20_b, after: [10_a]}]",
             "is a circle",
         ),
-        ("notebooks: [", "cannot read"),
+        ("notebooks: [", "not YAML"),
     ],
 )
 def test_a_pipeline_that_cannot_be_run_is_refused(tmp_path: Path, text: str, found: str) -> None:

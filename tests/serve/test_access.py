@@ -200,7 +200,7 @@ def test_without_tokens_only_loopback_is_served(tmp_path: Path) -> None:
     [
         ("tokens:\n- name: a\n  sha256: short\n", "tokens.0.sha256"),
         ("tokens:\n- nam: a\n", "tokens.0.nam"),
-        ("tokens: [", "no YAML"),
+        ("tokens: [", "not YAML"),
         ("tokens:\n" + 2 * ("- name: a\n  sha256: " + 64 * "a" + "\n"), "twice"),
     ],
 )

@@ -115,10 +115,10 @@ def test_a_name_and_a_label_stay_as_they_are_written(tmp_path: Path) -> None:
         ("2026-03-08 01:00", "2026-10-25 02:30", r"02:30:00 in Europe/Berlin comes twice"),
         ("services: [catalog]", "services: catalog", r":7: entries.0.services: found 'catalog'"),
         ("latency_p95", "latency", r":9: entries.0.operations.0.signals: found .*unknown signals"),
-        ("services: [catalog]", "name: again", r":7: entries.0.name stands at line 3 already"),
+        ("services: [catalog]", "name: again", r":7: entries.0.name is on line 3 already"),
         ("entries:", "entry:", r":1: entry: found .*not permitted"),
-        ("services: [catalog]", "services: &a [*a]", r"an alias holds itself"),
-        ("entries:", "entries: [", r"calendar\.yaml:\d+: no YAML"),
+        ("services: [catalog]", "services: &a [*a]", r"an alias contains itself"),
+        ("entries:", "entries: [", r"calendar\.yaml:\d+: not YAML"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_line(

@@ -101,7 +101,7 @@ def test_two_documents_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     doubled = slo_shop.slo().replace("  service: shop\n", "  service: shop\n  service: store\n")
 
-    assert "slos.yaml:7: spec.service stands at line 6 already" in refused(tmp_path, doubled)
+    assert "slos.yaml:7: spec.service is on line 6 already" in refused(tmp_path, doubled)
 
 
 def test_a_typo_is_answered_with_the_field_that_was_meant(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from apm_analytics.foundation.errors import BadParameter
-from apm_analytics.foundation.specs import Place, Spec, check, read
+from apm_analytics.foundation.specs import Spec, check
+from apm_analytics.foundation.yaml_documents import Place, read
 
 FILE_NAME = "signals.yaml"
 # Which bounds become thresholds. Low latency and few errors are no trouble; too few requests are.

@@ -10,7 +10,6 @@ whole week before it, with the days before. Only what leaves the range of those 
 from datetime import timedelta
 from typing import Any
 
-import duckdb
 import numpy as np
 import polars as pl
 
@@ -19,6 +18,7 @@ from apm_analytics.baselines.detection.detector import SeriesDetector
 from apm_analytics.charts import words
 from apm_analytics.foundation.settings import DetectorParams
 from apm_analytics.lake import query
+from apm_analytics.lake.query import Connection
 from apm_analytics.signals.operations import OPERATION, SERIES, SIGNALS, Schema
 
 DAY = timedelta(days=1)
@@ -153,7 +153,7 @@ def began(features: pl.DataFrame, params: DetectorParams, window_s: int) -> pl.D
     return pl.DataFrame(rows, schema=BEGAN).sort("score", *SERIES, descending=[True, *[False] * 3])
 
 
-def versions(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+def versions(con: Connection) -> pl.DataFrame:
     """Give the service versions that were first seen in the last 24 hours of the spans.
 
     Returns
@@ -163,7 +163,7 @@ def versions(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     return query.named(con, "new_versions")
 
 
-def error_types(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+def error_types(con: Connection) -> pl.DataFrame:
     """Give the errors of the last 24 hours of the spans that were not seen before.
 
     Returns

@@ -1,7 +1,7 @@
-"""Compact a lake as a process that takes little memory and yields to all others.
+"""Compact a lake in a process of low priority and little memory.
 
 In:  `python -m apm_analytics.lake.maintenance.compact_process LAKE`.
-Out: on standard output, how many parts were merged.
+Out: the number of merged parts, on standard output.
 """
 
 import os
@@ -15,7 +15,7 @@ NICENESS = 10
 
 
 def main(lake: Path) -> int:
-    """Merge once; gives what the process exits with."""
+    """Compact once; return the exit code."""
     os.nice(NICENESS)
     lean.take_little()
     from apm_analytics.lake.maintenance import compaction  # loads pyarrow

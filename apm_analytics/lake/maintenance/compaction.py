@@ -1,10 +1,10 @@
-"""Merge small parts into large ones while readers read and writers write.
+"""Merge small parts into large ones while readers and writers continue.
 
-In:  a lake whose receiver leaves a part twice a second and table.
-Out: the same rows in few parts, sorted by time; the files of replaced parts go after a grace.
+In:  a lake whose receiver writes two parts per second and table.
+Out: the same rows in few parts, sorted by time; the files of replaced parts are removed later.
 
-Parts of one table and day are merged when there are many of about the same size, so that a row is
-rewritten a few times at most, however long the lake is fed (docs/decisions on compaction).
+Parts of one table and day are merged when there are many of similar size, so a row is rewritten
+only a few times, however long the lake grows (docs/decisions on compaction).
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from apm_analytics.lake.maintenance.merging import Columns
 from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest, transaction
 
 LOCK = ".maintenance.lock"
-# A part of so many rows is large enough: some 50 MB of spans.
+# Parts of half this many rows are not merged further; of spans it is about 50 MB.
 TARGET_ROWS = 1_000_000
-# Late data of a day comes within this time after its end.
+# Late data of a day arrives within this time after its end.
 LATE_S = 3_600.0
 DAY_S = 86_400
 
@@ -35,23 +35,23 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Rule:
-    """When parts are merged: so many, and together so many times the largest of them.
+    """When parts are merged: at least `parts`, with `factor` times the rows of the largest.
 
-    The factor bounds how often a row is rewritten: by the logarithm of the target to its base.
+    A row is rewritten at most log(TARGET_ROWS) to the base `factor` times.
     """
 
     parts: int
     factor: float
 
 
-# A day that is still being fed waits for more; of a day that is over little remains.
+# A day that still grows waits for more parts; a past day should end with few.
 OPEN_DAY = Rule(parts=16, factor=4.0)
 CLOSED_DAY = Rule(parts=2, factor=2.0)
 
 
 @dataclass
 class Compaction:
-    """What one run did; `busy` when another process was at it and nothing was done."""
+    """The result of one run; `busy` if another process holds the lock and nothing was done."""
 
     busy: bool = False
     merged: int = 0
@@ -70,23 +70,23 @@ def compact(
     grace_s: float = GRACE_S,
     progress: Progress | None = None,
 ) -> Compaction:
-    """Merge what has become many small parts; cheap when there is nothing to do.
+    """Merge small parts; cheap if there are none.
 
-    Several processes may call it at once: one works, the others return at once. Killed at any
-    moment it loses and doubles nothing; what it left is used or removed by a later run.
+    If several processes call it, one works and the others return at once. If it is killed, no row
+    is lost or duplicated, and a later run removes its leftovers.
 
     Parameters
     ----------
-    now_s : the time, in seconds since 1970; of this machine when left out.
-    grace_s : how long the files of replaced parts stay for readers that listed them before.
-    progress : called with the rows of each merge that is done.
+    now_s : the current time, in seconds since 1970; by default this machine's clock.
+    grace_s : seconds that files of replaced parts stay, for readers that listed them before.
+    progress : called with the number of rows of each finished merge.
 
     Raises
     ------
     NotFound
         There is no lake at `lake`.
     ApmError
-        The disk refused; everything merged so far stays merged.
+        Writing failed; merges finished before stay.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def compact(
     now_s = time.time() if now_s is None else now_s
     done = Compaction()
     with open_manifest(lake):
-        pass  # no lock file where there is no lake
+        pass  # do not create a lock file where there is no lake
     try:
         with maintenance(lake, wait_s=0):
             with open_manifest(lake) as con:
@@ -110,7 +110,7 @@ def compact(
 
 
 def due(lake: Path) -> bool:
-    """Tell whether `compact` would find something to do now.
+    """Return whether `compact` would do something now.
 
     Raises
     ------
@@ -126,12 +126,12 @@ def due(lake: Path) -> bool:
 
 @contextmanager
 def maintenance(lake: Path, *, wait_s: float = -1) -> Iterator[None]:
-    """Be the only one that replaces parts of this lake; the end of the process ends it too.
+    """Hold the lock for replacing parts of this lake; it is released if the process dies.
 
     Raises
     ------
     filelock.Timeout
-        Another process was at it for all of `wait_s`.
+        Another process held the lock for all of `wait_s`.
     """
     with FileLock(lake / LOCK, timeout=wait_s):
         yield
@@ -148,15 +148,15 @@ def rewrite(
     origin: str | None = None,
     beside: Sequence[tuple[str, Callable[[], pa.Table], int]] = (),
 ) -> Part | None:
-    """Let one part with `rows` stand for old ones, in one step.
+    """Replace old parts by one with `rows`, in one transaction.
 
     Parameters
     ----------
     old : parts of one table and day.
-    rows : tables in order of time, or columns of such; without a row nothing takes their place.
-    origin : what the new part was made from; its own hash when left out.
-    beside : a table, what gives rows of it once all `rows` were taken, and their resolution in s;
-        they appear in the same step.
+    rows : tables in order of time, or columns of them; without rows the old parts only go.
+    origin : origin of the new part; by default its own hash.
+    beside : further parts of the same transaction: table, function that returns its rows and is
+        called after `rows` is exhausted, and resolution in seconds.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def rewrite(
     Raises
     ------
     ApmError
-        One of the old parts is not live any more; nothing was changed.
+        One of the old parts is no longer live; nothing was changed.
     """
     start_ns = min(part.first_time_ns for part in old)
     names = "\n".join(sorted(part.path for part in old))
@@ -191,9 +191,9 @@ def rewrite(
         with open_manifest(lake, create=True) as con, transaction(con):
             if not manifest.replace_parts(con, old, [part for _, part in written], now_s):
                 raise ApmError(
-                    "parts were replaced by something else meanwhile; run the same command again"
+                    "another process replaced the parts meanwhile; run the same command again"
                 )
-            # Before the commit: a crash between leaves a file that no manifest names.
+            # Before the commit, so that a crash in between leaves a file that no manifest names.
             parts.put_in_place(lake, written)
     finally:
         for temporary, _ in written:
@@ -202,20 +202,27 @@ def rewrite(
 
 
 def remove_replaced(lake: Path, *, before_s: float) -> int:
-    """Remove the files of parts that were replaced before a time; give their number."""
+    """Remove the files of parts that were replaced before a time; return their number."""
     with open_manifest(lake) as con:
-        gone = manifest.replaced_parts(con, before_s)
-    if not gone:
+        replaced = manifest.replaced_parts(con, before_s)
+    if not replaced:
         return 0
-    for part in gone:
+    remove_files(lake, replaced)
+    return len(replaced)
+
+
+def remove_files(lake: Path, replaced: Sequence[Part]) -> None:
+    """Remove the files of replaced parts, and the parts from the manifest."""
+    for part in replaced:
         (lake / part.path).unlink(missing_ok=True)
+    # Segments of the journal that still exist may be replayed.
+    journal = {f"journal:{file.stem}" for file in (lake / "journal").rglob("*") if file.is_file()}
     with open_manifest(lake, create=True) as con:
-        manifest.forget_replaced(con, gone, journal=segments(lake))
-    return len(gone)
+        manifest.forget_replaced(con, replaced, journal=journal)
 
 
 def _groups(live: Sequence[Part]) -> list[list[Part]]:
-    """Sort the parts that are not large yet by table, day and resolution."""
+    """Group the parts below half the target by table, day and resolution."""
     groups: dict[tuple[str, int, int], list[Part]] = {}
     for part in live:
         if part.rows < TARGET_ROWS // 2:
@@ -224,11 +231,11 @@ def _groups(live: Sequence[Part]) -> list[list[Part]]:
 
 
 def choose(group: Sequence[Part], rule: Rule) -> list[Part]:
-    """Choose what to merge out of parts of one day: the most that the rule and the target allow.
+    """Choose which parts of one day to merge: the most that the rule and the target allow.
 
     Returns
     -------
-    The smallest parts, of equal ones the oldest; empty when it is too early.
+    The smallest parts, older ones first among equals; empty if the rule is not met yet.
     """
     chosen: list[Part] = []
     best = rows = largest = 0
@@ -239,7 +246,7 @@ def choose(group: Sequence[Part], rule: Rule) -> list[Part]:
         chosen.append(part)
         largest = max(largest, part.rows)
         many = len(chosen) >= rule.parts and rows >= rule.factor * largest
-        # What comes out is large enough to stay.
+        # The merged part is large enough to stay.
         final = rows >= TARGET_ROWS // 2 and rows >= CLOSED_DAY.factor * largest
         if many or final:
             best = len(chosen)
@@ -252,12 +259,12 @@ def _rule(group: Sequence[Part], now_s: float) -> Rule:
 
 
 def _stamped(part: Part, old: Sequence[Part], level: int, resolution_s: int) -> Part:
-    newest = max(one.snapshot for one in old)
+    newest = max(replaced.snapshot for replaced in old)
     return replace(part, snapshot=newest, level=level, resolution_s=resolution_s)
 
 
 def _size_class(part: Part) -> int:
-    """Parts of about one size are merged in order of time."""
+    """Return a class of similar sizes; parts of one class are merged in order of time."""
     return part.rows.bit_length() // 2
 
 
@@ -281,7 +288,7 @@ def _compact_group(
         except (OSError, pa.ArrowException) as error:
             done.failed.append(
                 f"{len(chosen)} parts of {chosen[0].table} could not be merged: {error}; "
-                "`apm lake verify` says which are damaged"
+                "`apm lake verify` lists the damaged ones"
             )
             return
         assert made is not None and made.rows == rows, f"{made} of {rows} rows"
@@ -295,11 +302,6 @@ def _compact_group(
         done.bytes_after += made.bytes
         if progress is not None:
             progress(rows)
-
-
-def segments(lake: Path) -> set[str]:
-    """Name the documents of the journal that are still there and may be replayed."""
-    return {f"journal:{file.stem}" for file in (lake / "journal").rglob("*") if file.is_file()}
 
 
 def _day(part: Part) -> int:

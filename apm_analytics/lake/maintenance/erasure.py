@@ -3,11 +3,11 @@
 In:  a lake and the id that the person has in `user.id`.
 Out: parts without these records, and a receipt that does not name the person.
 
-A record is the person's when it carries the id: in the column, in one of its maps (also under an
-older name), in an event or a link. A metric point stands for many people; it only loses its
-exemplars that carry the id. Spans of the same trace that do not carry it stay. Where other records
-mention the id as a word, in a body, a URL or another attribute, it is masked; but an id of few
-signs stands for too much else, and is left there.
+A record is the person's if it carries the id: in the column, in one of its maps (also under an
+older name), in an event or a link. A metric point covers many people, so only its exemplars that
+carry the id are removed. Spans of the same trace that do not carry the id stay. In all other
+records the id is masked where it is a whole word in a body, a URL or another attribute; a short id
+is not masked, because it may mean something else.
 """
 
 import base64
@@ -43,10 +43,10 @@ RECEIPTS = "receipts"
 KEY_FILE = "key"
 DEAD_LETTERS = "dead_letter"
 JOURNAL = "journal"
-# A receiver makes parts of what it took within a second, and removes the segment a second later.
+# A receiver writes a request to a part within a second and removes its segment a second later.
 WAIT_S = 15.0
 LOOK_AGAIN_S = 0.1
-AT_ONCE = 64  # parts that one query looks through
+AT_ONCE = 64  # parts per query
 
 Progress = Callable[[int], object]
 
@@ -54,24 +54,24 @@ Progress = Callable[[int], object]
 def erase(
     lake: Path, user: str, *, now_s: float | None = None, progress: Progress | None = None
 ) -> Path:
-    """Remove every record of a person; a second run finds nothing, and says so in its receipt.
+    """Remove every record of a person; a second run removes nothing, and its receipt says so.
 
-    Replaced files are deleted at once: a query that listed them before and has not opened them
-    yet fails with an error that says to connect anew. Hot views read everything anew. Killed at
-    any moment, the same call again does the rest.
+    Replaced files are deleted at once. A query that listed them but has not opened them fails with
+    an error that says to connect again; hot views reload. If it is killed, the same call finishes
+    the job.
 
     Parameters
     ----------
-    user : the id, as it is in `user.id`.
-    now_s : the time, in seconds since 1970; of this machine when left out.
-    progress : called with the bytes of each part that was looked through.
+    user : the value of `user.id`.
+    now_s : the current time, in seconds since 1970; by default this machine's clock.
+    progress : called with the bytes of each searched group of parts.
 
     Returns
     -------
-    The receipt: records removed and records masked by table, parts rewritten, time, version, and
-    the id under a keyed hash whose key is in `receipts/key`. `mentions_masked` false: the id is
-    too short to be looked for as a word. `journal_segments_left` above 0: requests that mention
-    the id are no parts yet and no receiver makes them; start one, then run this again.
+    The file of the receipt: records removed and records masked per table, parts rewritten, time,
+    version, and the id as a keyed hash whose key is in `receipts/key`. `mentions_masked` is false
+    if the id is too short to be masked. `journal_segments_left` above 0 means that requests with
+    the id wait in the journal and no receiver runs; start one, then repeat the call.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def erase(
         done = _Erasing(lake, user, now_s, progress)
         until = time.monotonic() + WAIT_S
         done.all_parts()
-        # What a running receiver has taken and not yet made parts of is waited for.
+        # Wait for requests that a running receiver has accepted and not written to parts yet.
         received = _is_received(lake, user)
         while received and time.monotonic() < until:
             time.sleep(LOOK_AGAIN_S)
@@ -122,14 +122,14 @@ def erase(
 
 
 def _parts(lake: Path) -> dict[Part, bool]:
-    """Give all parts whose files are there, and whether they are live."""
+    """Return all parts whose files exist, and whether each is live."""
     with open_manifest(lake) as con:
         live = manifest.live_parts(con)
         return dict.fromkeys(manifest.replaced_parts(con), False) | dict.fromkeys(live, True)
 
 
 class _Erasing:
-    """Parts that are looked through, and what came of it."""
+    """The search through all parts, and its counts."""
 
     def __init__(self, lake: Path, user: str, now_s: float, progress: Progress | None) -> None:
         self.removed: Counter[str] = Counter({table: 0 for table in TABLES})
@@ -137,41 +137,45 @@ class _Erasing:
         self.rewritten = 0
         self._lake, self._user, self._now_s = lake, user, now_s
         self._progress = progress
-        self._looked: set[str] = set()
+        self._searched: set[str] = set()
 
     def all_parts(self) -> None:
-        """Look through all parts, and through those that arrive meanwhile."""
+        """Search all parts, including those that arrive meanwhile."""
         while parts := {
-            one: live for one, live in _parts(self._lake).items() if one.path not in self._looked
+            part: live
+            for part, live in _parts(self._lake).items()
+            if part.path not in self._searched
         }:
             for part in [part for part, live in parts.items() if not live]:
                 if not (self._lake / part.path).exists():
-                    _remove(self._lake, part)  # whoever removed the file died before it said so
+                    # A killed process removed the file and did not update the manifest.
+                    compaction.remove_files(self._lake, [part])
                     del parts[part]
             for table in TABLES:
-                own = [part for part in parts if part.table == table]
-                for some in (own[at : at + AT_ONCE] for at in range(0, len(own), AT_ONCE)):
-                    self._looked.update(part.path for part in some)
+                of_table = [part for part in parts if part.table == table]
+                for at in range(0, len(of_table), AT_ONCE):
+                    some = of_table[at : at + AT_ONCE]
+                    self._searched.update(part.path for part in some)
                     for part in _suspects(self._lake, some, self._user):
-                        self._one(part, parts[part])
+                        self._erase_from(part, parts[part])
                     if self._progress is not None:
                         self._progress(sum(part.bytes for part in some))
 
-    def _one(self, part: Part, live: bool) -> None:
+    def _erase_from(self, part: Part, live: bool) -> None:
         removed, masked = _count(self._lake, part, self._user)
         if not removed and not masked:
             return
         if live:
             made = _without(self._lake, part, self._user, self._now_s)
-            self._looked.update([made.path] if made else [])
+            self._searched.update([made.path] if made else [])
             self.removed[part.table] += removed
             self.masked[part.table] += masked
             self.rewritten += 1
-        _remove(self._lake, part)
+        compaction.remove_files(self._lake, [part])
 
 
 def _suspects(lake: Path, some: Sequence[Part], user: str) -> list[Part]:
-    """Give those of some parts of one table that may hold something of the person's."""
+    """Return those parts of one table that may contain the id."""
     table = some[0].table
     may, parameters = f"({_is_the_persons(table)}) or ({_exemplar_of(table)})", {"user": user}
     if masking.is_distinctive(user):
@@ -179,17 +183,17 @@ def _suspects(lake: Path, some: Sequence[Part], user: str) -> list[Part]:
         may, parameters = f"{may} or {mask.may_mention()}", {**parameters, **mask.forms}
     by_file = {str(lake / part.path): part for part in some}
     with query.offline() as con:
-        found = con.execute(
+        files = con.execute(
             "select distinct filename"
             " from read_parquet($files, hive_partitioning = false, filename = true)"
             f" where {may}",
             {**parameters, "files": list(by_file)},
         ).fetchall()
-    return [by_file[name] for (name,) in found]
+    return [by_file[name] for (name,) in files]
 
 
 def _count(lake: Path, part: Part, user: str) -> tuple[int, int]:
-    """Count the rows of a part that carry the id, and the others that mention it."""
+    """Count the rows of a part that carry the id, and the other rows that mention it."""
     carries = f"({_is_the_persons(part.table)}) or ({_exemplar_of(part.table)})"
     mentions, parameters = "false", {"file": str(lake / part.path), "user": user}
     if masking.is_distinctive(user):
@@ -206,7 +210,7 @@ def _count(lake: Path, part: Part, user: str) -> tuple[int, int]:
 
 
 def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
-    """Put a part without the person's rows in the place of one with them."""
+    """Replace a part by one without the person's rows."""
 
     def rows() -> Iterator[pa.Table]:
         with query.offline() as con:
@@ -218,14 +222,14 @@ def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
                     mask.columns.get(name, name) for name in TABLES[part.table].names
                 )
                 parameters |= mask.pattern
-            found = con.sql(
+            selected = con.sql(
                 f"select {columns} from (select {_columns(part.table)}"
                 " from read_parquet($file, hive_partitioning = false)"
                 f" where not coalesce({_is_the_persons(part.table)}, false))",
                 params=parameters,
             )
-            assert found is not None  # a select gives rows
-            for batch in found.to_arrow_reader(ROWS_A_GROUP):
+            assert selected is not None  # a select returns rows
+            for batch in selected.to_arrow_reader(ROWS_A_GROUP):
                 named = pa.Table.from_batches([batch]).rename_columns(TABLES[part.table].names)
                 yield named.cast(TABLES[part.table])
 
@@ -239,14 +243,8 @@ def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
     )
 
 
-def _remove(lake: Path, part: Part) -> None:
-    (lake / part.path).unlink(missing_ok=True)
-    with open_manifest(lake, create=True) as con:
-        manifest.forget_replaced(con, [part], journal=compaction.segments(lake))
-
-
 def _is_the_persons(table: str) -> str:
-    """Say in SQL that a row of a table carries the id $user."""
+    """Return SQL for "a row of this table carries the id $user"."""
     cases = []
     for field in TABLES[table]:
         if field.name == "user_id":
@@ -269,7 +267,7 @@ def _exemplar_of(table: str) -> str:
 
 
 def _columns(table: str) -> str:
-    """List a table's columns, the exemplars without the person's."""
+    """Return a table's columns in SQL, without the person's exemplars."""
     return ", ".join(
         f"list_filter(exemplars, lambda one: not {_in_map('one.attributes')}) as exemplars"
         if name == "exemplars"
@@ -283,7 +281,7 @@ def _in_map(map_: str) -> str:
 
 
 def _erase_letters(lake: Path, user: str) -> int:
-    """Remove the dead letters that mention the id; give their number."""
+    """Remove the dead letters that mention the id; return their number."""
     removed = 0
     for file in sorted((lake / DEAD_LETTERS).glob("*.jsonl")):
         lines = file.read_bytes().splitlines(keepends=True)
@@ -309,7 +307,7 @@ def _letter_mentions(line: bytes, user: str) -> bool:
 
 
 def _carries(value: Any, user: str) -> bool:
-    """Look for the attribute with the id in an OTLP JSON record."""
+    """Return whether an attribute in an OTLP JSON record has the id."""
     if isinstance(value, list):
         return any(_carries(item, user) for item in value)
     if not isinstance(value, dict):
@@ -320,32 +318,32 @@ def _carries(value: Any, user: str) -> bool:
 
 
 def _erase_damaged(lake: Path, user: str) -> int:
-    """Remove damaged journal segments, which nobody replays, where they mention the id."""
-    found = _segments(lake, ".damaged", user)
-    for file in found:
+    """Remove damaged journal segments that mention the id; they are never replayed."""
+    segments = _segments(lake, ".damaged", user)
+    for file in segments:
         file.unlink(missing_ok=True)
-    return len(found)
+    return len(segments)
 
 
 def _segments(lake: Path, suffix: str, user: str) -> list[Path]:
-    found = []
+    segments = []
     for file in (lake / JOURNAL).rglob(f"*{suffix}"):
-        # A receiver removes a segment once it is parts, which may be now.
+        # The receiver may remove a segment at any time.
         with suppress(FileNotFoundError):
             if _is_word(user, file.read_bytes()):
-                found.append(file)
-    return found
+                segments.append(file)
+    return segments
 
 
 def _is_received(lake: Path, user: str) -> bool:
-    """Tell whether a running receiver holds requests that mention the id."""
+    """Return whether a running receiver holds requests that mention the id."""
     return any(journal.is_locked(file.parent) for file in _segments(lake, ".segment", user))
 
 
 def _remove_strays(lake: Path) -> None:
-    """Remove what killed processes left: nobody reads it, and it may hold the person's records."""
+    """Remove files of killed processes, which may hold the person's records."""
     with open_manifest(lake, create=True) as con, transaction(con):
-        # In a transaction no other process is between its renames and its commit.
+        # During this transaction no other process is between its renames and its commit.
         named = {part.path for part in manifest.live_parts(con) + manifest.replaced_parts(con)}
         for table in TABLES:
             for file in (lake / table).glob("date=*/hour=*/*"):
@@ -369,7 +367,7 @@ def _is_alive(pid: int) -> bool:
 
 def _is_word(user: str, content: bytes) -> bool:
     text = user.encode()
-    # In protobuf its length stands before it, which may look like a letter.
+    # In protobuf the length precedes the text, and may look like a letter.
     if len(text) < 128 and bytes([len(text)]) + text in content:
         return True
     pattern = rb"(?<![0-9A-Za-z_])" + re.escape(text) + rb"(?![0-9A-Za-z_])"

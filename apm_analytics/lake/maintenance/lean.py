@@ -1,7 +1,7 @@
-"""Have this process take little memory: for what works beside a receiver.
+"""Reduce the memory of this process, for jobs that run beside a receiver.
 
 In:  a process that has not loaded pyarrow yet.
-Out: the same, whose pyarrow loads no pandas, has one thread and gives back what it frees.
+Out: the same process; its pyarrow loads no pandas, uses one thread and returns freed memory.
 
 `python -m apm_analytics.lake.maintenance.lean lake retain` is `apm lake retain` in such a process.
 """
@@ -16,14 +16,14 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
-# What is smaller comes again and again; taking it from the system each time costs a third more CPU.
+# Smaller blocks recur; getting them from the system each time would cost a third more CPU.
 _GIVEN_BACK_BYTES = 4 * 1024 * 1024
 
 
 def take_little() -> None:
-    """Prepare this process; without effect on what is loaded already."""
+    """Prepare this process; modules that are loaded already are not affected."""
     without_pandas()
-    # pyarrow's own allocators keep several times what is in use.
+    # pyarrow's own allocators hold several times the memory in use.
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     with suppress(AttributeError):  # another C library than glibc
         mallopt = ctypes.CDLL(None).mallopt
@@ -37,23 +37,23 @@ def take_little() -> None:
 
 
 def without_pandas() -> None:
-    """Let pyarrow believe that there is no pandas: it would load it for its first cast.
+    """Hide pandas from pyarrow, which would import it at its first cast.
 
-    That is 47 MB and half a second of CPU in a process that has no data frame.
+    The import takes 47 MB and half a second of CPU.
     """
-    if "pandas" not in sys.modules and not any(isinstance(one, _Absent) for one in sys.meta_path):
+    if "pandas" not in sys.modules and not any(isinstance(f, _Absent) for f in sys.meta_path):
         sys.meta_path.insert(0, _Absent())
 
 
 class _Absent:
-    """Finds that pandas is missing, and leaves everything else to those who come next."""
+    """An import finder that reports pandas as missing and passes on every other name."""
 
     @staticmethod
     def find_spec(
         name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name == "pandas":
-            raise ModuleNotFoundError("this process does without pandas", name=name)
+            raise ModuleNotFoundError("pandas is hidden in this process", name=name)
         return None
 
 

@@ -1,10 +1,10 @@
-"""Mask a text wherever it stands as a whole word: in bodies, URLs, names and attribute values.
+"""Mask a text where it is a whole word: in bodies, URLs, names and attribute values.
 
 In:  the schema of a lake table, the text.
-Out: SQL that gives the columns without it, and tells the rows that mention it.
+Out: SQL of the masked columns, and SQL for the rows that mention the text.
 
-What says where telemetry comes from and what kind it is stays: ids of traces, services, hosts,
-units, severities. So a person who is called like a service does not rename it.
+Columns that identify the origin and kind of telemetry are not masked: ids of traces, services,
+hosts, units, severities. Masking a person's id therefore never renames a service.
 """
 
 import re
@@ -17,7 +17,7 @@ import pyarrow as pa
 from apm_analytics.lake.schema import METRIC_TABLES, RESOURCE_COLUMNS, TABLES, TEXT, TEXT_MAP
 
 ERASED = "[erased]"
-# Shorter words, and numbers of few digits, stand for too much else.
+# Shorter words and numbers are ambiguous.
 MIN_CHARACTERS = 6
 MIN_DIGITS = 8
 _STRUCTURE = frozenset(
@@ -32,13 +32,16 @@ _STRUCTURE = frozenset(
 
 
 def is_distinctive(text: str) -> bool:
-    """Tell whether a text stands for nothing else where it is met as a word."""
+    """Return whether a text is long enough to be unambiguous as a word."""
     return len(text) >= (MIN_DIGITS if text.isdigit() else MIN_CHARACTERS)
 
 
 @dataclass(frozen=True)
 class Mask:
-    """The SQL of one table; `pattern` goes with its `columns`, `forms` as well with `mentions`."""
+    """The SQL of one table.
+
+    `columns` needs the parameters `pattern`; `mentions` needs `pattern` and `forms`.
+    """
 
     columns: dict[str, str]
     pattern: dict[str, str]
@@ -47,7 +50,7 @@ class Mask:
 
     @classmethod
     def of(cls, table: str, text: str) -> "Mask":
-        """Give the mask of a text in a table.
+        """Return the mask of a text in a table.
 
         Examples
         --------
@@ -65,8 +68,8 @@ class Mask:
         words = "|".join(_escaped(form) for form in forms)
         edge = "[^0-9A-Za-z_]"
         pattern = f"(^|{edge})(?:{words})($|{edge})"
-        # Most columns hold nothing like it: looking costs less than masking. Where nested values
-        # are written as text, some signs come with others.
+        # Few columns contain the text, and searching costs less than masking. Quotes and
+        # backslashes are escaped where nested values are cast to text, so they are not searched.
         plain = not set(text) & set("\"'\\")
         parameters = {f"form_{number}": form for number, form in enumerate(forms)}
         looks = {
@@ -77,13 +80,13 @@ class Mask:
         return cls(columns, {"pattern": pattern}, parameters, looks)
 
     def may_mention(self) -> str:
-        """Say in SQL that a row has the text somewhere: quick, and true for too many."""
+        """Return fast SQL that is true for every row with the text, and for some others."""
         if len(self.looks) < len(self.columns):
             return "true"
         return " or ".join(f"coalesce({look}, false)" for look in self.looks.values())
 
     def mentions(self) -> str:
-        """Say in SQL that a row mentions the text."""
+        """Return SQL for "a row mentions the text as a word"."""
         return " or ".join(
             f"coalesce(({self.looks.get(name, 'true')}) and {masked} <> {name}, false)"
             for name, masked in self.columns.items()
@@ -91,7 +94,7 @@ class Mask:
 
 
 def _escaped(form: str) -> str:
-    # RE2 knows no escape of other signs.
+    # RE2 rejects the escape of any other character.
     return re.sub(r"([.^$*+?{}\[\]\\|()-])", r"\\\1", form)
 
 
@@ -99,7 +102,8 @@ def _masked(value: str, kind: pa.DataType, depth: int) -> str:
     one = f"one_{depth}"
     if kind == TEXT:
         replaced = value
-        # A sign between two words belongs to the first of them: the second is met in a second pass.
+        # The character between two adjacent matches belongs to the first match, so a second pass
+        # is needed for the second one.
         for _ in range(2):
             replaced = f"regexp_replace({replaced}, $pattern, '\\1{ERASED}\\2', 'g')"
         return replaced

@@ -1,12 +1,12 @@
-"""Read several parts of a table as one in order of time, a few columns at a time.
+"""Merge several parts of a table in order of time, a few columns at a time.
 
 In:  parts, each sorted by time.
 Out: for every column, the row groups of the merged part.
 
-The times of all rows are read first; they say which row goes where. Then the columns come one
-after the other, of small parts some together, so that memory holds a few megabytes of one column
-and never all columns of a row group. A column whose rows are too large for that comes in several
-stretches of time; what lies at the seam of two is decoded twice.
+The times of all rows are read first; they determine the order of the rows. Then columns are read
+one after the other, small ones together, so that memory holds a few megabytes of one column and
+never all columns of a row group. Larger columns are read in several stretches of time; row groups
+at the border of two stretches are decoded twice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,18 +26,18 @@ from apm_analytics.lake.parquet.reading import Kept, kept
 from apm_analytics.lake.parts import NO_DICTIONARY
 from apm_analytics.lake.schema import TABLES, TEXT
 
-# Fewer than in a fresh part: a merge holds some columns of a group several times over.
+# Fewer than in a fresh part, because a merge holds several copies of the columns of a group.
 ROWS_A_GROUP = 48 * 1024
-# What one column of a row group may weigh, whatever its rows hold.
+# Upper bound of one column of a row group.
 GROUP_BYTES = 4 * 1024 * 1024
-# Columns that together weigh less are read together: each read of a file costs 0.1 ms.
+# Columns of less than this in total are read together, because each read costs 0.1 ms.
 TOGETHER_BYTES = 2 * 1024 * 1024
-# What is decoded of a column at once, when that is more than one row group of it.
+# Bounds of what is decoded of a column at once, if that is more than one row group.
 STRETCH_BYTES = 2 * 1024 * 1024
 STRETCH_ROWS = 256 * 1024
 BATCH_ROWS = 4 * 1024
 CODE_BYTES = 4
-# Most columns come in the same stretches: how to put these together is found out once.
+# Most columns have the same stretches, so their plans are cached.
 PLANS = 8
 
 
@@ -49,17 +49,17 @@ class Columns(NamedTuple):
 
 
 def in_order_of_time(lake: Path, parts: Sequence[Part]) -> Iterator[Columns]:
-    """Merge parts of one table; text stays encoded by dictionaries where all parts have it so.
+    """Merge parts of one table; text stays dictionary-encoded if it is in all parts.
 
     Yields
     ------
-    All row groups of the first columns in order, then all of the next: columns in the order of
-    the table's schema.
+    All row groups of the first columns, then all of the next ones, in the order of the table's
+    schema.
 
     Raises
     ------
     BadInput
-        A part has columns that its table has not.
+        A part has unknown columns.
     OSError, pyarrow.ArrowException
         A part is missing or damaged.
     """
@@ -70,7 +70,7 @@ def in_order_of_time(lake: Path, parts: Sequence[Part]) -> Iterator[Columns]:
 
 @dataclass(frozen=True)
 class _Group:
-    """A row group of some part."""
+    """A row group of one of the parts."""
 
     file: Path
     metadata: pq.FileMetaData
@@ -79,14 +79,14 @@ class _Group:
     rows: int
 
 
-# Row groups and which of their rows; where each of all these rows goes, None where it stays.
+# Ranges of rows in row groups, and the order in which to take these rows; None keeps their order.
 _Plan = tuple[list[tuple[_Group, int, int]], pa.Array | None]
 
 
 class _Merge:
-    """What is known of all parts before their rows are read.
+    """The metadata of all parts and the order of their rows.
 
-    A row's number counts through all row groups of all parts, one after the other.
+    Rows are numbered through all row groups of all parts, one after the other.
     """
 
     def __init__(self, lake: Path, parts: Sequence[Part]) -> None:
@@ -100,19 +100,19 @@ class _Merge:
                     rows = file.metadata.row_group(number).num_rows
                     group = _Group(lake / part.path, file.metadata, about, number, rows)
                     self._groups.append(group)
-                found = file.read(["time"], use_threads=False)["time"]
-                times.append(np.asarray(found.cast(pa.int64()), np.int64))
+                time = file.read(["time"], use_threads=False)["time"]
+                times.append(np.asarray(time.cast(pa.int64()), np.int64))
         self._about = _together([group.about for group in self._groups if group.number == 0])
-        self._schema = pa.schema([one.with_type(self._held_as(one)) for one in table])
-        self._texts = [one.name for one in self._schema if pa.types.is_dictionary(one.type)]
+        self._schema = pa.schema([field.with_type(self._held_as(field)) for field in table])
+        self._texts = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
         rows = np.array([group.rows for group in self._groups])
         self._starts = np.cumsum(rows) - rows
         self._rows = int(rows.sum())
         self._order = _order(np.concatenate(times))
         self._plans: dict[tuple[int, int], _Plan] = {}
-        largest = max(one.bytes for one in self._about.values())
+        largest = max(column.bytes for column in self._about.values())
         most = max(min(ROWS_A_GROUP, GROUP_BYTES * self._rows // max(largest, 1)), 1)
-        # Not full groups and one of a few rows.
+        # Equal groups, instead of full ones and one of a few rows.
         self._rows_a_group = -(-self._rows // max(round(self._rows / most), 1))
 
     def _held_as(self, field: pa.Field) -> pa.DataType:
@@ -122,21 +122,21 @@ class _Merge:
         return pa.dictionary(pa.int32(), TEXT)
 
     def batches(self) -> Iterator[list[str]]:
-        """Give the names of columns that are read together."""
+        """Yield the names of columns that are read together."""
         names: list[str] = []
         size = 0
         for name in self._schema.names:
             about = self._about.get(name)
-            own = about.bytes + CODE_BYTES * self._rows if about and not about.empty else 0
-            if names and size + own > TOGETHER_BYTES:
+            bytes_ = about.bytes + CODE_BYTES * self._rows if about and not about.empty else 0
+            if names and size + bytes_ > TOGETHER_BYTES:
                 yield names
                 names, size = [], 0
             names.append(name)
-            size += own
+            size += bytes_
         yield names
 
     def columns(self, names: list[str]) -> Iterator[Columns]:
-        """Give all row groups of some columns."""
+        """Yield all row groups of some columns."""
         at = group = 0
         count = self._rows_a_group
         while at < self._rows:
@@ -150,26 +150,26 @@ class _Merge:
             at = until
 
     def _stretch(self, at: int, until: int, names: list[str]) -> pa.Table:
-        """Give some columns of the rows from one place to another in the order of time."""
+        """Return some columns of a range of rows in order of time."""
         if (at, until) not in self._plans:
             while len(self._plans) >= PLANS:
                 del self._plans[next(iter(self._plans))]
             self._plans[at, until] = self._plan(at, until)
         pieces, places = self._plans[at, until]
         read: list[pa.Table] = []
-        for path, some in groupby(pieces, lambda piece: piece[0].file):
-            own = list(some)
-            # Opened anew each time: an open file keeps the pages that it read last.
+        for path, of_file in groupby(pieces, lambda piece: piece[0].file):
+            ranges = list(of_file)
+            # Opened each time, because an open file keeps the pages that it read last.
             with pq.ParquetFile(
-                path, metadata=own[0][0].metadata, read_dictionary=self._texts
+                path, metadata=ranges[0][0].metadata, read_dictionary=self._texts
             ) as file:
-                read += [self._read(file, names, *piece) for piece in own]
+                read += [self._read(file, names, *range_) for range_ in ranges]
         rows = pa.concat_tables(read)
         del read
         rows = rows.unify_dictionaries()
         if places is None:
             return rows
-        rows = rows.combine_chunks()  # what it was made of may go before the next copy
+        rows = rows.combine_chunks()  # frees the chunks before the next copy
         return rows.take(places)
 
     def _plan(self, at: int, until: int) -> _Plan:
@@ -179,10 +179,10 @@ class _Merge:
         pieces: list[tuple[_Group, int, int]] = []
         before = 0
         for number in np.unique(of):
-            mine = np.flatnonzero(of == number)
-            own = chosen[mine] - self._starts[number]
-            first, last = int(own.min()), int(own.max()) + 1
-            places[mine] = own - first + before
+            of_group = np.flatnonzero(of == number)
+            rows = chosen[of_group] - self._starts[number]
+            first, last = int(rows.min()), int(rows.max()) + 1
+            places[of_group] = rows - first + before
             before += last - first
             pieces.append((self._groups[number], first, last))
         if np.all(np.diff(places) == 1):
@@ -192,26 +192,26 @@ class _Merge:
     def _read(
         self, file: pq.ParquetFile, names: list[str], group: _Group, first: int, last: int
     ) -> pa.Table:
-        there = [name for name in names if name in group.about and not self._about[name].empty]
-        if any(pa.types.is_nested(self._schema.field(name).type) for name in there):
-            # Decoded they are many times what the file holds.
-            rows = _some(file.iter_batches(BATCH_ROWS, [group.number], there), first, last)
+        stored = [name for name in names if name in group.about and not self._about[name].empty]
+        if any(pa.types.is_nested(self._schema.field(name).type) for name in stored):
+            # Decoded nested columns are many times larger than stored ones.
+            rows = _some(file.iter_batches(BATCH_ROWS, [group.number], stored), first, last)
         else:
-            rows = file.read_row_group(group.number, columns=there, use_threads=False)
+            rows = file.read_row_group(group.number, columns=stored, use_threads=False)
             rows = rows.slice(first, last - first)
-            if there and last - first <= group.rows // 2:
-                rows = rows.take(pa.array(np.arange(last - first)))  # a slice keeps all of it
+            if stored and last - first <= group.rows // 2:
+                rows = rows.take(pa.array(np.arange(last - first)))  # frees the rest of the group
         kinds = {name: self._schema.field(name).type for name in names}
         return pa.table(
             {
-                name: rows[name] if name in there else pa.nulls(last - first, kind)
+                name: rows[name] if name in stored else pa.nulls(last - first, kind)
                 for name, kind in kinds.items()
             }
         )
 
 
 def _some(batches: Iterator[pa.RecordBatch], first: int, last: int) -> pa.Table:
-    """Put the rows from `first` to before `last` together; the others are not kept."""
+    """Return the rows from `first` to before `last`; memory does not hold the others."""
     kept_ = []
     at = 0
     for batch in batches:
@@ -229,20 +229,20 @@ def _look_at(part: Part, metadata: pq.FileMetaData, table: pa.Schema) -> dict[st
     odd = sorted(about.keys() - set(table.names))
     if odd:
         raise BadInput(
-            f"{part.path} has columns that {part.table} has not: {odd}; it was changed by hand or "
-            "written by a later version"
+            f"{part.path} has columns that {part.table} does not have: {odd}; it was changed by "
+            "hand or written by a later version"
         )
     return about
 
 
-def _together(found: Sequence[dict[str, Kept]]) -> dict[str, Kept]:
-    names = {name for one in found for name in one}
-    return {name: sum((one[name] for one in found if name in one), Kept()) for name in names}
+def _together(files: Sequence[dict[str, Kept]]) -> dict[str, Kept]:
+    names = {name for columns in files for name in columns}
+    return {name: sum((file[name] for file in files if name in file), Kept()) for name in names}
 
 
 def _order(times: NDArray[np.int64]) -> NDArray[np.int32] | None:
-    """Give the numbers of the rows in order of time; None where they are."""
+    """Return the numbers of the rows in order of time; None if they are in order."""
     if np.all(times[1:] >= times[:-1]):
         return None
-    # Runs that are sorted already are merged, not sorted.
+    # The stable sort merges sorted runs.
     return np.argsort(times, kind="stable").astype(np.int32)

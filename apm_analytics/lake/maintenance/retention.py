@@ -1,10 +1,10 @@
-"""Keep telemetry as long as was asked for: old records go, old metric points get coarser.
+"""Remove records that are older than their retention, and roll up old metric points.
 
-In:  a lake, how long each signal is kept, the time that this is relative to.
-Out: parts without what is too old; metric points older than a day rolled up to one a minute.
+In:  a lake, the retention of each signal, the time that it is relative to.
+Out: parts without expired records; old metric points rolled up to one per minute.
 
-A part goes once all of it is too old; it never spans midnight, so records stay for up to a day
-longer than asked for. A service may have figures of its own for all of it.
+A part is removed once all of it has expired. It never spans midnight, so records stay for up to a
+day longer than their retention. Every period can be set per service.
 """
 
 import time
@@ -25,7 +25,7 @@ NS_PER_DAY = 24 * NS_PER_HOUR
 SIGNALS = {"spans": "traces_days", "logs": "logs_days"} | dict.fromkeys(
     METRIC_TABLES, "metrics_days"
 )
-# Points that are rolled up together, in memory.
+# Points that are rolled up together in memory.
 ROWS_AT_ONCE = 250_000
 ALL, NONE = "true", "false"  # of the rows, in SQL
 
@@ -34,7 +34,7 @@ Progress = Callable[[int], object]
 
 @dataclass
 class Retained:
-    """What one run did, or would do: rows that went by table, points before and after."""
+    """The result of one run or dry run: removed rows per table, points before and after."""
 
     removed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
     points_before: int = 0
@@ -49,23 +49,23 @@ def retain(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Retained:
-    """Remove what is older than its period, then roll up old metric points.
+    """Remove records that are older than their retention, then roll up old metric points.
 
-    Everything is relative to `now_s`, not to the newest record: a recording of the past that is
-    older than the periods is emptied. The files go after a grace, as those of compaction do.
+    Ages are relative to `now_s`, not to the newest record, so a recording that is older than its
+    retention is emptied. Files of replaced parts are removed after `manifest.GRACE_S`.
 
     Parameters
     ----------
-    now_s : the time, in seconds since 1970; of this machine when left out.
-    dry_run : change nothing; `points_after` is then not known and 0.
-    progress : called with the rows of each part that is done.
+    now_s : the current time, in seconds since 1970; by default this machine's clock.
+    dry_run : change nothing; `points_after` is then unknown and 0.
+    progress : called with the rows of each finished part.
 
     Raises
     ------
     NotFound
         There is no lake at `lake`.
     ApmError
-        The disk refused; what was done so far stays done.
+        Writing failed; what was done before stays.
 
     Examples
     --------
@@ -101,8 +101,8 @@ class Outlook:
     ----------
     too_old : rows that the next run removes.
     too_fine : metric points that the next run rolls up.
-    next_s, next_rows : when later runs remove something first, in seconds since 1970, and how many
-        rows within that hour; None and 0 where there is nothing.
+    next_s, next_rows : the first time after that at which a run removes rows, in seconds since
+        1970, and the rows that expire within that hour; None and 0 without such rows.
     """
 
     table: str
@@ -115,17 +115,17 @@ class Outlook:
 def outlook(
     lake: Path, periods: RetentionSettings, *, now_s: float | None = None, since: int = 0
 ) -> list[Outlook]:
-    """Tell what `retain` would do now, and when it will have something to remove.
+    """Return what `retain` would do now, and when it will remove rows next.
 
     Parameters
     ----------
-    now_s : the time, in seconds since 1970; of this machine when left out.
-    since : look only at what came after this snapshot.
+    now_s : the current time, in seconds since 1970; by default this machine's clock.
+    since : consider only parts that were added after this snapshot.
 
     Returns
     -------
-    One entry for each table that holds rows. Where services have figures of their own, `next_s`
-    is the first time that any of them goes.
+    One entry per table with rows. If services have their own retention, `next_s` follows the
+    shortest.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def outlook(
     fine: dict[str, int] = {}
     for some, chosen in _old_points(live, periods, int(now_s * 1e9)):
         fine[some[0].table] = fine.get(some[0].table, 0) + _rows(lake, some, chosen)
-    found = []
+    outlooks = []
     held = {part.table for part in live}
     for table in (name for name in TABLES if name in held):
         days = _least_days(periods, SIGNALS[table])
@@ -157,15 +157,16 @@ def outlook(
                     due.append((max(due_s, now_s), part.rows - gone))
         next_s = min((at for at, _ in due if at > now_s), default=None)
         within = [rows for at, rows in due if next_s and now_s < at < next_s + 3_600]
-        # Points that are too old are not rolled up first.
+        # Expired points are removed, not rolled up.
         rolled = max(fine.get(table, 0) - old, 0)
-        found.append(Outlook(table, old, rolled, next_s, sum(within)))
-    return found
+        outlooks.append(Outlook(table, old, rolled, next_s, sum(within)))
+    return outlooks
 
 
 def _least_days(periods: RetentionSettings, signal: str) -> float:
-    own = [getattr(one, signal) for one in periods.services.values()]
-    return float(min([getattr(periods, signal), *(days for days in own if days is not None)]))
+    of_services = [getattr(service, signal) for service in periods.services.values()]
+    days = [getattr(periods, signal), *of_services]
+    return float(min(value for value in days if value is not None))
 
 
 def _live(lake: Path) -> list[Part]:
@@ -174,16 +175,18 @@ def _live(lake: Path) -> list[Part]:
 
 
 def _expire(lake: Path, part: Part, periods: RetentionSettings, now_s: float, dry_run: bool) -> int:
-    """Remove the rows of a part that are too old, and give their number."""
+    """Remove the expired rows of a part; return their number."""
     signal = SIGNALS[part.table]
     age_days = (now_s - part.last_time_ns / 1e9) / 86_400
-    own = {
+    days_of_service = {
         service: days
-        for service, one in periods.services.items()
-        if (days := getattr(one, signal)) is not None
+        for service, retention in periods.services.items()
+        if (days := getattr(retention, signal)) is not None
     }
     too_old = age_days > getattr(periods, signal)
-    odd = sorted(service for service, days in own.items() if (age_days > days) != too_old)
+    odd = sorted(
+        service for service, days in days_of_service.items() if (age_days > days) != too_old
+    )
     if not too_old and not odd:
         return 0
     with query.offline() as con:
@@ -203,9 +206,9 @@ def _expire(lake: Path, part: Part, periods: RetentionSettings, now_s: float, dr
                 manifest.replace_parts(manifest_, [part], [], now_s)
             return part.rows
         reader = con.sql(f"select * {source}", params=file)
-        assert reader is not None  # a select gives rows
+        assert reader is not None  # a select returns rows
         batches = reader.to_arrow_reader(ROWS_A_GROUP)
-        rows = (pa.Table.from_batches([one]).cast(TABLES[part.table]) for one in batches)
+        rows = (pa.Table.from_batches([batch]).cast(TABLES[part.table]) for batch in batches)
         compaction.rewrite(
             lake,
             [part],
@@ -220,7 +223,7 @@ def _expire(lake: Path, part: Part, periods: RetentionSettings, now_s: float, dr
 def _old_points(
     live: Iterable[Part], periods: RetentionSettings, now_ns: int
 ) -> Iterator[tuple[list[Part], str]]:
-    """Give parts of raw points, some of one table and day together, and the SQL of the old rows."""
+    """Yield groups of parts of raw points, each of one table and day, and SQL of the old rows."""
     groups: dict[tuple[str, int, str], list[Part]] = {}
     for part in live:
         if part.table in METRIC_TABLES and part.resolution_s < rollup.SECONDS:
@@ -232,7 +235,7 @@ def _old_points(
             continue
         some: list[Part] = []
         for part in group:
-            if some and sum(one.rows for one in some) + part.rows > ROWS_AT_ONCE:
+            if some and sum(other.rows for other in some) + part.rows > ROWS_AT_ONCE:
                 yield some, chosen
                 some = []
             some.append(part)
@@ -240,12 +243,12 @@ def _old_points(
 
 
 def _chosen(periods: RetentionSettings, age_hours: float) -> str:
-    """Say in SQL of which services points of this age lose their resolution."""
+    """Return SQL of the services whose points of this age are rolled up."""
     old = age_hours > periods.high_resolution_hours
     odd = sorted(
         service
-        for service, own in periods.services.items()
-        if own.high_resolution_hours is not None and (age_hours > own.high_resolution_hours) != old
+        for service, retention in periods.services.items()
+        if (hours := retention.high_resolution_hours) is not None and (age_hours > hours) != old
     )
     if not odd:
         return ALL if old else NONE
@@ -260,7 +263,7 @@ def _rows(lake: Path, some: Sequence[Part], chosen: str) -> int:
 
 
 def _roll_up(lake: Path, some: Sequence[Part], chosen: str, now_s: float) -> int:
-    """Let rolled-up points stand for the chosen ones; the others stay as they are."""
+    """Replace the chosen points by rolled-up ones; the others stay unchanged."""
     table = some[0].table
     files = [lake / part.path for part in some]
     made = 0
@@ -269,8 +272,8 @@ def _roll_up(lake: Path, some: Sequence[Part], chosen: str, now_s: float) -> int
     def points() -> Iterator[pa.Table]:
         nonlocal made
         for range_ in _minutes(lake, some, chosen):
-            rolled, own = rollup.roll_up(files, table, chosen=f"({chosen}) and {range_}")
-            gauges.append(own)
+            rolled, histograms = rollup.roll_up(files, table, chosen=f"({chosen}) and {range_}")
+            gauges.append(histograms)
             made += rolled.num_rows
             yield rolled
 
@@ -295,15 +298,15 @@ def _roll_up(lake: Path, some: Sequence[Part], chosen: str, now_s: float) -> int
 
 
 def _minutes(lake: Path, some: Sequence[Part], chosen: str) -> list[str]:
-    """Give the SQL of stretches of whole minutes of about as many rows as fit in memory."""
+    """Return SQL of ranges of whole minutes of about `ROWS_AT_ONCE` rows each."""
     at_ns = "epoch_ns(time)"
     minute_ns = rollup.SECONDS * 10**9
-    found = _select(
+    counts = _select(
         lake, some, f"{at_ns} // {minute_ns} as minute, count(*) as n", chosen, "minute"
     )
     conditions: list[str] = []
     first = rows = 0
-    counted = sorted(zip(*(found[name].to_pylist() for name in ("minute", "n")), strict=True))
+    counted = sorted(zip(*(counts[name].to_pylist() for name in ("minute", "n")), strict=True))
     for number, (minute, count) in enumerate(counted):
         if not rows:
             first = minute

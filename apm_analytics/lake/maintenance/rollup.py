@@ -1,12 +1,12 @@
-"""Roll metric points up to one a minute, so that what is asked later stays right.
+"""Roll metric points up to one per minute, so that later queries stay correct.
 
 In:  raw points of one metric table.
-Out: points a minute in the same table; of gauges also their distribution, as exponential
-     histograms with kind `gauge` (docs/decisions on retention).
+Out: one point per minute in the same table; for gauges also their distribution, as exponential
+     histograms of kind `gauge` (docs/decisions on retention).
 
-| points | what a minute keeps |
+| points | kept per minute |
 |---|---|
-| gauges, sums that go up and down | the last point; of gauges a histogram as well |
+| gauges, sums that go up and down | the last point; for gauges also a histogram |
 | cumulative sums, histograms | the last point of each start, and the last before a reset |
 | delta sums, histograms | their sum: buckets of equal bounds, exponential ones at one scale |
 | summaries, points without a value | the last |
@@ -24,13 +24,13 @@ from apm_analytics.lake import query
 from apm_analytics.lake.schema import TABLES
 
 SECONDS = 60
-# A point of this metadata stands for a minute.
+# Metadata key of rolled-up points.
 MARK = "apm.rollup.seconds"
-# Buckets of gauges are 1.1 % wide; OpenTelemetry's default number of them is the most there are.
+# Buckets of gauges are 1.1 % wide; 160 is OpenTelemetry's default maximum number of buckets.
 GAUGE_SCALE = 6
 MAX_BUCKETS = 160
 EXPONENTIAL = "exp_histogram_points"
-# What is not part of a series' name.
+# Columns that do not identify a series.
 _VALUES = {
     "time",
     "start_time",
@@ -54,7 +54,7 @@ _VALUES = {
     "quantile_values",
     "exemplars",
 }
-# Of these the last point's alone count.
+# Columns that only the last point of a minute keeps.
 _KEPT_OF_LAST = {"quantiles", "quantile_values", "exemplars"}
 
 Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -67,11 +67,11 @@ def roll_up(
 
     Parameters
     ----------
-    chosen : SQL of the rows that are taken.
+    chosen : SQL condition of the rows to roll up.
 
     Returns
     -------
-    The points a minute of the same table, and exponential histograms of its gauges (no rows for
+    One point per minute of the same table, and exponential histograms of its gauges (no rows for
     other tables), both in order of time.
     """
     points, merged = _points(files, table, chosen)
@@ -86,12 +86,12 @@ def roll_up(
 
 
 def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, pa.Table]:
-    """Read points with the number of their `cell`.
+    """Read points with the number of their `cell`: one series in one minute.
 
     Returns
     -------
-    All points with what is added up of them, and of those that stay, mostly the last of each cell,
-    all columns: texts and maps of all points would weigh ten times as much.
+    All points with only the columns that are summed, and the points that stay, mostly the last of
+    each cell, with all columns; all columns of all points would take ten times the memory.
     """
     schema = TABLES[table]
     names = set(schema.names)
@@ -169,12 +169,12 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, p
             """,
             params=given,
         )
-        assert added is not None and kept is not None  # a select gives rows
+        assert added is not None and kept is not None  # a select returns rows
         return added.to_arrow_table(), kept.to_arrow_table()
 
 
 def _finished(rows: pa.Table, table: str) -> pa.Table:
-    """Give the table's own columns, marked as a minute's."""
+    """Return the columns of the table's schema, with the mark of rolled-up points."""
     schema = TABLES[table]
     mark = pa.array([[(MARK, str(SECONDS))]] * rows.num_rows, schema.field("metric_metadata").type)
     place = rows.column_names.index("metric_metadata")
@@ -182,18 +182,18 @@ def _finished(rows: pa.Table, table: str) -> pa.Table:
     return rows.select(schema.names).cast(schema)
 
 
-def _with_mark(found: pa.ChunkedArray, mark: pa.Array) -> pa.Array:
-    if found.null_count == len(found):
+def _with_mark(metadata: pa.ChunkedArray, mark: pa.Array) -> pa.Array:
+    if metadata.null_count == len(metadata):
         return mark
     kept = [
         [*(pair for pair in (pairs or []) if pair[0] != MARK), (MARK, str(SECONDS))]
-        for pairs in found.to_pylist()
+        for pairs in metadata.to_pylist()
     ]
     return pa.array(kept, mark.type)
 
 
 def _with_explicit_buckets(points: pa.Table, merged: pa.Table) -> pa.Table:
-    """Add up the buckets of delta histograms, bucket by bucket."""
+    """Sum the buckets of delta histograms, bucket by bucket."""
     delta = points.filter(pc.field("delta"))
     group, place, count = _elements(delta, "bucket_counts")
     lengths = np.zeros(_cells(points), np.int64)
@@ -203,7 +203,7 @@ def _with_explicit_buckets(points: pa.Table, merged: pa.Table) -> pa.Table:
 
 
 def _with_exponential_buckets(points: pa.Table, merged: pa.Table) -> pa.Table:
-    """Add up the buckets of delta exponential histograms at the scale that fits them all."""
+    """Sum the buckets of delta exponential histograms at the largest scale that fits all."""
     delta = points.filter(pc.field("delta"))
     buckets = {}
     for sign in ("positive", "negative"):
@@ -218,7 +218,7 @@ def _with_exponential_buckets(points: pa.Table, merged: pa.Table) -> pa.Table:
 def _with_merged(
     merged: pa.Table, cells: int, buckets: dict[str, tuple[Ints, Ints, Ints, Ints]]
 ) -> pa.Table:
-    """Set scale, offsets and buckets of the rows that are sums; the others stay."""
+    """Set scale, offsets and buckets of the summed rows; other rows stay unchanged."""
     scale = np.full(cells, np.iinfo(np.int64).max)
     for group, _, _, own in buckets.values():
         np.minimum.at(scale, group, own)
@@ -246,7 +246,7 @@ def _with_merged(
 
 
 def _gauges(points: pa.Table, merged: pa.Table) -> pa.Table:
-    """Make exponential histograms of the gauges of every series and minute."""
+    """Return one exponential histogram per gauge series and minute."""
     chosen = (pc.field("kind") == "gauge") & ~pc.field("odd")
     gauges = points.filter(chosen)
     if not gauges.num_rows:
@@ -285,18 +285,19 @@ def _gauges(points: pa.Table, merged: pa.Table) -> pa.Table:
 
 
 def _with_lists(merged: pa.Table, name: str, total: Ints, starts: Ints, lengths: Ints) -> pa.Table:
-    """Put the added-up buckets into the rows that are sums."""
+    """Set the list column of the summed rows to the summed buckets."""
     cell, sums = _ints(merged["cell"]), merged["delta"].to_numpy(zero_copy_only=False)
-    own = merged[name].to_pylist()
     lists = [
         total[starts[c] : starts[c] + lengths[c]].tolist() if is_sum else kept
-        for c, is_sum, kept in zip(cell.tolist(), sums.tolist(), own, strict=True)
+        for c, is_sum, kept in zip(
+            cell.tolist(), sums.tolist(), merged[name].to_pylist(), strict=True
+        )
     ]
     return _set(merged, name, pa.array(lists, pa.list_(pa.int64())))
 
 
 def _elements(rows: pa.Table, name: str) -> tuple[Ints, Ints, Ints]:
-    """Give the cell, the place in its list and the value of every element of a column of lists."""
+    """Return cell, position in its list and value of each element of a list column."""
     lengths = _lengths(rows, name)
     starts = np.cumsum(lengths) - lengths
     place = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
@@ -308,7 +309,7 @@ def _lengths(rows: pa.Table, name: str) -> Ints:
 
 
 def _placed(group: Ints, place: Ints, count: Ints, lengths: Ints) -> tuple[Ints, Ints]:
-    """Add up counts by cell and place; gives the sums, and where those of each cell begin."""
+    """Sum counts by cell and position; return the sums, and the first position of each cell."""
     starts = np.cumsum(lengths) - lengths
     total = np.zeros(int(lengths.sum()), np.int64)
     np.add.at(total, starts[group] + place, count)

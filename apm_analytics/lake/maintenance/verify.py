@@ -1,7 +1,7 @@
-"""Is every part of the lake there, and as it was written?
+"""Verify that every part of the lake exists and is unchanged.
 
 In:  a lake.
-Out: parts that are missing or damaged, files that no manifest names.
+Out: parts that are missing or damaged, files that the manifest does not name.
 """
 
 import hashlib
@@ -14,14 +14,13 @@ from apm_analytics.lake import manifest
 from apm_analytics.lake.manifest import Part, open_manifest
 from apm_analytics.lake.schema import TABLES
 
-# A writer gives its files their names moments before the manifest knows them.
+# A writer renames its files shortly before it commits them to the manifest.
 YOUNG_S = 60.0
-READ_BYTES = 1024 * 1024
 
 
 @dataclass
 class Findings:
-    """Paths relative to the lake; `stray` files are of no part: a killed writer left them."""
+    """Paths relative to the lake; `stray` files of a killed writer belong to no part."""
 
     parts: int = 0
     missing: list[str] = field(default_factory=list)
@@ -30,7 +29,7 @@ class Findings:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was found."""
+        """Whether no file is missing, damaged or stray."""
         return not (self.missing or self.damaged or self.stray)
 
 
@@ -41,7 +40,7 @@ def verify(
 
     Parameters
     ----------
-    now_s : files younger than a minute at this time are not called stray; seconds since 1970.
+    now_s : the current time, in seconds since 1970; files younger than a minute are never stray.
     progress : called with the bytes of each part that was read.
 
     Raises
@@ -56,15 +55,15 @@ def verify(
     """
     now_s = time.time() if now_s is None else now_s
     live = _parts(lake)
-    found = Findings(parts=len(live))
+    findings = Findings(parts=len(live))
     for part in live.values():
         try:
             sound = _sha256(lake / part.path) == part.sha256
         except FileNotFoundError:
             sound = None
-        # What compaction replaced while we read may be gone, rightly.
+        # A part that was replaced meanwhile may be gone.
         if not sound and part.path in _parts(lake):
-            (found.missing if sound is None else found.damaged).append(part.path)
+            (findings.missing if sound is None else findings.damaged).append(part.path)
         if progress is not None:
             progress(part.bytes)
     files = [file for table in TABLES for file in (lake / table).rglob("*") if file.is_file()]
@@ -76,8 +75,8 @@ def verify(
         except FileNotFoundError:
             continue
         if path not in named and not young:
-            found.stray.append(path)
-    return found
+            findings.stray.append(path)
+    return findings
 
 
 def _parts(lake: Path, *, replaced: bool = False) -> dict[str, Part]:
@@ -87,8 +86,5 @@ def _parts(lake: Path, *, replaced: bool = False) -> dict[str, Part]:
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
     with open(file, "rb") as content:
-        while block := content.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """Split-block Bloom filters of ids: a look-up by trace id opens only the parts that may hold it.
 
-In:  ids, all of 32 characters.
-Out: the filter as Parquet keeps it [1]_; no filter for texts of other lengths.
+In:  ids of 32 characters.
+Out: the filter as Parquet stores it [1]_.
 
 References
 ----------
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apm_analytics.lake.parquet import loops
+from apm_analytics.lake.parquet.loops import P1, P2, P3, P4, Words
 from apm_analytics.lake.parquet.thrift import i32, struct
 
 ID_BYTES = 32
-# Of 100 look-ups of ids that are not there about one opens the part for nothing.
+# At this size about 1 % of the look-ups of absent ids open the part in vain.
 BITS_AN_ID = 10.5
 _BLOCK_BYTES, _WORDS = 32, 8
 _LEAST_BYTES, _MOST_BYTES = 32, 1 << 24
@@ -32,36 +33,25 @@ _SALT = np.array(
     ],
     np.uint32,
 )
-P1, P2, P3, P4 = (
-    np.uint64(0x9E3779B185EBCA87),
-    np.uint64(0xC2B2AE3D27D4EB4F),
-    np.uint64(0x165667B19E3779F9),
-    np.uint64(0x85EBCA77C2B2AE63),
-)
-_Words = NDArray[np.uint64]
 
 
 def bloom_filter(ids: NDArray[np.uint8], expected: int) -> bytes:
-    """Make a filter.
+    """Return the header and the bits of a filter.
 
     Parameters
     ----------
-    ids : array of shape (n, 32): the characters of every id.
-    expected : how many different ids there may be.
-
-    Returns
-    -------
-    Its header and its bits.
+    ids : array of shape (n, 32), the characters of each id.
+    expected : expected number of distinct ids.
     """
-    wanted = max(int(expected * BITS_AN_ID / 8), _LEAST_BYTES)
-    size = min(1 << (wanted - 1).bit_length(), _MOST_BYTES)
+    needed = max(int(expected * BITS_AN_ID / 8), _LEAST_BYTES)
+    size = min(1 << (needed - 1).bit_length(), _MOST_BYTES)
     one = struct({1: struct({})})
     head = struct({1: i32(size), 2: one, 3: one, 4: one}).content
     words = ids.view("<u8")
-    if loops.loaded():
+    if compiled := loops.loaded():
         words = np.require(words.reshape(-1), requirements=("A", "C"))
         filled = np.zeros(size // 4, np.uint32)
-        loops.set_bits(words, filled, _SALT)
+        compiled.set_bits(words, filled, _SALT)
         return head + filled.tobytes()
     hashed = xxh64(words)
     blocks = size // _BLOCK_BYTES
@@ -74,7 +64,7 @@ def bloom_filter(ids: NDArray[np.uint8], expected: int) -> bytes:
     return head + np.packbits(bits, bitorder="little").tobytes()
 
 
-def xxh64(words: _Words) -> _Words:
+def xxh64(words: Words) -> Words:
     """Hash texts of 32 bytes with XXH64; `words` has the shape (n, 4)."""
     with np.errstate(over="ignore"):
         lanes = [
@@ -89,13 +79,13 @@ def xxh64(words: _Words) -> _Words:
         hashed = hashed + np.uint64(ID_BYTES)
         hashed = (hashed ^ (hashed >> np.uint64(33))) * P2
         hashed = (hashed ^ (hashed >> np.uint64(29))) * P3
-        mixed: _Words = hashed ^ (hashed >> np.uint64(32))
+        mixed: Words = hashed ^ (hashed >> np.uint64(32))
     return mixed
 
 
-def _rounded(seed: np.uint64, words: _Words) -> _Words:
+def _rounded(seed: np.uint64, words: Words) -> Words:
     return _rotated(seed + words * P2, 31) * P1
 
 
-def _rotated(words: _Words, by: int) -> _Words:
+def _rotated(words: Words, by: int) -> Words:
     return (words << np.uint64(by)) | (words >> np.uint64(64 - by))

@@ -1,7 +1,7 @@
-"""Make the pages of one column, and what the footer says of them.
+"""Encode the pages and the metadata of one column.
 
-In:  a `Leaf`, where in the file its pages will be.
-Out: a `Chunk`: bytes for the file, the column's metadata.
+In:  a `Leaf`, the offset of its pages in the file.
+Out: a `Chunk`: bytes for the file, the column's metadata for the footer.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from apm_analytics.lake.parquet import digits, encodings, thrift
 from apm_analytics.lake.parquet.bloom import ID_BYTES
 from apm_analytics.lake.parquet.encodings import Piece
-from apm_analytics.lake.parquet.levels import Leaf
+from apm_analytics.lake.parquet.leaves import Leaf
 from apm_analytics.lake.parquet.schemas import BOOLEAN, BYTE_ARRAY, DOUBLE, INT64, physical
 from apm_analytics.lake.parquet.thrift import (
     END,
@@ -32,26 +32,26 @@ from apm_analytics.lake.parquet.thrift import (
     zigzag,
 )
 
-# Level 1 of zstd: twice the size of a span costs less than the CPU of a higher level.
+# Larger spans cost less than the CPU time of a higher level.
 COMPRESSION_LEVEL = 1
-# Above this share of different texts among the values, their dictionary costs more than it saves.
+# Above this share of distinct texts among the values, a dictionary costs more than it saves.
 VARIED = 0.3
-# So few words have codes of a byte.
+# Dictionaries of up to this many words have codes of one byte.
 FEW = 256
-# Too small to gain what a compressor costs to set up.
+# For fewer bytes, setting up the compressor costs more than is saved.
 LEAST_COMPRESSED = 256
 _UNCOMPRESSED, _ZSTD = 0, 6
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
 _codec = pa.Codec("zstd", compression_level=COMPRESSION_LEVEL)
 
-# Structs of the Parquet format. A page: kind, size, size compressed, about its values.
+# Structs of the Parquet format. A page: kind, size, compressed size, a struct on its values.
 _PAGE = template({1: I32, 2: I32, 3: I32})
 _OF_VALUES = template({5: STRUCT}, after=3) + END
 _OF_WORDS = template({7: STRUCT}, after=3) + END
 _VALUES = template({1: I32, 2: I32, 3: I32, 4: I32}) + END  # slots, encodings: values, levels
 _WORDS = template({1: I32, 2: I32}) + END
 _RLE, _PLAIN, _ZERO = zigzag(encodings.RLE), zigzag(encodings.PLAIN), zigzag(0)
-# A column: where its metadata is, which is here; type, encodings, path, codec; slots, sizes, place.
+# A column: file offset, metadata; type, encodings, path, codec; slots, sizes, page offset.
 _COLUMN = template({2: I64, 3: STRUCT}) + END
 _WHAT = template({1: I32, 2: LIST, 3: LIST, 4: I32})
 _WHERE = template({5: I64, 6: I64, 7: I64, 9: I64}, after=4)
@@ -60,7 +60,7 @@ _COUNTS = template({12: STRUCT}, after=9)
 _COUNTS_BEHIND_WORDS = template({12: STRUCT}, after=11)
 _BLOOM = template({14: I64, 15: I32}, after=12)
 _MISSING = template({3: I64})
-_BOUNDS = template({5: thrift.BINARY, 6: thrift.BINARY}, after=3)  # the greatest, the least
+_BOUNDS = template({5: thrift.BINARY, 6: thrift.BINARY}, after=3)  # greatest, least
 
 
 class Chunk(NamedTuple):
@@ -72,7 +72,7 @@ class Chunk(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """Values as a page holds them; texts may come as words and the codes of words."""
+    """Encoded values; `words` is their dictionary, if they are codes."""
 
     encoding: int
     values: Sequence[Piece] = ()
@@ -98,10 +98,10 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
 
     Parameters
     ----------
-    offset : where in the file its first page begins.
-    statistics : keep the least and the greatest value.
-    dictionary : texts repeat: number them.
-    bloom : a filter of its values, kept before its pages; may be empty.
+    offset : position of the chunk in the file.
+    statistics : store the least and the greatest value.
+    dictionary : encode texts by a dictionary where that saves bytes.
+    bloom : a filter of the values, stored before the pages; may be empty.
     """
     kind = physical(leaf.values.type)
     start = offset + len(bloom)
@@ -150,7 +150,7 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
 
 @lru_cache(256)
 def _empty_page(slots: int, definition: int, most_defined: int, most_repeated: int) -> _Page:
-    """Give a page without any value: half of all columns of a table are of the same such pages."""
+    """Return a page without values; cached, because half of the columns of a table have none."""
     levels = encodings.levels(0, slots, most_repeated)
     levels += encodings.levels(definition, slots, most_defined)
     about = _VALUES % (zigzag(slots), _PLAIN, _RLE, _RLE)
@@ -163,7 +163,7 @@ def _where(slots: int, raw_size: int, size: int, first: int) -> bytes:
 
 @lru_cache(4096)
 def _what(kind: int, encoding: int, path: tuple[str, ...], codec: int) -> bytes:
-    """Begin a column's metadata with what does not change from file to file."""
+    """Return the first fields of a column's metadata, which are the same in every file."""
     used = sorted({encoding, encodings.PLAIN, encodings.RLE})
     lists = listed(map(i32, used)).content, listed(map(text, path)).content
     return _WHAT % (zigzag(kind), *lists, zigzag(codec))
@@ -183,7 +183,7 @@ def _page(kind: int, pieces: Sequence[Piece], codec: int, about: bytes) -> _Page
 
 
 def _size(pieces: Sequence[Piece]) -> int:
-    return sum(one.nbytes if isinstance(one, np.ndarray) else len(one) for one in pieces)
+    return sum(piece.nbytes if isinstance(piece, np.ndarray) else len(piece) for piece in pieces)
 
 
 def _number_content(kind: int, values: pa.Array, statistics: bool) -> tuple[_Content, _Bounds]:
@@ -195,7 +195,7 @@ def _number_content(kind: int, values: pa.Array, statistics: bool) -> tuple[_Con
         return _Content(encodings.PLAIN, [numbers]), None
     least, most = numbers.min(), numbers.max()
     bounds = (least.tobytes(), most.tobytes()) if statistics else None
-    if least == most:  # what most counts are
+    if least == most:  # most columns of counts
         coded = encodings.indices(numbers, 1)
         return _Content(encodings.RLE_DICTIONARY, coded, [numbers[:1]], 1), bounds
     return _Content(*encodings.integers(numbers, int(least), int(most))), bounds
@@ -213,7 +213,7 @@ def _text_content(values: pa.Array, dictionary: bool, statistics: bool) -> tuple
     if not pa.types.is_dictionary(values.type) or values.dictionary.null_count:
         values = values.cast(pa.string()).dictionary_encode()
     codes, words = _numbers(values.indices, np.dtype("<i4")), values.dictionary
-    # Fresh from the scanner, texts that never repeat are in order already.
+    # The scanner numbers texts that never repeat in row order.
     alone = len(words) == len(codes) and np.array_equal(codes, np.arange(len(codes)))
     if len(words) <= FEW:
         codes, words = _used_of_few(codes, words)
@@ -230,7 +230,7 @@ def _text_content(values: pa.Array, dictionary: bool, statistics: bool) -> tuple
 
 
 def _used_of_few(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[Any], pa.Array]:
-    """Leave out the words that no code names, as bytes are searched and translated."""
+    """Drop unused words, by searching and translating the codes as bytes."""
     narrow = codes.astype(np.uint8).tobytes()
     used = [code for code in range(len(words)) if narrow.find(code) >= 0]
     if len(used) < len(words):
@@ -242,7 +242,7 @@ def _used_of_few(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[Any
 
 
 def _used(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:
-    """Leave out the words that no code names: a slice of a table has all of the table's."""
+    """Drop unused words: a slice of a table keeps the words of the whole table."""
     used = np.zeros(len(words), np.bool_)
     used[codes] = True
     if used.all():
@@ -254,7 +254,7 @@ def _used(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[np.int32],
 def _bounds(texts: pa.Array) -> tuple[bytes, bytes]:
     ids = encodings.alike(texts, ID_BYTES)
     if ids is not None:
-        # By the first eight bytes alone, but for those few that share them with the least or most.
+        # Compare the first eight bytes, then all bytes of the few ids that share the extremes.
         first = ids[:, :8].view(">u8")[:, 0].astype(np.uint64)
         ends = [ids[first == end] for end in (first.min(), first.max())]
         return min(one.tobytes() for one in ends[0]), max(one.tobytes() for one in ends[1])

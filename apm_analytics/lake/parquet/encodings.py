@@ -1,10 +1,10 @@
-"""Encode values and levels as Parquet's pages hold them.
+"""Encode values and levels for Parquet's pages [1]_.
 
 In:  NumPy arrays.
-Out: bytes, as the Parquet format lays down [1]_; where they are many, pieces of them.
+Out: bytes, long ones as a sequence of pieces.
 
-Numbers are packed into whole bytes: what that leaves unused zstd takes away again, and NumPy packs
-them without a loop.
+Numbers are packed into whole bytes, which NumPy does without a loop; zstd compresses the unused
+bits away.
 
 References
 ----------
@@ -27,17 +27,17 @@ _BLOCK, _MINIBLOCKS = 128, 4
 _MINIBLOCK = _BLOCK // _MINIBLOCKS
 _UNSIGNED: dict[int, np.dtype[Any]] = {8: np.dtype("<u1"), 16: np.dtype("<u2"), 32: np.dtype("<u4")}
 Piece = bytes | NDArray[Any]
-# Beyond it differences are no smaller than what they are made of.
+# Above this range differences take as many bytes as the values.
 MAX_DELTA = 2**32
 
 
 def joined(pieces: Sequence[Piece]) -> bytes:
-    """Put pieces one behind the other."""
-    return b"".join(cast(Sequence[bytes], pieces))  # arrays are bytes to it as well
+    """Concatenate pieces."""
+    return b"".join(cast(Sequence[bytes], pieces))  # join takes arrays as well
 
 
 def levels(values: "NDArray[np.uint8] | int", slots: int, most: int) -> bytes:
-    """Encode definition or repetition levels of up to `most`."""
+    """Encode definition or repetition levels between 0 and `most`."""
     if most == 0:
         return b""
     if isinstance(values, int):
@@ -54,7 +54,7 @@ def levels(values: "NDArray[np.uint8] | int", slots: int, most: int) -> bytes:
 
 
 def indices(codes: NDArray[Any], words: int) -> Sequence[Piece]:
-    """Encode the codes of a dictionary of so many words."""
+    """Encode codes into a dictionary of `words` entries."""
     if words <= 1:
         return [b"\x08" + varint.encode(len(codes) << 1) + b"\0"]
     bits = 8 if words <= 2**8 else 16 if words <= 2**16 else 32
@@ -65,7 +65,7 @@ def indices(codes: NDArray[Any], words: int) -> Sequence[Piece]:
 
 
 def integers(values: NDArray[np.int64], least: int, most: int) -> tuple[int, Sequence[Piece]]:
-    """Encode one 64-bit integer at least: by their differences, or plainly where those are large.
+    """Encode one or more 64-bit integers as differences, or plainly if those are large.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def integers(values: NDArray[np.int64], least: int, most: int) -> tuple[int, Seq
 
 
 def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> list[Piece]:
-    """Write differences, all blocks with one least difference and one width."""
+    """Encode differences; all blocks share one least difference and one bit width."""
     head = b"".join(
         (
             varint.encode(_BLOCK),
@@ -91,7 +91,7 @@ def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> li
     )
     if not len(steps):
         return [head]
-    bits = next(one for one in (0, 8, 16, 32) if widest < 1 << one)
+    bits = next(width for width in (0, 8, 16, 32) if widest < 1 << width)
     block_head = np.frombuffer(zigzag(least) + bits.to_bytes(1) * _MINIBLOCKS, np.uint8)
     blocks = -(-len(steps) // _BLOCK)
     size = _BLOCK * bits // 8
@@ -101,7 +101,7 @@ def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> li
         packed = np.zeros(blocks * _BLOCK, _UNSIGNED[bits])
         packed[: len(steps)] = steps - least
         written[:, len(block_head) :] = packed.view(np.uint8).reshape(blocks, size)
-    # Nothing is written of those parts of the last block that hold no value.
+    # Miniblocks of the last block that hold no value are left out.
     in_last = len(steps) - (blocks - 1) * _BLOCK
     absent = (_MINIBLOCKS - -(-in_last // _MINIBLOCK)) * _MINIBLOCK * bits // 8
     whole = written.reshape(-1)
@@ -109,11 +109,11 @@ def _deltas(first: int, steps: NDArray[np.int64], least: int, widest: int) -> li
 
 
 def texts_by_length(texts: pa.Array) -> Sequence[Piece]:
-    """Encode one text at least, as the lengths and then the texts: these compress best."""
+    """Encode one or more texts as all lengths followed by all texts, which compresses best."""
     starts, content = _content(texts)
     lengths = starts[1:] - starts[:-1]
     shortest, longest = int(lengths.min()), int(lengths.max())
-    if shortest == longest:  # ids: all steps are 0
+    if shortest == longest:  # ids: all differences are 0
         return [*_deltas(shortest, lengths[1:], 0, 0), content]
     steps = lengths[1:] - lengths[:-1]
     least = int(steps.min())
@@ -121,7 +121,7 @@ def texts_by_length(texts: pa.Array) -> Sequence[Piece]:
 
 
 def texts_plainly(texts: pa.Array) -> Sequence[Piece]:
-    """Encode texts each behind its length, as dictionaries are."""
+    """Encode each text after its length, as dictionary pages do."""
     starts, content = _content(texts)
     lengths = (starts[1:] - starts[:-1]).astype("<i4", copy=False)
     if not lengths.size:
@@ -141,7 +141,7 @@ def texts_plainly(texts: pa.Array) -> Sequence[Piece]:
 
 
 def alike(texts: pa.Array, size: int) -> NDArray[np.uint8] | None:
-    """Give the bytes of texts, one a row, where there are some and all have this size."""
+    """Return the bytes of texts, shape (n, size); None if there are none or sizes differ."""
     if not len(texts) or not pa.types.is_string(texts.type):
         return None
     starts, content = _content(texts)
@@ -151,7 +151,7 @@ def alike(texts: pa.Array, size: int) -> NDArray[np.uint8] | None:
 
 
 def _content(texts: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Give where each text begins, and the bytes of all."""
+    """Return the offset of each text, and the bytes of all texts."""
     _, places, content = texts.buffers()
     if not len(texts) or content is None:
         return np.zeros(len(texts) + 1, np.int32), np.empty(0, np.uint8)

@@ -1,6 +1,6 @@
-"""Write Arrow tables to a Parquet file, a row group a table.
+"""Write Arrow tables to a Parquet file, one row group per table.
 
-In:  something to write bytes to, tables of one schema.
+In:  a function that writes bytes, tables of one schema.
 Out: a Parquet file.
 """
 
@@ -11,20 +11,20 @@ import pyarrow as pa
 
 from apm_analytics.lake.parquet import bloom, encodings
 from apm_analytics.lake.parquet.chunks import chunk
-from apm_analytics.lake.parquet.levels import Leaf, leaves
+from apm_analytics.lake.parquet.leaves import Leaf, leaves
 from apm_analytics.lake.parquet.schemas import elements
 from apm_analytics.lake.parquet.thrift import Value, i32, i64, listed, struct, text
 
 _MAGIC = b"PAR1"
 _CREATED_BY = "apm-analytics"
-# Most columns are a few bytes: they are hashed and written together.
+# Most columns take a few bytes, so they are hashed and written together.
 _WRITTEN_AT_ONCE = 256 * 1024
-_BY_TYPE = struct({1: struct({})})  # how least and greatest values are ordered
+_BY_TYPE = struct({1: struct({})})  # the order of least and greatest values
 
 
 @dataclass
 class _Group:
-    """A row group as far as it was written; its columns may lie anywhere in the file."""
+    """A row group being written; its columns may lie anywhere in the file."""
 
     start: int
     rows: int
@@ -33,21 +33,21 @@ class _Group:
     size: int = 0
 
     def described(self) -> Value:
-        """Give its RowGroup for the footer."""
+        """Return its RowGroup for the footer."""
         about = {1: listed(self.columns), 2: i64(self.raw_size), 3: i64(self.rows)}
         return struct(about | {5: i64(self.start), 6: i64(self.size)})
 
 
 class FileWriter:
-    """One Parquet file: tables go in, `close` writes the footer.
+    """Writer of one Parquet file; `close` writes the footer.
 
     Parameters
     ----------
-    write : takes the next bytes of the file.
-    schema : plain types; a table's texts may be encoded by dictionaries all the same.
-    statistics : columns that keep their least and greatest value.
-    without_dictionary : columns of texts that hardly repeat.
-    bloom_filters : columns of ids -> how many different ones a row group may hold.
+    write : called with the next bytes of the file.
+    schema : plain types; text in the tables may still be dictionary-encoded.
+    statistics : columns whose least and greatest values are stored.
+    without_dictionary : text columns that hardly repeat.
+    bloom_filters : column of ids -> expected number of distinct ids per row group.
 
     Examples
     --------
@@ -76,16 +76,16 @@ class FileWriter:
         self._put([_MAGIC])
 
     def write_table(self, table: pa.Table) -> None:
-        """Write one row group of at least one row."""
+        """Write a row group of one or more rows."""
         self.write_columns(len(self._groups), table)
 
     def write_columns(self, group: int, table: pa.Table) -> None:
-        """Write some columns of a row group of at least one row.
+        """Write some columns of a row group of one or more rows.
 
         Parameters
         ----------
-        group : its number; a new one is the next.
-        table : of each group all columns must come, in the order of the schema.
+        group : number of the row group; the next number starts a new one.
+        table : the columns. Over all calls, each group gets all columns in schema order.
         """
         if group == len(self._groups):
             self._groups.append(_Group(self._at, table.num_rows))
@@ -107,7 +107,7 @@ class FileWriter:
                 into.size += self._at - start
 
     def close(self) -> None:
-        """Write the footer; one row group at least must have been written."""
+        """Write the footer; at least one row group must have been written."""
         footer = struct(
             {
                 1: i32(2),

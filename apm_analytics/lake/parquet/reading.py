@@ -1,7 +1,7 @@
-"""Read Parquet with its texts numbered by dictionaries, as far as the file keeps them so.
+"""Read Parquet with text columns as dictionaries where the file stores them so.
 
 In:  a Parquet file, the names of text columns.
-Out: an open file; how it keeps its columns; columns of one type, however the file keeps them.
+Out: an open file; how each column is stored; columns of one type, however they are stored.
 """
 
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_BY_LENGTH = "DELTA_LENGTH_BYTE_ARRAY"  # pyarrow reads it, but not into a dictionary
+_BY_LENGTH = "DELTA_LENGTH_BYTE_ARRAY"  # pyarrow does not read it into a dictionary
 
 
 @dataclass(frozen=True)
 class Kept:
-    """How a column is kept; those of several row groups or files add up."""
+    """How a column is stored; `+` combines row groups or files."""
 
     bytes: int = 0  # encoded, not compressed
-    by_length: bool = False  # somewhere without a dictionary
-    empty: bool = True  # no value anywhere
+    by_length: bool = False  # without a dictionary in some row group
+    empty: bool = True  # without a value
 
     def __add__(self, other: "Kept") -> "Kept":
         return Kept(
@@ -32,8 +32,8 @@ class Kept:
 
 
 def kept(metadata: pq.FileMetaData) -> dict[str, Kept]:
-    """Tell how a file keeps each of its columns; what nests counts as one."""
-    found: dict[str, Kept] = {}
+    """Return how a file stores each column; a nested column counts as one."""
+    columns: dict[str, Kept] = {}
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for place in range(group.num_columns):
@@ -41,17 +41,17 @@ def kept(metadata: pq.FileMetaData) -> dict[str, Kept]:
             path = column.path_in_schema
             name = path.partition(".")[0]
             counts = column.statistics if path == name else None
-            one = Kept(
+            leaf = Kept(
                 column.total_uncompressed_size,
                 _BY_LENGTH in column.encodings,
                 counts is not None and counts.null_count == group.num_rows,
             )
-            found[name] = found.get(name, Kept()) + one
-    return found
+            columns[name] = columns.get(name, Kept()) + leaf
+    return columns
 
 
 def open_numbered(file: Path, texts: Iterable[str]) -> pq.ParquetFile:
-    """Open a file; it gives those of the texts as dictionaries that it keeps as such.
+    """Open a file that returns text columns as dictionaries where it stores them so.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def open_numbered(file: Path, texts: Iterable[str]) -> pq.ParquetFile:
 
 
 def numbered(column: Any, kind: pa.DataType) -> Any:
-    """Give an array or chunked array as a dictionary where `kind` is one."""
+    """Return an array or chunked array dictionary-encoded if `kind` is a dictionary."""
     if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(column.type):
         return column.dictionary_encode()
     return column

@@ -1,7 +1,7 @@
-"""Describe Arrow schemas as Parquet does.
+"""Translate Arrow schemas into Parquet schemas.
 
-In:  an Arrow schema of texts, 64-bit integers and floats, booleans, times; maps, lists, structs.
-Out: the elements of a Parquet schema, and the physical type of each kind of value.
+In:  an Arrow schema of text, 64-bit integers and floats, booleans, times; maps, lists, structs.
+Out: the elements of a Parquet schema, and the physical type of each Arrow type.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from apm_analytics.lake.parquet.thrift import Value, i32, listed, struct, text, 
 
 BOOLEAN, INT64, DOUBLE, BYTE_ARRAY = 0, 2, 5, 6
 _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
-_UTF8, _MAP, _LIST = 0, 1, 3  # converted types, for readers of old
+_UTF8, _MAP, _LIST = 0, 1, 3  # converted types, for old readers
 _NOTHING = struct({})
 _TIME = struct({8: struct({1: truth(False), 2: struct({3: _NOTHING})})})  # local, nanoseconds
 
@@ -27,7 +27,7 @@ _PHYSICAL = {
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """Give the type that values have once they are decoded from their dictionaries."""
+    """Return a type with every dictionary replaced by the type of its values."""
     if pa.types.is_dictionary(kind):
         return kind.value_type
     if pa.types.is_map(kind):
@@ -35,35 +35,34 @@ def plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(plain(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(one.name, plain(one.type), one.nullable) for one in kind])
+        return pa.struct([field.with_type(plain(field.type)) for field in kind])
     return kind
 
 
 def physical(kind: pa.DataType) -> int:
-    """Give how values are stored.
+    """Return the physical type of values.
 
     Raises
     ------
     TypeError
         No column of the lake is of this type.
     """
-    found = _PHYSICAL.get(kind.id)
-    if found is None and pa.types.is_dictionary(kind):
-        found = _PHYSICAL.get(kind.value_type.id)
-    if found is None:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if kind.id not in _PHYSICAL:
         raise TypeError(
-            f"{kind} in Parquet: columns are texts, int64, float64, booleans and times in ns"
+            f"cannot write {kind}; columns are text, int64, float64, booleans and times in ns"
         )
-    return found
+    return _PHYSICAL[kind.id]
 
 
 @cache
 def elements(schema: pa.Schema) -> Value:
-    """Give the list of a schema's elements, the root first and every group before its children."""
-    found = [struct({4: text("schema"), 5: i32(len(schema))})]
+    """Return the list of a schema's elements: the root, then each group before its children."""
+    described = [struct({4: text("schema"), 5: i32(len(schema))})]
     for field in schema:
-        found += _elements(field.name, field.type, field.nullable)
-    return listed(found)
+        described += _elements(field.name, field.type, field.nullable)
+    return listed(described)
 
 
 def _elements(name: str, kind: pa.DataType, nullable: bool) -> Iterator[Value]:

@@ -1,9 +1,9 @@
-"""Write Thrift's compact protocol, in which Parquet keeps everything but values.
+"""Write Thrift's compact protocol, which encodes Parquet's page headers and footer.
 
 In:  integers, texts, structs and lists of them.
 Out: bytes.
 
-What is written for every page and column of a file has a template, which is filled in one go.
+Structs that occur in every page and column are written by filling a template.
 """
 
 from collections.abc import Iterable
@@ -17,29 +17,29 @@ _SHORT = 15  # lists and steps between field numbers below it take one byte
 
 
 class Value(NamedTuple):
-    """A value as it is written, and its type on the wire."""
+    """An encoded value and its wire type."""
 
     kind: int
     content: bytes
 
 
-# Most numbers are sizes of small pages.
+# Most numbers are small: sizes of small pages.
 _SMALL = [varint.encode(2 * number) for number in range(1024)]
 
 
 def zigzag(number: int) -> bytes:
-    """Write a signed 64-bit number."""
+    """Encode a signed 64-bit number."""
     if 0 <= number < len(_SMALL):
         return _SMALL[number]
     return varint.encode((number << 1) ^ (number >> 63))
 
 
 def template(kinds: dict[int, int], after: int = 0) -> bytes:
-    """Give fields of a struct, which `%` fills with what each holds; its `END` is not in it.
+    """Return a bytes template of a struct's fields for `%`; it does not include `END`.
 
     Parameters
     ----------
-    kinds : number of a field -> its type; numbers come in order.
+    kinds : field number -> type, in ascending order.
     after : number of the field before the first.
 
     Examples
@@ -75,7 +75,7 @@ def text(content: str) -> Value:
 
 
 def struct(fields: dict[int, Value]) -> Value:
-    """Write a struct; fields come by number, in order.
+    """Encode a struct; `fields` are in ascending order of their numbers.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def struct(fields: dict[int, Value]) -> Value:
 
 
 def listed(values: Iterable[Value]) -> Value:
-    """Write a list of values of one type, one at least."""
+    """Encode a non-empty list of values of one type."""
     items = list(values)
     kind = items[0].kind
     head = len(items) << 4 | kind

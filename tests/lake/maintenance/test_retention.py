@@ -385,6 +385,6 @@ def test_the_command_says_what_it_is_relative_to(tmp_path: Path) -> None:
     arguments = ["lake", "retain", "--lake", str(tmp_path)]
     said = CliRunner().invoke(cli.apm, [*arguments, "--dry-run"])
     assert said.exit_code == 0 and "relative to now" in said.output
-    assert "1 spans would go" in said.output
-    assert "1 spans went" in CliRunner().invoke(cli.apm, arguments).output
+    assert "would remove 1 spans" in said.output
+    assert "removed 1 spans" in CliRunner().invoke(cli.apm, arguments).output
     assert ask(tmp_path, "select * from spans") == []

@@ -1,11 +1,11 @@
-"""Lay columns out as Parquet's leaves: values without nulls, and levels that say where they were.
+"""Split nested columns into Parquet's leaves: values without nulls, and their levels.
 
-In:  a field and its array; maps, lists and structs nest at will.
-Out: a `Leaf` for each column of primitive values in it.
+In:  a field and its array; maps, lists and structs nest to any depth.
+Out: one `Leaf` per column of primitive values.
 
-A definition level counts how many of the optional and repeated things around a value are there; a
-repetition level says which list goes on [1]_. Where all rows are alike a level is one number, so a
-column without any value costs nothing.
+A definition level counts the optional and repeated parents of a value that are present; a
+repetition level says which list continues [1]_. Levels that are equal in all rows are held as one
+number, so a column without values costs nothing.
 
 References
 ----------
@@ -36,7 +36,7 @@ class Leaf(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Levels down to here; those slots whose definition is `defined` have an entry in an array."""
+    """The levels of a nesting depth; slots with definition `defined` have an entry in its array."""
 
     path: tuple[str, ...]
     definition: Levels | int
@@ -47,11 +47,11 @@ class _Place(NamedTuple):
 
 
 def leaves(field: pa.Field, array: pa.Array) -> Iterator[Leaf]:
-    """Give the leaves of one column.
+    """Yield the leaves of one column.
 
     Parameters
     ----------
-    array : one chunk; texts may be encoded by a dictionary.
+    array : one chunk; text may be dictionary-encoded.
     """
     rows = len(array)
     if field.nullable and array.null_count == rows:
@@ -63,7 +63,7 @@ def leaves(field: pa.Field, array: pa.Array) -> Iterator[Leaf]:
 
 @lru_cache(1024)
 def _empty_leaves(field: pa.Field) -> tuple[Leaf, ...]:
-    """Give the leaves of a column without any row: those of one without any value have more."""
+    """Return the leaves of a column without rows; only `slots` differs for one of nulls."""
     return tuple(_leaves(field, pa.array([], field.type), _Place((field.name,), 0, 0, 0)))
 
 
@@ -74,17 +74,17 @@ def _leaves(field: pa.Field, array: pa.Array, place: _Place) -> Iterator[Leaf]:
     if pa.types.is_map(kind):
         first, last = (int(array.offsets[at].as_py()) for at in (0, len(array)))
         inner = _repeated(array, place, "key_value")
-        for name, one, values in (
+        for name, child, values in (
             ("key", kind.key_field, array.keys),
             ("value", kind.item_field, array.items),
         ):
-            yield from _leaves(one, values[first:last], _below(inner, name))
+            yield from _leaves(child, values[first:last], _below(inner, name))
     elif pa.types.is_list(kind):
         inner = _repeated(array, place, "list")
         yield from _leaves(kind.value_field, array.flatten(), _below(inner, "element"))
     elif pa.types.is_struct(kind):
-        for number, one in enumerate(kind):
-            yield from _leaves(one, array.field(number), _below(place, one.name))
+        for number, child in enumerate(kind):
+            yield from _leaves(child, array.field(number), _below(place, child.name))
     else:
         yield Leaf(
             place.path,
@@ -102,11 +102,11 @@ def _below(place: _Place, name: str) -> _Place:
 
 
 def _without_nulls(array: pa.Array, place: _Place) -> tuple[pa.Array, _Place]:
-    """Step into what is optional: one definition more where it is there."""
+    """Drop the nulls of an optional field, and raise the definition of the other slots."""
     missing = array.null_count
     definition: Levels | int
     if missing == 0 or missing == len(array):
-        # An empty array has no entry, so no slot gets deeper.
+        # Without entries no definition level rises.
         more = 0 if missing or not len(array) else 1
         definition = _deeper(place, more)
         array = array[:0] if missing else array
@@ -118,7 +118,7 @@ def _without_nulls(array: pa.Array, place: _Place) -> tuple[pa.Array, _Place]:
 
 
 def _deeper(place: _Place, more: "NDArray[np.bool_] | int") -> Levels | int:
-    """Add to the definition of the slots that have an entry."""
+    """Raise the definition of the slots that have an entry."""
     if isinstance(place.definition, int):
         if place.definition < place.defined:
             return place.definition
@@ -131,21 +131,21 @@ def _deeper(place: _Place, more: "NDArray[np.bool_] | int") -> Levels | int:
 
 
 def _repeated(array: Any, place: _Place, name: str) -> _Place:
-    """Step into lists or maps: a slot for each entry, and for each that is empty."""
+    """Descend into lists or maps: one slot per entry, and one per empty list."""
     path = (*place.path, name)
-    if not len(array):  # then no slot goes deeper
+    if not len(array):
         return place._replace(path=path, defined=place.defined + 1, repeated=place.repeated + 1)
     offsets = array.offsets.to_numpy(zero_copy_only=False)
     lengths = np.diff(offsets)
     counts = np.ones(place.slots, np.int64)
     filled = np.zeros(place.slots, np.uint8)
-    there = (
+    present = (
         slice(None)
         if isinstance(place.definition, int)
         else np.flatnonzero(place.definition == place.defined)
     )
-    counts[there] = np.maximum(lengths, 1)
-    filled[there] = lengths > 0
+    counts[present] = np.maximum(lengths, 1)
+    filled[present] = lengths > 0
     slots = int(counts.sum())
     starts = np.cumsum(counts) - counts
     definition: Levels | int

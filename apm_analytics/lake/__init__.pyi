@@ -1,0 +1,12 @@
+from . import answers as answers
+from . import manifest as manifest
+from . import parts as parts
+from . import query as query
+from . import schema as schema
+from . import snapshots as snapshots
+from .arrivals import MAX_LEAD_S as MAX_LEAD_S
+from .arrivals import is_live as is_live
+from .hot import HotView as HotView
+from .query import Connection as Connection
+from .query import Relation as Relation
+from .query import SqlError as SqlError
