@@ -15,11 +15,14 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from apm_analytics.foundation import varint
+
 _VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 # Deepest nesting that the protobuf library reads.
 _MAX_DEPTH = 100
 _MAX_LENGTH = 2**31 - 1
+_LONGEST_SHORT = 5  # bytes of a tag or a length
 
 
 class _Damage(Exception):
@@ -86,21 +89,21 @@ def _fields(payload: bytes, descriptor: Any, path: list[str]) -> Iterator[tuple[
     place, end = 0, len(payload)
     while place < end:
         start = place
-        tag, place = _varint(payload, place, 5, f"the field at byte {start}")
+        tag, place = _varint(payload, place, _LONGEST_SHORT, f"the field at byte {start}")
         number, wire_type = tag >> 3, tag & 7
         if not 0 < number < 2**29:
             raise _Damage(f"field number {number} at byte {start}")
         field = descriptor.fields_by_number.get(number)
         name = field.json_name if field is not None else f"unknown field {number}"
         if wire_type == _VARINT:
-            _, place = _varint(payload, place, 10, name)
+            _, place = _varint(payload, place, varint.LONGEST, name)
         elif wire_type in _FIXED_BYTES:
             size = _FIXED_BYTES[wire_type]
             if end - place < size:
                 raise _Damage(f"{name} needs {size} bytes, {end - place} are left")
             place += size
         elif wire_type == _LENGTH:
-            size, place = _varint(payload, place, 5, f"the length of {name}")
+            size, place = _varint(payload, place, _LONGEST_SHORT, f"the length of {name}")
             if size > min(end - place, _MAX_LENGTH):
                 path.append(name)
                 raise _Damage(f"says it has {size:,} bytes, {end - place:,} are left")
@@ -116,14 +119,14 @@ def _group_end(payload: bytes, place: int, number: int) -> int:
     """Give the place behind a group, which OTLP never has but protobuf lets through."""
     open_groups = [number]
     while open_groups and len(open_groups) < _MAX_DEPTH:
-        tag, place = _varint(payload, place, 5, "a field of a group")
+        tag, place = _varint(payload, place, _LONGEST_SHORT, "a field of a group")
         inner, wire_type = tag >> 3, tag & 7
         if wire_type == _VARINT:
-            _, place = _varint(payload, place, 10, "a number of a group")
+            _, place = _varint(payload, place, varint.LONGEST, "a number of a group")
         elif wire_type in _FIXED_BYTES:
             place += _FIXED_BYTES[wire_type]
         elif wire_type == _LENGTH:
-            size, place = _varint(payload, place, 5, "a length in a group")
+            size, place = _varint(payload, place, _LONGEST_SHORT, "a length in a group")
             place += size
         elif wire_type == _GROUP:
             open_groups.append(inner)
@@ -139,14 +142,12 @@ def _group_end(payload: bytes, place: int, number: int) -> int:
 
 
 def _varint(payload: bytes, place: int, longest: int, what: str) -> tuple[int, int]:
-    value = 0
-    for count in range(longest):
-        if place + count >= len(payload):
-            raise _Damage(f"cut short within {what}")
-        byte = payload[place + count]
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            if longest == 5 and value >= 2**32:
-                raise _Damage(f"{what} holds {value:,}, which does not fit 32 bits")
-            return value, place + count + 1
-    raise _Damage(f"{what} holds a number of more than {longest} bytes")
+    try:
+        value, behind = varint.decode(payload, place, longest)
+    except IndexError:
+        raise _Damage(f"cut short within {what}") from None
+    except ValueError:
+        raise _Damage(f"{what} holds a number of more than {longest} bytes") from None
+    if longest == _LONGEST_SHORT and value >= 2**32:
+        raise _Damage(f"{what} holds {value:,}, which does not fit 32 bits")
+    return value, behind

@@ -283,13 +283,10 @@ def _framing(head: bytes) -> Literal["single", "varint", "big-endian"] | None:
 
 
 def _read_varint(stream: IO[bytes]) -> tuple[int, int]:
-    """Read a length; gives (-1, bytes read) where it is cut short or too long."""
-    value = 0
-    for count in range(varint.LONGEST):
-        byte = stream.read(1)
-        if not byte:
-            return (-1 if count else 0), count
-        value |= (byte[0] & 0x7F) << (7 * count)
+    """Read a length and count its bytes; the length is -1 where it is cut short or too long."""
+    encoded = bytearray()
+    while len(encoded) < varint.LONGEST and (byte := stream.read(1)):
+        encoded += byte
         if byte[0] < 0x80:
-            return value, count + 1
-    return -1, varint.LONGEST
+            return varint.decode(encoded, 0)
+    return (-1 if encoded else 0), len(encoded)
