@@ -8,23 +8,23 @@ what is to be rejected, and what is rare: nested values, bytes, repeated keys (d
 The library's way is also the reference: both give the same rows.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from apm_analytics.foundation import varint
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import protobuf
 from apm_analytics.ingest.decode.columns import SERVICE
 from apm_analytics.ingest.decode.records import Limits
+from apm_analytics.ingest.decode.sink import RefusedUnits
 from apm_analytics.ingest.wire import assembly, layout
 from apm_analytics.ingest.wire.blocks import recycled
 from apm_analytics.ingest.wire.entries import scan
 from apm_analytics.ingest.wire.scan import NO_ROOM, SIGNAL_NUMBERS
 from apm_analytics.ingest.wire.state import Allocate, State
 
-Units = Mapping[tuple[str, str, str], str]
 # Arrow counts texts and pairs of one table with 31 bits; a request of n bytes gives 2 n at most.
 MAX_BYTES = 2**30 - 1
 # What is around records becomes Python objects, which are kept. More than a hundred times what is
@@ -41,7 +41,7 @@ class Scanner:
         signal: str,
         expected: int,
         limits: Limits,
-        refused_units: Units,
+        refused_units: RefusedUnits,
         allocate: Allocate = recycled,
     ) -> None:
         self._signal = signal
@@ -155,10 +155,4 @@ class Scanner:
 
 
 def _message(tag: bytes, content: bytes) -> bytes:
-    size = len(content)
-    written = bytearray(tag)
-    while size > 0x7F:
-        written.append(size & 0x7F | 0x80)
-        size >>= 7
-    written.append(size)
-    return bytes(written) + content
+    return tag + varint.encode(len(content)) + content

@@ -5,7 +5,7 @@ Out: `Decoded`: tables with the lake's columns, rejected records, warnings.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import protobuf, requests
 from apm_analytics.ingest.decode.records import Limits
 from apm_analytics.ingest.decode.requests import warm_up
-from apm_analytics.ingest.decode.sink import Decoded, DecodedRequests, Rejected, Sink
+from apm_analytics.ingest.decode.sink import Decoded, DecodedRequests, RefusedUnits, Rejected, Sink
 from apm_analytics.ingest.json import jaeger
 from apm_analytics.ingest.json import otlp as otlp_json
 
@@ -77,7 +77,7 @@ def decode_requests(
     signal: str,
     payloads: Sequence[bytes],
     limits: Limits | None = None,
-    refused_units: Mapping[tuple[str, str, str], str] | None = None,
+    refused_units: RefusedUnits | None = None,
 ) -> DecodedRequests:
     """Decode many Export*ServiceRequests of one signal into one set of tables.
 

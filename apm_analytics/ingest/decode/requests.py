@@ -8,7 +8,7 @@ without. A server warms it up before it serves; everybody else gets it after som
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,13 +16,12 @@ import pyarrow as pa
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import protobuf
 from apm_analytics.ingest.decode.records import Limits
-from apm_analytics.ingest.decode.sink import Decoded, DecodedRequests, Sink
+from apm_analytics.ingest.decode.sink import Decoded, DecodedRequests, RefusedUnits, Sink
 
 if TYPE_CHECKING:
     from apm_analytics.ingest.decode.columnar import Scanner
     from apm_analytics.ingest.redaction.requests import Redactor
 
-Units = Mapping[tuple[str, str, str], str]
 # The library decodes so much in about the time that the compiled scanner takes to load.
 SCANNER_PAYS_BYTES = 16 * 1024 * 1024
 # And so much in the time that its buffers and tables take, whatever they hold.
@@ -51,7 +50,10 @@ def warm_up() -> None:
 
 
 def decode(
-    signal: str, payloads: Sequence[bytes], limits: Limits, refused_units: Units | None = None
+    signal: str,
+    payloads: Sequence[bytes],
+    limits: Limits,
+    refused_units: RefusedUnits | None = None,
 ) -> DecodedRequests:
     """Decode requests of one signal; see `otlp.decode_requests`."""
     sink = Sink(refused_units)
@@ -77,7 +79,7 @@ class Requests:
     """
 
     def __init__(
-        self, sink: Sink, limits: Limits, refused_units: Units | None, expected: int
+        self, sink: Sink, limits: Limits, refused_units: RefusedUnits | None, expected: int
     ) -> None:
         self._sink = sink
         self._limits = limits

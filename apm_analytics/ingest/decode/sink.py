@@ -14,6 +14,9 @@ import pyarrow as pa
 from apm_analytics.ingest.decode.columns import SERVICE, TableBuilder
 from apm_analytics.ingest.decode.records import Reject
 
+# (service, metric, unit) -> why metric points in this unit are rejected.
+RefusedUnits = Mapping[tuple[str, str, str], str]
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -54,10 +57,10 @@ class Sink:
 
     Parameters
     ----------
-    refused_units : (service, metric, unit) -> why metric points in this unit are not taken.
+    refused_units : metric points to reject for their unit.
     """
 
-    def __init__(self, refused_units: Mapping[tuple[str, str, str], str] | None = None) -> None:
+    def __init__(self, refused_units: RefusedUnits | None = None) -> None:
         self._refused_units = refused_units or {}
         self._wrap: Callable[[Any], Any] = lambda record: record
         self.builders: dict[str, TableBuilder] = {}

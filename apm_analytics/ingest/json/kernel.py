@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from apm_analytics.ingest.wire.compiled import compiled, entry
+from apm_analytics.foundation.compiled import compiled, compiled_part
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -32,8 +32,7 @@ _QUOTE, _ESCAPE, _COMMA, _COLON, _MINUS, _ZERO, _NINE = (ord(sign) for sign in '
 _OPEN, _CLOSE, _LIST, _LIST_END, _N, _T, _F, _U = (ord(sign) for sign in "{}[]ntfu")
 _PLUS, _DOT, _E, _LARGE_E, _SPACE = (ord(sign) for sign in "+.eE ")
 _LARGEST = 2**63 - 1
-_compiled = partial(compiled, checked=True)
-_entry = partial(entry, checked=True)
+_compiled = partial(compiled_part, checked=True)
 
 
 def first_slot(text: Bytes | bytes, start: int, end: int, message: int) -> int:
@@ -258,7 +257,7 @@ def _scalar(text: Bytes, at: int, out: Bytes, to: int, kind: int) -> tuple[int, 
     return at, to + size
 
 
-@_entry
+@compiled(boundscheck=True)
 def transcode(
     text: Bytes,
     out: Bytes,

@@ -358,7 +358,7 @@ def _field_table(request: type[Message]) -> Any:
     for descriptor in order:
         for field in descriptor.fields:
             table[rows[descriptor.name], field.number] = _what(descriptor, field, rows)
-    table[scanner.KEY_VALUE_ROW, 1] = scanner.ODD
+    table[scanner.KEY_VALUE_ROW, 1] = scanner.SECOND_KEY
     return table
 
 

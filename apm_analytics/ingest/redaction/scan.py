@@ -11,12 +11,14 @@ every message ends within the one around it, every field within its message.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from apm_analytics.ingest.wire.compiled import compiled, entry, sources_hash
+from apm_analytics.foundation.compiled import compiled, compiled_part
+from apm_analytics.ingest.wire.entries import sources_hash
+from apm_analytics.ingest.wire.fields import LENGTH, read_field
 from apm_analytics.ingest.wire.memory import load8, load32, load64, store64
 
 # What a field of a message is.
-# ODD is a second key, which no encoder writes.
-SKIP, TEXT, KEY_VALUE, ODD, FIRST_MESSAGE = 0, 1, 2, 3, 4
+# A second key is what no encoder writes.
+SKIP, TEXT, KEY_VALUE, SECOND_KEY, FIRST_MESSAGE = 0, 1, 2, 3, 4
 # Rows of the table of fields that `scan` itself knows.
 REQUEST_ROW, KEY_VALUE_ROW, ANY_VALUE_ROW = 0, 1, 2
 FIELDS = 32  # no OTLP message has a field number above it that holds text
@@ -34,6 +36,7 @@ KEY_SLOTS = 16384
 MIN_CARD_DIGITS = 13
 # Attributes of one record, or entries of one value; SDKs send at most 128 by default.
 MAX_PAIRS = 10_000
+KEY_TAG = 1 << 3 | LENGTH
 FRAME = 48  # bytes of one place on the stack
 KNOWN_CLEAN, KNOWN_RULED = 1, 2
 
@@ -43,19 +46,19 @@ _BLANKS = 0x2020202020202020  # set in a letter, it makes it lower-case
 _ONES = 0x0101010101010101
 
 
-@compiled
+@compiled_part
 def _slot(three: int) -> int:
     """Hash three bytes in lower case."""
     return (three * 0x9E3779B1 >> 19) & (TRIGRAMS - 1)
 
 
-@entry
+@compiled()
 def slot(three: int) -> int:
     """Give the slot of a part's first three bytes, as `scan` does."""
     return _slot(three)
 
 
-@compiled
+@compiled_part
 def _key_hash(at: int, size: int) -> int:
     hashed = size * 0x9E3779B97F4A7C1
     while size >= 8:
@@ -69,13 +72,13 @@ def _key_hash(at: int, size: int) -> int:
     return hashed
 
 
-@entry
+@compiled()
 def key_hash(at: int, size: int) -> int:
     """Hash a key as `scan` does."""
     return _key_hash(at, size)
 
 
-@compiled
+@compiled_part
 def _holds_part(place: int, end: int, first: int, tables: int) -> bool:
     """Tell whether one of the parts that begin with these three bytes is here.
 
@@ -96,7 +99,7 @@ def _holds_part(place: int, end: int, first: int, tables: int) -> bool:
     return False
 
 
-@compiled
+@compiled_part
 def _suspicious_word(place: int, end: int, tables: int) -> bool:
     """Tell whether a part begins at one of the first six of these eight bytes, or is cut off."""
     word = load64(place)
@@ -122,7 +125,7 @@ def _suspicious_word(place: int, end: int, tables: int) -> bool:
     return False
 
 
-@compiled
+@compiled_part
 def _suspicious(at: int, size: int, tables: int) -> bool:
     """Tell whether a text holds what some pattern needs."""
     end = at + size
@@ -155,12 +158,12 @@ def _suspicious(at: int, size: int, tables: int) -> bool:
     return False
 
 
-@compiled
+@compiled_part
 def _in_number(byte: int) -> bool:
     return (0x30 <= byte <= 0x39) or byte == 0x20 or byte == 0x2D
 
 
-@compiled
+@compiled_part
 def _digits_around(place: int, at: int, end: int) -> int:
     digits = 0
     left = place
@@ -174,22 +177,7 @@ def _digits_around(place: int, at: int, end: int) -> int:
     return digits
 
 
-@compiled
-def _varint(at: int, end: int) -> tuple[int, int]:
-    """Read a length or tag; the new position is -1 where it does not end."""
-    value = 0
-    shift = 0
-    while at < end and shift < 35:
-        byte = load8(at)
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    return value, -1
-
-
-@compiled
+@compiled_part
 def _scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
     """Walk one request.
 
@@ -223,8 +211,6 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
     at = start
     while True:
         if at >= end:
-            if at > end:
-                return UNREADABLE
             if depth == 0:
                 return count
             depth -= 1
@@ -236,18 +222,12 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
             known = load64(frame + 32)
             pairs = load64(frame + 40)
             continue
-        tag, at = _varint(at, end)
-        if at < 0:
+        tag, size, at, behind = read_field(at, end)
+        if behind < 0:
             return UNREADABLE
-        kind = tag & 7
         number = tag >> 3
         what = load64(fields + 8 * (FIELDS * row + number)) if number < FIELDS else SKIP
-        size = 0
-        if kind == 2:
-            size, at = _varint(at, end)
-            if at < 0 or size > end - at or what == ODD:
-                return UNREADABLE
-        elif what != SKIP:
+        if what == SECOND_KEY or (what != SKIP and tag & 7 != LENGTH):
             return UNREADABLE
         ruled = known != KNOWN_CLEAN
         nested = what == KEY_VALUE or what >= FIRST_MESSAGE
@@ -280,39 +260,28 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
             store64(frame + 40, pairs)
             pairs = 0
             depth += 1
-            end = at + size
+            end = behind
             if what != KEY_VALUE:
                 row = what - FIRST_MESSAGE
                 continue
             # The key comes first in what every known encoder writes.
-            if size < 2 or load8(at) != 0x0A:
+            if size < 2 or load8(at) != KEY_TAG:
                 return UNREADABLE
             row = KEY_VALUE_ROW
-            key_size, key_at = _varint(at + 1, end)
-            if key_at < 0 or key_size > end - key_at:
+            _, key_size, key_at, at = read_field(at, end)
+            if at < 0:
                 return UNREADABLE
-            at = key_at + key_size
             hashed = _key_hash(key_at, key_size)
             found_at = hashed & (KEY_SLOTS - 1)
             known = load64(known_keys + 8 * found_at)
             while known != 0 and load64(hashes + 8 * found_at) != hashed:
                 found_at = (found_at + 1) & (KEY_SLOTS - 1)
                 known = load64(known_keys + 8 * found_at)
-        elif kind == 2:
-            at += size
-        elif kind == 0:
-            while at < end and load8(at) >= 0x80:
-                at += 1
-            at += 1
-        elif kind == 1:
-            at += 8
-        elif kind == 5:
-            at += 4
         else:
-            return UNREADABLE
+            at = behind
 
 
-@compiled
+@compiled_part
 def _screen(
     starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
 ) -> int:
@@ -334,11 +303,11 @@ class _Entries(NamedTuple):
 
 def _compile(version: int) -> _Entries:
     # `version` is never below 0; the kept code depends by it on the sources that it is made of.
-    @entry
+    @compiled()
     def scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
         return UNREADABLE if version < 0 else _scan(start, size, tables, stack, found, places)
 
-    @entry
+    @compiled()
     def screen(
         starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
     ) -> int:
@@ -349,7 +318,7 @@ def _compile(version: int) -> _Entries:
     return _Entries(scan, screen)
 
 
-_entries = _compile(int(sources_hash()[:15], 16))
+_entries = _compile(sources_hash())
 scan = _entries.scan
 
 

@@ -4,15 +4,17 @@ In:  the address of a `State`; arrays of codes and places, which the caller made
 Out: filled buffers; see each function.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apm_analytics.foundation.compiled import compiled
 from apm_analytics.ingest.wire import texts
-from apm_analytics.ingest.wire.compiled import entry, sources_hash
 from apm_analytics.ingest.wire.memory import copy
 from apm_analytics.ingest.wire.scan import scan_request
 
@@ -31,28 +33,41 @@ class _Entries(NamedTuple):
     follow: Callable[[_Codes, _Places, _Codes, _Places], None]
 
 
-def _compile(version: int) -> _Entries:
-    """Close every entry over the sources' hash: numba then sees when one of them changed."""
+@cache
+def sources_hash() -> int:
+    """Return a positive hash of all sources that go into the compiled code.
 
-    @entry
+    numba checks only the file of a cached function. A function that closes over this hash is
+    compiled again when a function that it calls has changed.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return int(digest.hexdigest()[:15], 16)
+
+
+def _compile(version: int) -> _Entries:
+    # `version` is never 0; see `sources_hash`.
+
+    @compiled()
     def scan(shared: int, signal: int, at: int, end: int) -> int:
         return scan_request(shared, signal, at, end) if version else 0
 
-    @entry
+    @compiled()
     def intern(shared: int, at: int, size: int) -> int:
         return texts.intern(shared, at, size) if version else 0
 
-    @entry
+    @compiled()
     def forget(shared: int, kept: int) -> None:
         if version:
             texts.forget(shared, kept)
 
-    @entry
+    @compiled()
     def rehash(shared: int, old: int, old_slots: int) -> None:
         if version:
             texts.rehash(shared, old, old_slots)
 
-    @entry
+    @compiled()
     def renumber(
         codes: _Codes, order: _Places, numbers: _Codes, used: _Codes, coded: _Codes
     ) -> tuple[int, int]:
@@ -74,7 +89,7 @@ def _compile(version: int) -> _Entries:
             numbers[used[number]] = -1
         return count, missing
 
-    @entry
+    @compiled()
     def measure(ends: _Codes, codes: _Codes, offsets: _Codes) -> int:
         at = 0 if version else 1
         for row in range(codes.size):
@@ -83,13 +98,13 @@ def _compile(version: int) -> _Entries:
         offsets[codes.size] = at
         return at
 
-    @entry
+    @compiled()
     def gather(ends: _Codes, arena: int, codes: _Codes, offsets: _Codes, target: int) -> None:
         for row in range(codes.size if version else 0):
             size = offsets[row + 1] - offsets[row]
             copy(target + offsets[row], arena + ends[codes[row]], size)
 
-    @entry
+    @compiled()
     def follow(ends: _Codes, order: _Places, offsets: _Codes, places: _Places) -> None:
         at = 0 if version else 1
         for row in range(order.size):
@@ -103,7 +118,7 @@ def _compile(version: int) -> _Entries:
     return _Entries(scan, intern, forget, rehash, renumber, measure, gather, follow)
 
 
-_entries = _compile(int(sources_hash()[:15], 16))
+_entries = _compile(sources_hash())
 
 
 def cache_folder() -> Path | None:

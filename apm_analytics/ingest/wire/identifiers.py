@@ -4,14 +4,14 @@ In:  where an id lies and how long it is.
 Out: its hex digits in a column; whether it is there, missing, or odd.
 """
 
-from apm_analytics.ingest.wire.compiled import compiled
+from apm_analytics.foundation.compiled import compiled_part
 from apm_analytics.ingest.wire.fields import ODD
 from apm_analytics.ingest.wire.memory import hex_text, load64
 
 TRACE_BYTES, SPAN_BYTES = 16, 8
 
 
-@compiled
+@compiled_part
 def put_trace_id(target: int, at: int, size: int) -> int:
     """Write a trace id; gives 1, 0 for a missing one, `ODD` for one of another length."""
     if size == TRACE_BYTES:
@@ -20,7 +20,7 @@ def put_trace_id(target: int, at: int, size: int) -> int:
     return 0 if size == 0 else ODD
 
 
-@compiled
+@compiled_part
 def put_span_id(target: int, at: int, size: int) -> int:
     """Write a span id; gives 1, 0 for a missing one, `ODD` for one of another length."""
     if size == SPAN_BYTES:

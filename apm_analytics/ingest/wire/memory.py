@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from apm_analytics.ingest.wire.compiled import compiled
+from apm_analytics.foundation.compiled import compiled_part
 
 Load = Callable[[int], int]
 Store = Callable[[int, int], None]
@@ -74,11 +74,23 @@ def _double_bits(typing: Any, value: Any) -> Any:
 double_bits = cast(Callable[[float], int], _double_bits)
 
 
+@compiled_part
+def put32(column: int, row: int, value: int) -> None:
+    """Write row `row` of a column of 32-bit items; `column` is the address of its address."""
+    store32(load64(column) + 4 * row, value)
+
+
+@compiled_part
+def put64(column: int, row: int, value: int) -> None:
+    """Write row `row` of a column of 64-bit items; `column` is the address of its address."""
+    store64(load64(column) + 8 * row, value)
+
+
 # The last piece of a text is read again together with the piece before it, so that no byte beyond
 # the text is touched.
 
 
-@compiled
+@compiled_part
 def equal(one: int, other: int, size: int) -> bool:
     """Compare `size` bytes at two addresses."""
     if size >= 8:
@@ -96,7 +108,7 @@ def equal(one: int, other: int, size: int) -> bool:
     return True
 
 
-@compiled
+@compiled_part
 def copy(target: int, source: int, size: int) -> None:
     """Copy `size` bytes between buffers that do not overlap."""
     if size >= 8:
@@ -114,7 +126,7 @@ def copy(target: int, source: int, size: int) -> None:
             store8(target + at, load8(source + at))
 
 
-@compiled
+@compiled_part
 def _spread(digits: int) -> int:
     """Turn 4 bytes into their 8 hex digits in text order."""
     # Each nibble into a byte of its own, the high nibble of a byte first.
@@ -126,7 +138,7 @@ def _spread(digits: int) -> int:
     return spread + 0x3030303030303030 + letters * 39
 
 
-@compiled
+@compiled_part
 def hex_text(target: int, source: int, size: int) -> None:
     """Write `size` bytes (a multiple of 4) as lower-case hex digits."""
     at = 0

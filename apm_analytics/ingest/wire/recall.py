@@ -7,7 +7,7 @@ Most attributes come again and again. One look at a small table, which stays in 
 cache, stands for reading the message and for two look-ups among all texts of the batch.
 """
 
-from apm_analytics.ingest.wire.compiled import compiled
+from apm_analytics.foundation.compiled import compiled_part
 from apm_analytics.ingest.wire.layout import RECALLED, RECALLED_PLACE_BYTES, RECALLED_PLACES
 from apm_analytics.ingest.wire.memory import copy, equal, load64, store64
 
@@ -20,7 +20,7 @@ _LEAST_BYTES, _MOST_BYTES = 10, RECALLED_PLACE_BYTES - _MESSAGE
 _ODD_FACTOR = -7046029254386353131  # 2**64 divided by the golden ratio
 
 
-@compiled
+@compiled_part
 def tag_of(at: int, size: int) -> int:
     """Give what a message is looked for by, hash and size; 0 where it is too short or too long.
 
@@ -36,19 +36,19 @@ def tag_of(at: int, size: int) -> int:
     return (hashed ^ (hashed >> 32)) << 8 | size
 
 
-@compiled
+@compiled_part
 def place_of(shared: int, tag: int) -> int:
     """Give the address of the place for a tag."""
     return load64(shared + RECALLED) + RECALLED_PLACE_BYTES * (tag >> 8 & (RECALLED_PLACES - 1))
 
 
-@compiled
+@compiled_part
 def is_known(place: int, tag: int, at: int, size: int) -> bool:
     """Tell whether the message is the one that its place knows; of equal tags sizes are equal."""
     return load64(place + _TAG) == tag and equal(place + _MESSAGE, at, size)
 
 
-@compiled
+@compiled_part
 def recalled(place: int) -> tuple[int, int, int, int, int]:
     """Give key, kind, value or code of the text, where the text is, and its size."""
     what = load64(place + _WHAT)
@@ -56,7 +56,7 @@ def recalled(place: int) -> tuple[int, int, int, int, int]:
     return what >> 24, what >> 16 & 0xFF, load64(place + _VALUE), text, what & 0xFF
 
 
-@compiled
+@compiled_part
 def note(
     place: int,
     tag: int,
@@ -82,7 +82,7 @@ def note(
     copy(place + _MESSAGE, at, size)
 
 
-@compiled
+@compiled_part
 def forget_texts(shared: int, kept: int) -> None:
     """Forget what has a text from code `kept` on."""
     for number in range(RECALLED_PLACES):

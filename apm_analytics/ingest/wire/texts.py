@@ -7,11 +7,12 @@ Each look-up of a text that never came before waits for memory, and the larger t
 Values of fields that hardly repeat (ids, paths) are therefore mostly appended unseen.
 """
 
-from apm_analytics.ingest.wire.compiled import compiled
+from apm_analytics.foundation.compiled import compiled_part
 from apm_analytics.ingest.wire.fields import ODD
 from apm_analytics.ingest.wire.layout import (
     ARENA,
     BODIES,
+    EMPTY_CODE,
     ENDS,
     ENTERED,
     ITEM_STAMPS,
@@ -51,13 +52,13 @@ _TRIED = 15
 _SHORT = 8
 
 
-@compiled
+@compiled_part
 def _mix(hashed: int, piece: int) -> int:
     hashed = (hashed ^ piece) * _ODD_FACTOR
     return hashed ^ ((hashed >> 29) & 0x7FFFFFFFF)
 
 
-@compiled
+@compiled_part
 def _hash(at: int, size: int) -> int:
     hashed = size
     if size >= 8:
@@ -73,7 +74,7 @@ def _hash(at: int, size: int) -> int:
     return _mix(hashed, size)
 
 
-@compiled
+@compiled_part
 def is_utf8(at: int, size: int) -> bool:
     """Tell whether bytes are UTF-8, without surrogates and overlong forms."""
     end = at + size
@@ -102,7 +103,7 @@ def is_utf8(at: int, size: int) -> bool:
     return True
 
 
-@compiled
+@compiled_part
 def intern(shared: int, at: int, size: int) -> int:
     """Give the code of a text, new or known; `ODD` where it is no UTF-8."""
     hashed = _hash(at, size)
@@ -126,13 +127,19 @@ def intern(shared: int, at: int, size: int) -> int:
     return code
 
 
-@compiled
+@compiled_part
+def optional(code: int) -> int:
+    """Return a text's code, -1 where the text is empty."""
+    return code if code != EMPTY_CODE else -1
+
+
+@compiled_part
 def _home(slot: int, mask: int) -> int:
     """Give the place where the search for a hash begins; a slot has all of it that counts."""
     return (slot >> 32) & mask
 
 
-@compiled
+@compiled_part
 def _append(shared: int, at: int, size: int) -> int:
     if not is_utf8(at, size):
         return ODD
@@ -149,7 +156,7 @@ def _append(shared: int, at: int, size: int) -> int:
     return code
 
 
-@compiled
+@compiled_part
 def number_value(shared: int, field: int, at: int, size: int) -> int:
     """Give a code of a value of a field of `layout.NOVELTY`; compare it by `same` only."""
     if field > BODIES:
@@ -160,7 +167,7 @@ def number_value(shared: int, field: int, at: int, size: int) -> int:
     return _number_novel(shared, novelty, at, size)
 
 
-@compiled
+@compiled_part
 def _number_novel(shared: int, novelty: int, at: int, size: int) -> int:
     novel = load32(novelty)
     if novel >= _NOVEL and novel & _TRIED != 0 and size >= _SHORT:
@@ -177,7 +184,7 @@ def _number_novel(shared: int, novelty: int, at: int, size: int) -> int:
     return code
 
 
-@compiled
+@compiled_part
 def same(shared: int, one: int, other: int) -> bool:
     """Tell whether two codes, -1 for none, stand for equal texts."""
     if one == other or one < 0 or other < 0:
@@ -190,7 +197,7 @@ def same(shared: int, one: int, other: int) -> bool:
     )
 
 
-@compiled
+@compiled_part
 def forget(shared: int, kept: int) -> None:
     """Remove all texts from code `kept` on."""
     slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
@@ -209,7 +216,7 @@ def forget(shared: int, kept: int) -> None:
     forget_texts(shared, kept)
 
 
-@compiled
+@compiled_part
 def _take_out(slots: int, mask: int, hole: int) -> None:
     """Empty a slot, and move up what a search would no longer reach behind it."""
     place = (hole + 1) & mask
@@ -223,7 +230,7 @@ def _take_out(slots: int, mask: int, hole: int) -> None:
     store64(slots + 8 * hole, 0)
 
 
-@compiled
+@compiled_part
 def rehash(shared: int, old: int, old_slots: int) -> None:
     """Enter what another hash table has into the present one, which is empty.
 
@@ -241,7 +248,7 @@ def rehash(shared: int, old: int, old_slots: int) -> None:
             store64(slots + 8 * place, slot)
 
 
-@compiled
+@compiled_part
 def intern_integer(shared: int, value: int) -> int:
     """Give the code of an integer's decimal text."""
     end = load64(shared + SCRATCH) + LONGEST_INTEGER
@@ -261,7 +268,7 @@ def intern_integer(shared: int, value: int) -> int:
     return intern(shared, at, end - at)
 
 
-@compiled
+@compiled_part
 def small_integer(at: int, size: int) -> int:
     """Read a text of 1 to 18 decimal digits; `ODD` for any other."""
     if size < 1 or size > 18:
