@@ -1,10 +1,10 @@
-"""Say where a protobuf request is damaged, in words that its sender can act on.
+"""Find where a protobuf request is damaged, in words that its sender can act on.
 
-In:  bytes that the protobuf library refused, and the message they should have been.
-Out: the path of the first field that does not fit, and what is wrong with it.
+In:  bytes that the protobuf library refused, and the message type they should have.
+Out: the path of the first damaged field, and what is wrong with it.
 
-The library itself only says that something is wrong. Each level is walked once and its messages
-are given back to the library, so that only the damaged branch costs more than its parse.
+The library only reports that something is wrong. Each level is read once and its messages are
+passed to the library, so that only the damaged branch costs more than its parse.
 """
 
 from collections import Counter
@@ -26,38 +26,38 @@ _LONGEST_SHORT = 5  # bytes of a tag or a length
 
 
 class _Damage(Exception):
-    """What is wrong, without where."""
+    """What is wrong with a field."""
 
 
 def describe(message: type[Message], payload: bytes) -> str:
-    """Give the first damage of a message that the library refused to parse.
+    """Describe the first damage of a message that the library refused to parse.
 
     Examples
     --------
     >>> from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
     >>> describe(ResourceSpans, bytes([0x1A, 9]) + b"http")
-    'schemaUrl: says it has 9 bytes, 4 are left'
+    'schemaUrl: announces 9 bytes, 4 are left'
     """
     path: list[str] = []
     for _ in range(_MAX_DEPTH):
         try:
-            found = _damaged_child(message, payload, path)
+            child = _damaged_child(message, payload, path)
         except _Damage as damage:
-            return _said(path, str(damage))
-        if found is None:
+            return _described(path, str(damage))
+        if child is None:
             break
-        message, payload = found
-    return _said(path, f"nested more than {_MAX_DEPTH} levels deep")
+        message, payload = child
+    return _described(path, f"nested more than {_MAX_DEPTH} levels deep")
 
 
-def _said(path: list[str], damage: str) -> str:
+def _described(path: list[str], damage: str) -> str:
     return f"{'.'.join(path)}: {damage}" if path else damage
 
 
 def _damaged_child(
     message: type[Message], payload: bytes, path: list[str]
 ) -> tuple[type[Message], bytes] | None:
-    """Find the first message below this one that is damaged, and extend the path to it."""
+    """Return the first damaged message below this one, and extend the path to it."""
     descriptor = message.DESCRIPTOR
     seen: Counter[int] = Counter()
     for number, content in _fields(payload, descriptor, path):
@@ -85,7 +85,7 @@ def _damaged_child(
 
 
 def _fields(payload: bytes, descriptor: Any, path: list[str]) -> Iterator[tuple[int, bytes]]:
-    """Walk the fields of one level; gives those that are a length and bytes."""
+    """Iterate over the fields of one level that hold bytes: their number and content."""
     place, end = 0, len(payload)
     while place < end:
         start = place
@@ -106,7 +106,7 @@ def _fields(payload: bytes, descriptor: Any, path: list[str]) -> Iterator[tuple[
             size, place = _varint(payload, place, _LONGEST_SHORT, f"the length of {name}")
             if size > min(end - place, _MAX_LENGTH):
                 path.append(name)
-                raise _Damage(f"says it has {size:,} bytes, {end - place:,} are left")
+                raise _Damage(f"announces {size:,} bytes, {end - place:,} are left")
             yield number, payload[place : place + size]
             place += size
         elif wire_type == _GROUP:
@@ -116,7 +116,7 @@ def _fields(payload: bytes, descriptor: Any, path: list[str]) -> Iterator[tuple[
 
 
 def _group_end(payload: bytes, place: int, number: int) -> int:
-    """Give the place behind a group, which OTLP never has but protobuf lets through."""
+    """Return the place behind a group, which OTLP never has but protobuf accepts."""
     open_groups = [number]
     while open_groups and len(open_groups) < _MAX_DEPTH:
         tag, place = _varint(payload, place, _LONGEST_SHORT, "a field of a group")

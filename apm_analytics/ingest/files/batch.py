@@ -1,4 +1,4 @@
-"""Decode one batch of documents and commit it: what a worker process does.
+"""Decode one batch of documents and commit it, in a worker process.
 
 In:  documents of one file, with their hashes.
 Out: one snapshot in the lake, dead letters beside it, a summary.
@@ -35,7 +35,7 @@ class Batch:
     lifted: bool = False
 
     def without(self, known: set[str]) -> "Batch":
-        """Leave out documents the lake holds."""
+        """Return the batch without the documents of these hashes."""
         pairs = zip(self.documents, self.hashes, strict=True)
         kept = [(document, digest) for document, digest in pairs if digest not in known]
         return Batch(
@@ -48,20 +48,20 @@ class Batch:
 
 
 def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSummary]:
-    """Decode one batch and commit it; gives the number of its file and what became of it.
+    """Decode one batch and commit it; return the number of its file and the summary.
 
     Raises
     ------
     ApmError
-        The lake's disk refused; nothing of the batch was committed.
+        Writing to the lake failed; nothing of the batch was committed.
     """
-    # Millions of small objects that all live until the end: collecting them is wasted work.
+    # Millions of small objects live until the end, so garbage collection would be wasted work.
     gc.disable()
     try:
         decoded, broken = _decode(batch, limits, {})
         refused = Units(lake).refused(decoded.tables)
         if refused:
-            # Rare: read again, now that it is known which metrics to put aside.
+            # Rare: decode again, now without the metrics whose unit has changed.
             decoded, broken = _decode(batch, limits, refused)
     finally:
         gc.enable()
@@ -90,7 +90,7 @@ def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSum
     summary.warnings.update(decoded.warnings)
     numbered = enumerate(batch.hashes)
     if batch.lifted:
-        # What is still rejected stays where it is, for the next import to lift.
+        # Letters that are rejected again stay, for the next import to lift.
         taken = [digest for number, digest in numbered if number not in letters]
     else:
         taken = [digest for number, digest in numbered if number not in broken]
@@ -105,7 +105,7 @@ def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSum
 
 
 def _decode(batch: Batch, limits: Limits, refused: RefusedUnits) -> tuple[Decoded, dict[int, str]]:
-    """Decode all documents into one set of tables; gives the errors of broken ones apart."""
+    """Decode all documents into one set of tables; return it and the errors of broken ones."""
     sink = Sink(refused)
     size = sum(len(each.content) for each in batch.documents)
     requests = Requests(sink, limits, refused, size)

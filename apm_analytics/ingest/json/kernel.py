@@ -1,10 +1,10 @@
-"""Walk OTLP JSON and write protobuf, compiled.
+"""Read OTLP JSON and write it as protobuf, in compiled code.
 
-In:  the text, the fields of all messages as arrays, see `json_wire`.
-Out: the request's bytes and where doubles are to be filled in; or that the text is unusual.
+In:  the text; the fields of all messages as arrays, see `transcode`.
+Out: the request's bytes and the places of doubles, which the caller fills in; or `UNUSUAL`.
 
-Every access to an array is checked: beyond its end there is an IndexError, no damage. What is
-written needs no second pass: lengths have four bytes, as protobuf allows.
+Every access to an array is checked and raises IndexError beyond its end. Lengths are always written
+with four bytes, as protobuf allows, so that one pass suffices.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 TEXT, HEX, BOOL, INTEGER, COUNT, SHORT, ZIGZAG, FIXED32, FIXED64, SIGNED64, DOUBLE = range(11)
 MESSAGE, ENUM = 11, 12
-# What a field's row holds: its message, where its name is, how it is written, what is in it. The
+# Columns of a field's row: its message, its name, how it is written, the message or enum in it. The
 # values of an enum are rows as well: fields of the enum, with their number as tag.
 OWNER, NAME, NAME_SIZE, KIND, REPEATED, TAG, SEEN, CHILD = range(8)
 COLUMNS = 8
@@ -36,7 +36,7 @@ _compiled = partial(compiled_part, checked=True)
 
 
 def first_slot(text: Bytes | bytes, start: int, end: int, message: int) -> int:
-    """Give the first slot of a name of a message's field."""
+    """Return the first slot of the name of a message's field."""
     hashed = message + 1
     for at in range(start, end):
         hashed = (hashed * 31 + text[at]) & 0xFFFFFFFF
@@ -83,7 +83,7 @@ def _varint(out: Bytes, to: int, value: int) -> int:
 
 @_compiled
 def _set_length(out: Bytes, slot: int, size: int) -> bool:
-    """Write how much stands behind the slot; False when it does not fit."""
+    """Write a size into the four bytes at a slot; return whether it fits."""
     for place in range(LENGTH_BYTES - 1):
         out[slot + place] = size >> 7 * place & 0x7F | 0x80
     out[slot + LENGTH_BYTES - 1] = size >> 7 * (LENGTH_BYTES - 1) & 0x7F
@@ -100,7 +100,7 @@ def _hex_digit(sign: int) -> int:
 
 @_compiled
 def _text(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
-    """Write what stands up to the closing quote; gives where both went on."""
+    """Write a text up to its closing quote; return the next places in both buffers."""
     slot = to
     to += LENGTH_BYTES
     while True:
@@ -124,7 +124,7 @@ def _text(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
             elif sign == _F:
                 sign = 12
             elif sign == _U:
-                # As <, > and & are written by some; what is beyond ASCII is left.
+                # Some encoders write <, > and & like this; escapes beyond ASCII are unusual.
                 high, low = _hex_digit(text[at + 2]), _hex_digit(text[at + 3])
                 if text[at] != _ZERO or text[at + 1] != _ZERO or not 0 <= high < 8 or low < 0:
                     return UNUSUAL, to
@@ -139,7 +139,7 @@ def _text(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
 
 @_compiled
 def _hex(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
-    """Write an id of 16 or 32 digits, or an empty one."""
+    """Write an id of 16 or 32 hex digits, or an empty one."""
     start = at
     slot = to
     to += LENGTH_BYTES
@@ -157,7 +157,7 @@ def _hex(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
 
 @_compiled
 def _integer(text: Bytes, at: int) -> tuple[int, int]:
-    """Read an integer, in quotes or without; gives where it ends."""
+    """Read an integer, with or without quotes; return its end and its value."""
     quoted = text[at] == _QUOTE
     at += quoted
     negative = text[at] == _MINUS
@@ -181,7 +181,7 @@ def _integer(text: Bytes, at: int) -> tuple[int, int]:
 
 @_compiled
 def _digits(text: Bytes, at: int) -> int:
-    """Give where some digits end; UNUSUAL when there is none."""
+    """Return the end of some digits; UNUSUAL when there are none."""
     start = at
     while _ZERO <= text[at] <= _NINE:
         at += 1
@@ -190,7 +190,7 @@ def _digits(text: Bytes, at: int) -> int:
 
 @_compiled
 def _number(text: Bytes, at: int) -> int:
-    """Give where a number ends; UNUSUAL when none stands here."""
+    """Return the end of a number; UNUSUAL when there is none."""
     at += text[at] == _MINUS
     start = at
     at = _digits(text, at)
@@ -209,7 +209,7 @@ def _number(text: Bytes, at: int) -> int:
 
 @_compiled
 def _scalar(text: Bytes, at: int, out: Bytes, to: int, kind: int) -> tuple[int, int]:
-    """Write one value behind its tag; gives where both went on."""
+    """Write one value after its tag; return the next places in both buffers."""
     if kind in (TEXT, HEX):
         if text[at] != _QUOTE:
             return UNUSUAL, to
@@ -272,15 +272,15 @@ def transcode(
     Parameters
     ----------
     out : filled with the request.
-    doubles : filled, for each, with its place in `out` and where its digits begin and end.
-    fields, names, slots : see `json_wire`.
+    doubles : filled, one row per double: its place in `out`, begin and end of its digits.
+    fields, names, slots : see `transcode`.
 
     Returns
     -------
-    The bytes written, or UNUSUAL; how many doubles there are.
+    The number of bytes written, or UNUSUAL; the number of doubles.
     """
-    # For each open object: its field, where its length goes, the message around it, and which
-    # fields it had.
+    # Of each open object: its field, the place of its length, the message around it, and the bits
+    # of the fields that it had.
     opened = np.empty(MAX_DEPTH, np.int64)
     length = np.empty(MAX_DEPTH, np.int64)
     holder = np.empty(MAX_DEPTH, np.int64)
@@ -403,7 +403,7 @@ def transcode(
             if text[at] != _COMMA:
                 return UNUSUAL, 0
             at = _behind_space(text, at + 1)
-    # Behind the document only space may stand.
+    # Only white space may follow the document.
     while at < text.size:
         if text[at] != _SPACE and not 9 <= text[at] <= 10 and text[at] != 13:
             return UNUSUAL, 0

@@ -1,11 +1,11 @@
 """Find the texts of an OTLP request that a privacy rule might change, without parsing it.
 
-In:  the bytes of a protobuf request, what the rules look for.
-Out: the places of keys and texts that must be looked at; in clean traffic there are none.
+In:  the bytes of a protobuf request, the parts and keys that the rules look for.
+Out: the places of keys and texts that must be checked; none in clean traffic.
 
-Compiled, and free of Python's lock. Conservative: what is not plain ASCII, what holds a part that
-some rule needs, and what cannot be read is always reported. Nothing is read past the request's end:
-every message ends within the one around it, every field within its message.
+Compiled code that runs without the interpreter's lock. It reports texts that are not plain ASCII,
+texts with a part that some rule needs, and requests that it cannot read. Nothing is read past the
+request's end: `wire.fields` checks that every field ends within its message.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,16 @@ from apm_analytics.ingest.wire.entries import sources_hash
 from apm_analytics.ingest.wire.fields import LENGTH, read_field
 from apm_analytics.ingest.wire.memory import load8, load32, load64, store64
 
-# What a field of a message is.
-# A second key is what no encoder writes.
+# The kinds of fields of a message. No encoder writes a second key.
 SKIP, TEXT, KEY_VALUE, SECOND_KEY, FIRST_MESSAGE = 0, 1, 2, 3, 4
 # Rows of the table of fields that `scan` itself knows.
 REQUEST_ROW, KEY_VALUE_ROW, ANY_VALUE_ROW = 0, 1, 2
 FIELDS = 32  # no OTLP message has a field number above it that holds text
 MAX_DEPTH = 64
-# Columns of what is found; a key without place is -1: a text of its own.
+# Columns of a reported place; KEY_AT is -1 for a text without a key.
 KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE = 0, 1, 2, 3
-NOT_TEXT = -1  # as TEXT_SIZE: the value under the key is no text
-# What `scan` answers besides the number of places found.
+NOT_TEXT = -1  # as TEXT_SIZE: the value of the key is not a text
+# Results of `scan` besides the number of places.
 UNREADABLE, TOO_MANY, CROWDED = -1, -2, -3
 
 TRIGRAMS = 8192
@@ -37,7 +36,7 @@ MIN_CARD_DIGITS = 13
 # Attributes of one record, or entries of one value; SDKs send at most 128 by default.
 MAX_PAIRS = 10_000
 KEY_TAG = 1 << 3 | LENGTH
-FRAME = 48  # bytes of one place on the stack
+FRAME = 48  # bytes of one stack frame
 KNOWN_CLEAN, KNOWN_RULED = 1, 2
 
 _HIGH_BITS = -0x7F7F7F7F7F7F7F80  # 0x80 in every byte
@@ -54,7 +53,7 @@ def _slot(three: int) -> int:
 
 @compiled()
 def slot(three: int) -> int:
-    """Give the slot of a part's first three bytes, as `scan` does."""
+    """Return the slot of a part's first three bytes."""
     return _slot(three)
 
 
@@ -74,15 +73,15 @@ def _key_hash(at: int, size: int) -> int:
 
 @compiled()
 def key_hash(at: int, size: int) -> int:
-    """Hash a key as `scan` does."""
+    """Return the hash of a key."""
     return _key_hash(at, size)
 
 
 @compiled_part
 def _holds_part(place: int, end: int, first: int, tables: int) -> bool:
-    """Tell whether one of the parts that begin with these three bytes is here.
+    """Return whether one of the parts of a slot is at a place.
 
-    `first` is the number of a part; `tables` the address of five others, see `_scan`.
+    `first` is the first part of the slot; for `tables` see `_scan`.
     """
     following, parts, part_at = load64(tables + 16), load64(tables + 24), load64(tables + 32)
     part = first
@@ -101,13 +100,13 @@ def _holds_part(place: int, end: int, first: int, tables: int) -> bool:
 
 @compiled_part
 def _suspicious_word(place: int, end: int, tables: int) -> bool:
-    """Tell whether a part begins at one of the first six of these eight bytes, or is cut off."""
+    """Return whether a part begins in the first six of eight bytes, or one is "@" or not ASCII."""
     word = load64(place)
     other = word ^ _AT_SIGNS
     if word & _HIGH_BITS or (other - _ONES) & ~other & _HIGH_BITS:
         return True
     lower = word | _BLANKS
-    # Every three bytes in a row hold one of these three pairs.
+    # Any three successive bytes contain one of these three pairs.
     pairs = load64(tables + 64)
     if not (
         load8(pairs + (lower >> 8 & _PAIR))
@@ -127,7 +126,7 @@ def _suspicious_word(place: int, end: int, tables: int) -> bool:
 
 @compiled_part
 def _suspicious(at: int, size: int, tables: int) -> bool:
-    """Tell whether a text holds what some pattern needs."""
+    """Return whether a text contains what some pattern needs."""
     end = at + size
     if size >= 8:
         place = at
@@ -179,21 +178,22 @@ def _digits_around(place: int, at: int, end: int) -> int:
 
 @compiled_part
 def _scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
-    """Walk one request.
+    """Scan one request.
 
     Parameters
     ----------
     start, size : address of the request, and its bytes.
-    tables : address of nine others. Of needed parts: marks (a byte a slot), the first part of
-        each slot, the part that follows each, their bytes, where each begins. Of keys: their
-        hashes, what is known of them. Of messages: what their fields are, FIELDS to a message.
-        Of needed parts again: marks of the two pairs in the first three bytes of each.
-    stack : address of MAX_DEPTH times FRAME bytes to work with.
-    found : address of `places` times KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE, to be filled.
+    tables : address of the addresses of nine tables. Of needed parts: marks (one byte per slot),
+        the first part of each slot, the next part of the same slot, the bytes of all parts,
+        where each begins. Of keys: their hashes, KNOWN_CLEAN or KNOWN_RULED. Of messages: the
+        kinds of their fields, FIELDS per message. Of needed parts: marks of the two pairs in
+        the first three bytes of each.
+    stack : address of MAX_DEPTH times FRAME bytes of working memory.
+    found : address of `places` times KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE, filled.
 
     Returns
     -------
-    The number of places found, UNREADABLE, TOO_MANY of them, or CROWDED: too many attributes.
+    The number of places, or UNREADABLE, TOO_MANY (places), CROWDED (too many attributes).
     """
     hashes, known_keys, fields = (
         load64(tables + 40),
@@ -264,7 +264,7 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
             if what != KEY_VALUE:
                 row = what - FIRST_MESSAGE
                 continue
-            # The key comes first in what every known encoder writes.
+            # Every known encoder writes the key first.
             if size < 2 or load8(at) != KEY_TAG:
                 return UNREADABLE
             row = KEY_VALUE_ROW
@@ -302,7 +302,7 @@ class _Entries(NamedTuple):
 
 
 def _compile(version: int) -> _Entries:
-    # `version` is never below 0; the kept code depends by it on the sources that it is made of.
+    # `version` is never below 0; see `entries.sources_hash`.
     @compiled()
     def scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
         return UNREADABLE if version < 0 else _scan(start, size, tables, stack, found, places)
@@ -325,17 +325,17 @@ scan = _entries.scan
 def screen(
     starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
 ) -> int:
-    """Look through texts that lie behind each other.
+    """Find texts that some pattern might change, among texts that lie one after another.
 
     Parameters
     ----------
-    starts, content : addresses: where each text begins (int32), and the bytes of all.
-    first, last : the numbers of the first text and the one behind the last.
+    starts, content : addresses of where each text begins (int32), and of the bytes of all.
+    first, last : the numbers of the first text and of the one behind the last.
     tables : as for `scan`.
-    found : address of `places` integers: the numbers of texts that some pattern might change.
+    found : address of `places` integers, filled with the numbers of the texts found.
 
     Returns
     -------
-    How many were found, or TOO_MANY.
+    The number of texts found, or TOO_MANY.
     """
     return _entries.screen(starts, content, first, last, tables, found, places)

@@ -1,6 +1,6 @@
 """Make Arrow arrays over NumPy's memory, without a copy.
 
-In:  values, and which of them are there.
+In:  values, and which of them are valid.
 Out: Arrow arrays; texts encoded by a dictionary.
 """
 
@@ -41,7 +41,7 @@ def dictionary(codes: NDArray[np.int32], words: pa.Array, missing: int | bool) -
 
 
 def over_words(words: Sequence[str | None], codes: NDArray[np.int32]) -> pa.Array:
-    """Encode a column over few words; -1 stands for none."""
+    """Encode a column of few distinct words; code -1 is null."""
     if not len(words):
         return pa.nulls(len(codes), ENCODED)
     return dictionary(codes, pa.array(words, TEXT), bool((codes < 0).any()))

@@ -1,7 +1,7 @@
-"""Read attributes: into their promoted column, or the maps of texts and numbers.
+"""Read attributes into their promoted column or into the maps of texts and numbers.
 
 In:  a KeyValue message.
-Out: the same columns and pairs as `columns.TableBuilder` and `columns.text_pairs` give.
+Out: the same columns and pairs as from `columns.TableBuilder` and `columns.text_pairs`.
 """
 
 from apm_analytics.foundation.compiled import compiled_part
@@ -48,7 +48,7 @@ _TEXTS_A_BYTE, _SPARE = 2, 64
 
 @compiled_part
 def has_room(shared: int, block: int, size: int) -> bool:
-    """Tell whether every buffer can take whatever a record of `size` bytes holds."""
+    """Return whether every buffer has room for any record of `size` bytes."""
     texts = load64(shared + layout.TEXTS)
     used = load32(load64(shared + layout.ENDS) + 4 * texts)
     enough = (
@@ -80,7 +80,7 @@ def open_item(shared: int) -> None:
 
 @compiled_part
 def _seen(shared: int, stamps: int, number: int, key: int) -> bool:
-    """Tell whether the present map has this key already."""
+    """Return whether the present map has this key already."""
     stamp = load64(shared + stamps) + 4 * key
     present = load64(shared + number)
     if load32(stamp) == present:
@@ -146,7 +146,7 @@ def _value(at: int, end: int) -> tuple[int, int, int]:
 
 @compiled_part
 def any_text(shared: int, field: int, at: int, end: int) -> int:
-    """Give the code of an AnyValue as text, -1 for none, `ODD - 1` for what is odd.
+    """Return the code of an AnyValue as text, -1 for none, `ODD - 1` where the library must decide.
 
     `field` is that of `texts.number_value`.
     """
@@ -186,7 +186,7 @@ def _pair(at: int, end: int) -> tuple[int, int, int, int]:
 
 @compiled_part
 def _mark_key(shared: int, key: int) -> None:
-    """Note a key where nobody said yet whether privacy rules have it, or where one has it."""
+    """Record a key that is not yet checked for privacy rules, or that has one."""
     place = load64(shared + layout.KEY_MARKS) + 4 * key
     mark = load32(place)
     if mark == layout.KEY_NEW:
@@ -200,7 +200,7 @@ def _mark_key(shared: int, key: int) -> None:
 
 @compiled_part
 def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
-    """Take one attribute of a record; `ODD` where the library must decide."""
+    """Read one attribute of a record; `ODD` where the library must decide."""
     tag = tag_of(at, end - at)
     place = place_of(shared, tag)
     if tag != 0 and is_known(place, tag, at, end - at):
@@ -246,7 +246,7 @@ def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
 
 @compiled_part
 def _comes_first(shared: int, key: int, holder: int) -> bool:
-    """Tell whether a value goes before the one that came under the name `holder`."""
+    """Return whether a value takes precedence over the one that came under the name `holder`."""
     current = load64(shared + layout.PLACE_CURRENT)
     return key == holder or (load8(current + key) != 0 and load8(current + holder) == 0)
 
@@ -318,7 +318,7 @@ def _promote_integer(
 
 @compiled_part
 def item_attribute(shared: int, block: int, at: int, end: int) -> int:
-    """Take one attribute of an event, exemplar or link; every value becomes text."""
+    """Read one attribute of an event, exemplar or link; every value becomes text."""
     key_at, key_size, value_at, value_size = _pair(at, end)
     if key_at < 0:
         return ODD

@@ -1,7 +1,7 @@
-"""Say how decoded tables hold their texts: numbered by dictionaries, ids excepted.
+"""Encode the texts of decoded tables by dictionaries, except ids.
 
-In:  a lake table by name; a table that the library decoded.
-Out: the schema of a decoded table; the same rows in it.
+In:  the name of a lake table; a table that the library decoded.
+Out: the schema of decoded tables; the same rows in it.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ ENCODED_MAPS = {
 
 @cache
 def encoded_schema(table: str) -> pa.Schema:
-    """Give the schema of a decoded table: the lake's, with texts other than ids encoded."""
+    """Return the schema of a decoded table: the lake's, with texts other than ids encoded."""
     return pa.schema([field.with_type(_encoded_type(field)) for field in TABLES[table]])
 
 
@@ -32,7 +32,7 @@ def _encoded_type(field: pa.Field) -> pa.DataType:
 
 
 def encoded(name: str, table: pa.Table) -> pa.Table:
-    """Encode a table that came by the library, so that both can follow each other."""
+    """Encode a table that the library decoded, so that it can be joined to the scanner's."""
     schema = encoded_schema(name)
     columns = [_encoded_like(table[field.name], field.type) for field in schema]
     return pa.table(columns, schema=schema)

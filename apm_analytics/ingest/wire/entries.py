@@ -1,6 +1,6 @@
-"""The compiled functions that Python calls, kept on disk.
+"""The compiled functions that Python calls, cached on disk.
 
-In:  the address of a `State`; arrays of codes and places, which the caller made large enough.
+In:  the address of a `State`; arrays of codes and places, which the caller makes large enough.
 Out: filled buffers; see each function.
 """
 
@@ -122,10 +122,10 @@ _entries = _compile(sources_hash())
 
 
 def cache_folder() -> Path | None:
-    """Give the folder where the compiled code is kept, None where numba found none."""
-    own: Any = _entries.scan
-    found = own.stats.cache_path
-    return None if found is None else Path(found)
+    """Return the folder of the cached machine code, None where numba found none to write to."""
+    scan_entry: Any = _entries.scan
+    folder = scan_entry.stats.cache_path
+    return None if folder is None else Path(folder)
 
 
 def scan(shared: int, signal: int, at: int, end: int) -> int:
@@ -134,7 +134,7 @@ def scan(shared: int, signal: int, at: int, end: int) -> int:
 
 
 def intern(shared: int, at: int, size: int) -> int:
-    """Give the code of a text, new or known."""
+    """Return the code of a text, new or known."""
     return _entries.intern(shared, at, size)
 
 
@@ -144,26 +144,26 @@ def forget(shared: int, kept: int) -> None:
 
 
 def rehash(shared: int, old: int, old_slots: int) -> None:
-    """Enter what another hash table has into the present one; see `texts.rehash`."""
+    """Enter the texts of another hash table into the present one; see `texts.rehash`."""
     _entries.rehash(shared, old, old_slots)
 
 
 def renumber(
     codes: _Codes, order: _Places, numbers: _Codes, used: _Codes, coded: _Codes
 ) -> tuple[int, int]:
-    """Give the texts of a column numbers of their own, in order of appearance.
+    """Number the texts of one column in order of appearance.
 
     Parameters
     ----------
     codes : the texts of the column, -1 for none.
-    order : the rows in which they are to appear; empty for as they are.
-    numbers : -1 for every text of the batch; and again afterwards.
+    order : the rows in their new order; empty to keep the present one.
+    numbers : -1 for every text of the batch, before and after the call.
     used : filled with the code of each number.
     coded : filled with the number of each row, -1 for none.
 
     Returns
     -------
-    How many texts the column has, and in how many rows there is none.
+    The number of texts in the column, and the number of rows without text.
     """
     return _entries.renumber(codes, order, numbers, used, coded)
 
@@ -184,16 +184,17 @@ def gather(
 
 
 def follow(ends: _Codes, order: _Places) -> tuple[_Codes, _Places]:
-    """Let what belongs to records come in their new order.
+    """Reorder the items of records, such as their attributes, as the records are reordered.
 
     Parameters
     ----------
-    ends : where what belongs to each record ends; it begins where the one before ends.
+    ends : where the items of each record end; they begin where those before end.
     order : the records in their new order.
 
     Returns
     -------
-    Where that of each now begins, with the end of the last; for each place what is to come there.
+    Where the items of each record now begin, with the end of the last; and the old place of each
+    item in its new order.
     """
     offsets = np.empty(len(order) + 1, np.int32)
     places = np.empty(ends[-1], np.int64)

@@ -1,7 +1,7 @@
 """Read trace and span ids.
 
-In:  where an id lies and how long it is.
-Out: its hex digits in a column; whether it is there, missing, or odd.
+In:  address and size of an id.
+Out: its hex digits in a column; whether it is present, missing, or of the wrong length.
 """
 
 from apm_analytics.foundation.compiled import compiled_part
@@ -13,7 +13,7 @@ TRACE_BYTES, SPAN_BYTES = 16, 8
 
 @compiled_part
 def put_trace_id(target: int, at: int, size: int) -> int:
-    """Write a trace id; gives 1, 0 for a missing one, `ODD` for one of another length."""
+    """Write a trace id; return 1, 0 for a missing one, `ODD` for another length."""
     if size == TRACE_BYTES:
         hex_text(target, at, TRACE_BYTES)
         return 1 if load64(at) != 0 or load64(at + 8) != 0 else 0
@@ -22,7 +22,7 @@ def put_trace_id(target: int, at: int, size: int) -> int:
 
 @compiled_part
 def put_span_id(target: int, at: int, size: int) -> int:
-    """Write a span id; gives 1, 0 for a missing one, `ODD` for one of another length."""
+    """Write a span id; return 1, 0 for a missing one, `ODD` for another length."""
     if size == SPAN_BYTES:
         hex_text(target, at, SPAN_BYTES)
         return 1 if load64(at) != 0 else 0

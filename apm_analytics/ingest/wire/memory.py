@@ -1,10 +1,10 @@
 """Read and write memory at addresses, as one machine instruction each.
 
-In:  addresses as int64; the caller has checked that they lie inside of a buffer.
+In:  addresses as int64; the caller has checked that they lie inside a buffer.
 Out: integers, sign- or zero-extended to 64 bits.
 
-Arrays as arguments of many small compiled functions cost more than what the functions do, so the
-scanner passes addresses. Nothing here checks a bound: `fields` checks every read of a payload, and
+Passing arrays to many small compiled functions costs more than their work, so the scanner passes
+addresses. Nothing here checks a bound: `fields` checks every read of a payload, and
 `state` every buffer before a record is written to it.
 """
 
@@ -54,11 +54,9 @@ def _store(bits: int) -> Store:
 
 
 load8 = _load(8, signed=False)
-load16 = _load(16, signed=False)
 load32 = _load(32, signed=True)
 load64 = _load(64, signed=True)
 store8 = _store(8)
-store16 = _store(16)
 store32 = _store(32)
 store64 = _store(64)
 
@@ -86,8 +84,8 @@ def put64(column: int, row: int, value: int) -> None:
     store64(load64(column) + 8 * row, value)
 
 
-# The last piece of a text is read again together with the piece before it, so that no byte beyond
-# the text is touched.
+# The last eight (or four) bytes of a text overlap the piece before, so that no byte beyond the text
+# is touched.
 
 
 @compiled_part
@@ -129,11 +127,11 @@ def copy(target: int, source: int, size: int) -> None:
 @compiled_part
 def _spread(digits: int) -> int:
     """Turn 4 bytes into their 8 hex digits in text order."""
-    # Each nibble into a byte of its own, the high nibble of a byte first.
+    # Spread each nibble into its own byte, the high nibble first.
     spread = (digits & 0xFFFF) | ((digits & 0xFFFF0000) << 16)
     spread = (spread & 0x000000FF000000FF) | ((spread & 0x0000FF000000FF00) << 8)
     spread = ((spread >> 4) & 0x000F000F000F000F) | ((spread & 0x000F000F000F000F) << 8)
-    # 48 makes a digit of it; 10 and above need 39 more to become a letter.
+    # Adding 48 makes a digit; 10 and above need 39 more to become a letter.
     letters = ((spread + 0x0606060606060606) >> 4) & 0x0101010101010101
     return spread + 0x3030303030303030 + letters * 39
 

@@ -1,9 +1,9 @@
 """Scan one request: the messages around its records.
 
 In:  an Export*ServiceRequest as address range, and the state of the batch.
-Out: 0 when all of it was taken; `ODD` where the library must decide about the request; `NO_ROOM`
-     where a buffer must grow and the request be scanned again. Only then it may have left rows,
-     which the caller takes back.
+Out: 0 when the whole request was read; `ODD` where the library must decide about it; `NO_ROOM`
+     where a buffer must grow and the request be scanned again. After the last two the caller
+     removes the rows that the scan may have left.
 """
 
 from apm_analytics.foundation.compiled import compiled_part
@@ -24,9 +24,9 @@ SIGNAL_NUMBERS = {"traces": TRACES, "metrics": METRICS, "logs": LOG_RECORDS}
 # Numbers of METRIC_KIND, with the field of `Metric` that holds each.
 GAUGE, SUM_KIND, HISTOGRAM, EXPONENTIAL, SUMMARY = 5, 7, 9, 10, 11
 
-# A larger record is rare, and its attributes are checked one by one.
+# Bytes; larger records are rare, and the library checks their attributes one by one.
 _LARGEST_RECORD = MAX_ATTRIBUTE_BYTES // 4
-# Only a larger record can hold more attributes than redaction allows: each has two bytes at least.
+# Bytes; only a larger record can exceed the attributes that redaction allows, at 2 bytes each.
 _CROWDED_RECORD = 20_000
 _HEAD = layout.table_offset(0)
 (_SPANS, _POINTS, _HISTOGRAMS, _EXPONENTIALS, _SUMMARIES, _LOGS) = (
@@ -131,7 +131,7 @@ def _metric(shared: int, at: int, end: int) -> int:
             else:
                 unit = text
         elif number in (GAUGE, SUM_KIND, HISTOGRAM, EXPONENTIAL, SUMMARY):
-            # Of two kinds the last holds, of two messages of one kind both do.
+            # Of two kinds the last one counts; two messages of one kind are merged.
             if kind != 0 and kind != number:
                 return ODD
             kind = number

@@ -1,10 +1,10 @@
-"""Number the texts of a batch: equal texts get equal codes, but for values that hardly repeat.
+"""Number the texts of a batch; equal texts get equal codes, except values that hardly repeat.
 
 In:  texts as addresses and sizes.
-Out: codes from 0 on; the texts lie behind each other in the arena, as Arrow wants them.
+Out: codes from 0 on; the texts lie one after another in the arena, as Arrow needs them.
 
-Each look-up of a text that never came before waits for memory, and the larger the table the longer.
-Values of fields that hardly repeat (ids, paths) are therefore mostly appended unseen.
+Looking up a new text waits for memory, the longer the larger the hash table. Values of fields that
+hardly repeat (ids, paths) are therefore mostly appended without a look-up.
 """
 
 from apm_analytics.foundation.compiled import compiled_part
@@ -41,14 +41,14 @@ from apm_analytics.ingest.wire.recall import forget_texts
 _ODD_FACTOR = -7046029254386353131  # 2**64 divided by the golden ratio
 _UPPER = -(1 << 32)
 _NO_ASCII = -9187201950435737472  # the upper bit of each of 8 bytes
-# Of 20 digits, sign included, is the longest 64-bit integer.
+# Characters of the longest 64-bit integer, sign included.
 LONGEST_INTEGER = 20
-# Of a field: so many more new texts than old ones, each of which counts for `_HIT`, and it hardly
-# repeats; below none it does, for the rest of the batch.
+# A field hardly repeats once it had _NOVEL more new texts than repeated ones, each of which counts
+# _HIT times. When the count would fall below 0, it repeats, for the rest of the batch.
 _NOVEL, _HIT, _SETTLED = 64, 8, -1
-# Of its texts one in 16 is looked up all the same: should they begin to repeat, that shows.
+# One in 16 of its texts is looked up nevertheless, to notice when they begin to repeat.
 _TRIED = 15
-# Shorter ones repeat sooner or later.
+# Bytes; shorter texts repeat sooner or later.
 _SHORT = 8
 
 
@@ -76,7 +76,7 @@ def _hash(at: int, size: int) -> int:
 
 @compiled_part
 def is_utf8(at: int, size: int) -> bool:
-    """Tell whether bytes are UTF-8, without surrogates and overlong forms."""
+    """Return whether bytes are UTF-8, without surrogates and overlong forms."""
     end = at + size
     while at < end:
         if end - at >= 8 and load64(at) & _NO_ASCII == 0:
@@ -105,7 +105,7 @@ def is_utf8(at: int, size: int) -> bool:
 
 @compiled_part
 def intern(shared: int, at: int, size: int) -> int:
-    """Give the code of a text, new or known; `ODD` where it is no UTF-8."""
+    """Return the code of a text, new or known; `ODD` where it is not UTF-8."""
     hashed = _hash(at, size)
     slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
     ends, arena = load64(shared + ENDS), load64(shared + ARENA)
@@ -135,7 +135,7 @@ def optional(code: int) -> int:
 
 @compiled_part
 def _home(slot: int, mask: int) -> int:
-    """Give the place where the search for a hash begins; a slot has all of it that counts."""
+    """Return where the search for a hash, or for the hash in a slot, begins."""
     return (slot >> 32) & mask
 
 
@@ -158,7 +158,7 @@ def _append(shared: int, at: int, size: int) -> int:
 
 @compiled_part
 def number_value(shared: int, field: int, at: int, size: int) -> int:
-    """Give a code of a value of a field of `layout.NOVELTY`; compare it by `same` only."""
+    """Return a code of a value of a field of `layout.NOVELTY`; compare such codes with `same`."""
     if field > BODIES:
         return intern(shared, at, size)
     novelty = load64(shared + NOVELTY) + 4 * field
@@ -186,7 +186,7 @@ def _number_novel(shared: int, novelty: int, at: int, size: int) -> int:
 
 @compiled_part
 def same(shared: int, one: int, other: int) -> bool:
-    """Tell whether two codes, -1 for none, stand for equal texts."""
+    """Return whether two codes, -1 for none, stand for equal texts."""
     if one == other or one < 0 or other < 0:
         return one == other
     ends, arena = load64(shared + ENDS), load64(shared + ARENA)
@@ -218,7 +218,7 @@ def forget(shared: int, kept: int) -> None:
 
 @compiled_part
 def _take_out(slots: int, mask: int, hole: int) -> None:
-    """Empty a slot, and move up what a search would no longer reach behind it."""
+    """Empty a slot, and move up the entries that a search would no longer reach."""
     place = (hole + 1) & mask
     slot = load64(slots + 8 * place)
     while slot != 0:
@@ -232,7 +232,7 @@ def _take_out(slots: int, mask: int, hole: int) -> None:
 
 @compiled_part
 def rehash(shared: int, old: int, old_slots: int) -> None:
-    """Enter what another hash table has into the present one, which is empty.
+    """Enter the texts of another hash table into the present one, which is empty.
 
     Parameters
     ----------
@@ -250,10 +250,10 @@ def rehash(shared: int, old: int, old_slots: int) -> None:
 
 @compiled_part
 def intern_integer(shared: int, value: int) -> int:
-    """Give the code of an integer's decimal text."""
+    """Return the code of an integer's decimal text."""
     end = load64(shared + SCRATCH) + LONGEST_INTEGER
     at = end
-    # Counted below zero, where the least 64-bit integer has a place too.
+    # Negative, because the least 64-bit integer has no positive counterpart.
     rest = value if value < 0 else -value
     while True:
         quotient = -(-rest // 10) if rest > -(2**63) else -922337203685477580
@@ -270,7 +270,7 @@ def intern_integer(shared: int, value: int) -> int:
 
 @compiled_part
 def small_integer(at: int, size: int) -> int:
-    """Read a text of 1 to 18 decimal digits; `ODD` for any other."""
+    """Return the value of a text of 1 to 18 decimal digits; `ODD` for any other text."""
     if size < 1 or size > 18:
         return ODD
     value = 0
