@@ -23,7 +23,7 @@ from apm_analytics.ingest.json import transcode
 from apm_analytics.ingest.receiver.repeats import plain_kind, sent_as
 from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.units import Units
-from apm_analytics.ingest.wire.encoded import encoded, encoded_schema
+from apm_analytics.ingest.wire.arrays import encoded, encoded_schema
 from apm_analytics.lake.journal.journal import Entry
 from apm_analytics.serve.refusals import Reason, Refused
 

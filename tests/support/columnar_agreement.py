@@ -66,13 +66,11 @@ def difference(ours: dict[str, pa.Table], theirs: dict[str, pa.Table]) -> str:
     for name, table in ours.items():
         table.validate(full=True)
         for field in TABLES[name]:
-            ours_column = table[field.name].cast(field.type).combine_chunks()
-            their_column = theirs[name][field.name].combine_chunks()
+            actual = table[field.name].cast(field.type).combine_chunks()
+            needed = theirs[name][field.name].combine_chunks()
             # For Arrow, NaN does not equal NaN; as texts they are equal.
-            if not ours_column.equals(their_column) and str(ours_column.to_pylist()) != str(
-                their_column.to_pylist()
-            ):
-                return f"{name}.{field.name}: {ours_column.to_pylist()}, need {their_column.to_pylist()}"
+            if not actual.equals(needed) and str(actual.to_pylist()) != str(needed.to_pylist()):
+                return f"{name}.{field.name}: {actual.to_pylist()}, need {needed.to_pylist()}"
     return ""
 
 

@@ -48,7 +48,7 @@ def _plain_text(value: Value) -> str | None:
     return value if isinstance(value, str) else None
 
 
-# Attribute -> its column, the type that fits it, and whether this is the attribute's present name.
+# Attribute -> its column, the type that fits it, and whether this is the attribute's current name.
 PLACES: dict[str, tuple[str, type, bool]] = {
     **{
         old: (column_name(new), str if PROMOTED[new] == TEXT else int, False)
@@ -61,20 +61,6 @@ PLACES: dict[str, tuple[str, type, bool]] = {
 }
 # Its column holds the path only, so it always needs `_promote`.
 TARGET = "http.target"
-_SHARED = frozenset(
-    {
-        "scope_name",
-        "scope_version",
-        "scope_attributes",
-        "scope_schema_url",
-        *RESOURCE_COLUMNS.values(),
-        "resource_attributes",
-        "resource_schema_url",
-        *(column_name(key) for key in PROMOTED),
-        "attributes",
-        "attributes_num",
-    }
-)
 CONTEXT_COLUMNS = (
     "scope_name",
     "scope_version",
@@ -85,6 +71,7 @@ CONTEXT_COLUMNS = (
     "resource_schema_url",
 )
 SERVICE = CONTEXT_COLUMNS.index("service_name")
+_NOT_IN_ROWS = {*CONTEXT_COLUMNS, *map(column_name, PROMOTED), "attributes", "attributes_num"}
 
 
 def as_text(value: Value) -> str:
@@ -171,7 +158,7 @@ class TableBuilder:
 
     def __init__(self, name: str) -> None:
         self.schema = TABLES[name]
-        self.fields = [field for field in self.schema if field.name not in _SHARED]
+        self.fields = [field for field in self.schema if field.name not in _NOT_IN_ROWS]
         self._rows: list[tuple[Any, ...]] = []
         self._contexts: list[tuple[Any, ...]] = []
         self._context_of: list[int] = []

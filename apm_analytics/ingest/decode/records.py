@@ -38,7 +38,7 @@ ENUM_NUMBERS: dict[str, dict[str, int]] = {
     "severityNumber": dict(SeverityNumber.items()),
 }
 SEVERITIES = frozenset(ENUM_NUMBERS["severityNumber"].values())
-# In the reason of rejected records that this option accepts.
+# The option that accepts records rejected for their time; their reason contains it.
 LIFTED_BY_EARLIEST = "import with --earliest"
 
 

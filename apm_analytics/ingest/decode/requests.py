@@ -197,7 +197,7 @@ class Requests:
         if not self._by_scanner:
             return by_library
         tables = dict(by_library.tables)
-        from apm_analytics.ingest.wire.encoded import encoded
+        from apm_analytics.ingest.wire.arrays import encoded
 
         for scanner in self._scanners.values():
             for name, table in scanner.tables(in_order=in_order).items():

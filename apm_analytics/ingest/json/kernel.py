@@ -29,9 +29,13 @@ MAX_DEPTH = 32
 UNUSUAL = -1
 
 _QUOTE, _ESCAPE, _COMMA, _COLON, _MINUS, _ZERO, _NINE = (ord(sign) for sign in '"\\,:-09')
-_OPEN, _CLOSE, _LIST, _LIST_END, _N, _T, _F, _U = (ord(sign) for sign in "{}[]ntfu")
+_OPEN, _CLOSE, _LIST, _LIST_END, _N, _U = (ord(sign) for sign in "{}[]nu")
 _PLUS, _DOT, _E, _LARGE_E, _SPACE = (ord(sign) for sign in "+.eE ")
 _LARGEST = 2**63 - 1
+_TRUE, _FALSE, _NULL = (np.frombuffer(word, np.uint8) for word in (b"true", b"false", b"null"))
+# The character that one after a backslash stands for; 0 for none.
+_ESCAPES = np.zeros(256, np.uint8)
+_ESCAPES[list(b'ntrbf"\\/')] = list(b'\n\t\r\b\f"\\/')
 _compiled = partial(compiled_part, checked=True)
 
 
@@ -51,6 +55,14 @@ def _behind_space(text: Bytes, at: int) -> int:
     while text[at] == _SPACE or 9 <= text[at] <= 10 or text[at] == 13:
         at += 1
     return at
+
+
+@_compiled
+def _is_word(text: Bytes, at: int, word: Bytes) -> bool:
+    for place in range(word.size):  # noqa: SIM110 (compiled code has no generators)
+        if text[at + place] != word[place]:
+            return False
+    return True
 
 
 @_compiled
@@ -113,16 +125,8 @@ def _text(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
         if sign == _ESCAPE:
             sign = text[at]
             at += 1
-            if sign == ord("n"):
-                sign = 10
-            elif sign == _T:
-                sign = 9
-            elif sign == ord("r"):
-                sign = 13
-            elif sign == ord("b"):
-                sign = 8
-            elif sign == _F:
-                sign = 12
+            if _ESCAPES[sign] > 0:
+                sign = _ESCAPES[sign]
             elif sign == _U:
                 # Some encoders write <, > and & like this; escapes beyond ASCII are unusual.
                 high, low = _hex_digit(text[at + 2]), _hex_digit(text[at + 3])
@@ -130,7 +134,7 @@ def _text(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
                     return UNUSUAL, to
                 sign = 16 * high + low
                 at += 4
-            elif sign != _QUOTE and sign != _ESCAPE and sign != ord("/"):
+            else:
                 return UNUSUAL, to
         out[to] = sign
         to += 1
@@ -217,20 +221,9 @@ def _scalar(text: Bytes, at: int, out: Bytes, to: int, kind: int) -> tuple[int, 
             return _text(text, at + 1, out, to)
         return _hex(text, at + 1, out, to)
     if kind == BOOL:
-        if (
-            text[at] == _T
-            and text[at + 1] == ord("r")
-            and text[at + 2] == _U
-            and text[at + 3] == _E
-        ):
+        if _is_word(text, at, _TRUE):
             return at + 4, _varint(out, to, 1)
-        if (
-            text[at] == _F
-            and text[at + 1] == ord("a")
-            and text[at + 2] == ord("l")
-            and text[at + 3] == ord("s")
-            and text[at + 4] == _E
-        ):
+        if _is_word(text, at, _FALSE):
             return at + 5, _varint(out, to, 0)
         return UNUSUAL, to
     at, value = _integer(text, at)
@@ -343,7 +336,7 @@ def transcode(
         at = _behind_space(text, at + 1)
         kind = fields[field, KIND]
         if text[at] == _N:
-            if text[at + 1] != _U or text[at + 2] != ord("l") or text[at + 3] != ord("l"):
+            if not _is_word(text, at, _NULL):
                 return UNUSUAL, 0
             at = _behind_space(text, at + 4)
             continue

@@ -9,7 +9,6 @@ request's end: `wire.fields` checks that every field ends within its message.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from apm_analytics.foundation.compiled import compiled, compiled_part
 from apm_analytics.ingest.wire.entries import sources_hash
@@ -116,9 +115,9 @@ def _suspicious_word(place: int, end: int, tables: int) -> bool:
         return False
     marks, first = load64(tables), load64(tables + 8)
     for byte in range(6):
-        found = _slot(lower >> 8 * byte & 0xFFFFFF)
-        if load8(marks + found) and _holds_part(
-            place + byte, end, load64(first + 8 * found), tables
+        part_slot = _slot(lower >> 8 * byte & 0xFFFFFF)
+        if load8(marks + part_slot) and _holds_part(
+            place + byte, end, load64(first + 8 * part_slot), tables
         ):
             return True
     return False
@@ -144,9 +143,9 @@ def _suspicious(at: int, size: int, tables: int) -> bool:
                 return True
             if place + 2 < end:
                 three = byte | load8(place + 1) << 8 | load8(place + 2) << 16
-                found = _slot(three | 0x202020)
-                known = load64(first + 8 * found)
-                if load8(marks + found) and _holds_part(place, end, known, tables):
+                part_slot = _slot(three | 0x202020)
+                part = load64(first + 8 * part_slot)
+                if load8(marks + part_slot) and _holds_part(place, end, part, tables):
                     return True
     # A run of 13 digits, with a blank or dash between groups, covers one of these places.
     place = at + MIN_CARD_DIGITS - 1
@@ -177,7 +176,7 @@ def _digits_around(place: int, at: int, end: int) -> int:
 
 
 @compiled_part
-def _scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
+def _scan(start: int, size: int, tables: int, stack: int, reported: int, places: int) -> int:
     """Scan one request.
 
     Parameters
@@ -189,17 +188,13 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
         kinds of their fields, FIELDS per message. Of needed parts: marks of the two pairs in
         the first three bytes of each.
     stack : address of MAX_DEPTH times FRAME bytes of working memory.
-    found : address of `places` times KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE, filled.
+    reported : address of `places` times KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE, filled.
 
     Returns
     -------
     The number of places, or UNREADABLE, TOO_MANY (places), CROWDED (too many attributes).
     """
-    hashes, known_keys, fields = (
-        load64(tables + 40),
-        load64(tables + 48),
-        load64(tables + 56),
-    )
+    hashes, known_keys, fields = load64(tables + 40), load64(tables + 48), load64(tables + 56)
     # The innermost message; those around it are on the stack.
     end = start + size
     row = REQUEST_ROW
@@ -215,12 +210,8 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
                 return count
             depth -= 1
             frame = stack + FRAME * depth
-            end = load64(frame)
-            row = load64(frame + 8)
-            key_at = load64(frame + 16)
-            key_size = load64(frame + 24)
-            known = load64(frame + 32)
-            pairs = load64(frame + 40)
+            end, row, pairs = load64(frame), load64(frame + 8), load64(frame + 40)
+            key_at, key_size, known = load64(frame + 16), load64(frame + 24), load64(frame + 32)
             continue
         tag, size, at, behind = read_field(at, end)
         if behind < 0:
@@ -238,7 +229,7 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
         if report:
             if count == places:
                 return TOO_MANY
-            place = found + 32 * count
+            place = reported + 32 * count
             store64(place, key_at - start if key_at >= 0 else -1)
             store64(place + 8, key_size)
             store64(place + 16, at - start)
@@ -272,58 +263,18 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
             if at < 0:
                 return UNREADABLE
             hashed = _key_hash(key_at, key_size)
-            found_at = hashed & (KEY_SLOTS - 1)
-            known = load64(known_keys + 8 * found_at)
-            while known != 0 and load64(hashes + 8 * found_at) != hashed:
-                found_at = (found_at + 1) & (KEY_SLOTS - 1)
-                known = load64(known_keys + 8 * found_at)
+            key_slot = hashed & (KEY_SLOTS - 1)
+            known = load64(known_keys + 8 * key_slot)
+            while known != 0 and load64(hashes + 8 * key_slot) != hashed:
+                key_slot = (key_slot + 1) & (KEY_SLOTS - 1)
+                known = load64(known_keys + 8 * key_slot)
         else:
             at = behind
 
 
 @compiled_part
 def _screen(
-    starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
-) -> int:
-    count = 0
-    for number in range(first, last):
-        at = load32(starts + 4 * number)
-        if _suspicious(content + at, load32(starts + 4 * number + 4) - at, tables):
-            if count == places:
-                return TOO_MANY
-            store64(found + 8 * count, number)
-            count += 1
-    return count
-
-
-class _Entries(NamedTuple):
-    scan: Callable[[int, int, int, int, int, int], int]
-    screen: Callable[[int, int, int, int, int, int, int], int]
-
-
-def _compile(version: int) -> _Entries:
-    # `version` is never below 0; see `entries.sources_hash`.
-    @compiled()
-    def scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
-        return UNREADABLE if version < 0 else _scan(start, size, tables, stack, found, places)
-
-    @compiled()
-    def screen(
-        starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
-    ) -> int:
-        if version < 0:
-            return UNREADABLE
-        return _screen(starts, content, first, last, tables, found, places)
-
-    return _Entries(scan, screen)
-
-
-_entries = _compile(sources_hash())
-scan = _entries.scan
-
-
-def screen(
-    starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
+    starts: int, content: int, first: int, last: int, tables: int, reported: int, places: int
 ) -> int:
     """Find texts that some pattern might change, among texts that lie one after another.
 
@@ -332,10 +283,43 @@ def screen(
     starts, content : addresses of where each text begins (int32), and of the bytes of all.
     first, last : the numbers of the first text and of the one behind the last.
     tables : as for `scan`.
-    found : address of `places` integers, filled with the numbers of the texts found.
+    reported : address of `places` integers, filled with the numbers of the texts reported.
 
     Returns
     -------
-    The number of texts found, or TOO_MANY.
+    The number of texts reported, or TOO_MANY.
     """
-    return _entries.screen(starts, content, first, last, tables, found, places)
+    count = 0
+    for number in range(first, last):
+        at = load32(starts + 4 * number)
+        if _suspicious(content + at, load32(starts + 4 * number + 4) - at, tables):
+            if count == places:
+                return TOO_MANY
+            store64(reported + 8 * count, number)
+            count += 1
+    return count
+
+
+_Scan = Callable[[int, int, int, int, int, int], int]
+_Screen = Callable[[int, int, int, int, int, int, int], int]
+
+
+def _compile(version: int) -> tuple[_Scan, _Screen]:
+    # `version` is never 0; see `entries.sources_hash`.
+
+    @compiled()
+    def scan(start: int, size: int, tables: int, stack: int, reported: int, places: int) -> int:
+        """Scan one request; see `_scan`."""
+        return _scan(start, size, tables, stack, reported, places) if version else 0
+
+    @compiled()
+    def screen(
+        starts: int, content: int, first: int, last: int, tables: int, reported: int, places: int
+    ) -> int:
+        """Find texts that some pattern might change; see `_screen`."""
+        return _screen(starts, content, first, last, tables, reported, places) if version else 0
+
+    return scan, screen
+
+
+scan, screen = _compile(sources_hash())

@@ -16,14 +16,15 @@ from apm_analytics.ingest.decode.records import SPAN_KINDS, STATUS_CODES, TEMPOR
 from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.arrays import (
     ENCODED,
+    ENCODED_MAPS,
     bitmap,
     dictionary,
+    encoded_schema,
     fixed,
     masked,
     not_zero,
     over_words,
 )
-from apm_analytics.ingest.wire.encoded import ENCODED_MAPS, encoded_schema
 from apm_analytics.ingest.wire.entries import follow, gather, renumber
 from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KIND, SUMMARY
 from apm_analytics.ingest.wire.state import State
@@ -346,7 +347,7 @@ class _TableMaker:
         return self._numbered(codes, order) if (codes >= 0).any() else self._none[ENCODED]
 
     def _numbered(self, codes: Codes, order: Places | None = None) -> pa.Array:
-        """Encode codes by a dictionary of the texts in use, in the rows order of rows."""
+        """Encode codes by a dictionary of the texts in use, with the rows in the given order."""
         used = np.empty(min(len(codes), len(self._numbers)), np.int32)
         coded = np.empty(len(codes), np.int32)
         rows = _AS_THEY_ARE if order is None else order

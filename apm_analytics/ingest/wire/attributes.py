@@ -80,7 +80,7 @@ def open_item(shared: int) -> None:
 
 @compiled_part
 def _seen(shared: int, stamps: int, number: int, key: int) -> bool:
-    """Return whether the present map has this key already."""
+    """Return whether the current map has this key already, and add it."""
     stamp = load64(shared + stamps) + 4 * key
     present = load64(shared + number)
     if load32(stamp) == present:

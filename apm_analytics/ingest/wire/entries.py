@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,14 @@ _Codes = NDArray[np.int32]
 _Places = NDArray[np.int64]
 
 
-class _Entries(NamedTuple):
-    scan: Callable[[int, int, int, int], int]
-    intern: Callable[[int, int, int], int]
-    forget: Callable[[int, int], None]
-    rehash: Callable[[int, int, int], None]
-    renumber: Callable[[_Codes, _Places, _Codes, _Codes, _Codes], tuple[int, int]]
-    measure: Callable[[_Codes, _Codes, _Codes], int]
-    gather: Callable[[_Codes, int, _Codes, _Codes, int], None]
-    follow: Callable[[_Codes, _Places, _Codes, _Places], None]
+_Scan = Callable[[int, int, int, int], int]
+_Intern = Callable[[int, int, int], int]
+_Forget = Callable[[int, int], None]
+_Rehash = Callable[[int, int, int], None]
+_Renumber = Callable[[_Codes, _Places, _Codes, _Codes, _Codes], tuple[int, int]]
+_Measure = Callable[[_Codes, _Codes, _Codes], int]
+_Gather = Callable[[_Codes, int, _Codes, _Codes, int], None]
+_Follow = Callable[[_Codes, _Places, _Codes, _Places], None]
 
 
 @cache
@@ -46,24 +45,30 @@ def sources_hash() -> int:
     return int(digest.hexdigest()[:15], 16)
 
 
-def _compile(version: int) -> _Entries:
+def _compile(
+    version: int,
+) -> tuple[_Scan, _Intern, _Forget, _Rehash, _Renumber, _Measure, _Gather, _Follow]:
     # `version` is never 0; see `sources_hash`.
 
     @compiled()
     def scan(shared: int, signal: int, at: int, end: int) -> int:
+        """Scan one request; see `scan.scan_request`."""
         return scan_request(shared, signal, at, end) if version else 0
 
     @compiled()
     def intern(shared: int, at: int, size: int) -> int:
+        """Return the code of a text, new or known."""
         return texts.intern(shared, at, size) if version else 0
 
     @compiled()
     def forget(shared: int, kept: int) -> None:
+        """Remove all texts from code `kept` on."""
         if version:
             texts.forget(shared, kept)
 
     @compiled()
     def rehash(shared: int, old: int, old_slots: int) -> None:
+        """Enter the texts of another hash table into the present one; see `texts.rehash`."""
         if version:
             texts.rehash(shared, old, old_slots)
 
@@ -71,6 +76,20 @@ def _compile(version: int) -> _Entries:
     def renumber(
         codes: _Codes, order: _Places, numbers: _Codes, used: _Codes, coded: _Codes
     ) -> tuple[int, int]:
+        """Number the texts of one column in order of appearance.
+
+        Parameters
+        ----------
+        codes : the texts of the column, -1 for none.
+        order : the rows in their new order; empty to keep the present one.
+        numbers : -1 for every text of the batch, before and after the call.
+        used : filled with the code of each number.
+        coded : filled with the number of each row, -1 for none.
+
+        Returns
+        -------
+        The number of texts in the column, and the number of rows without text.
+        """
         count = missing = 0 if version else 1
         for row in range(codes.size):
             code = codes[order[row] if order.size else row]
@@ -115,57 +134,17 @@ def _compile(version: int) -> _Entries:
                 at += 1
         offsets[order.size] = at
 
-    return _Entries(scan, intern, forget, rehash, renumber, measure, gather, follow)
+    return scan, intern, forget, rehash, renumber, measure, gather, follow
 
 
-_entries = _compile(sources_hash())
+scan, intern, forget, rehash, renumber, _measure, _gather, _follow = _compile(sources_hash())
 
 
 def cache_folder() -> Path | None:
     """Return the folder of the cached machine code, None where numba found none to write to."""
-    scan_entry: Any = _entries.scan
+    scan_entry: Any = scan
     folder = scan_entry.stats.cache_path
     return None if folder is None else Path(folder)
-
-
-def scan(shared: int, signal: int, at: int, end: int) -> int:
-    """Scan one request; see `scan.scan_request`."""
-    return _entries.scan(shared, signal, at, end)
-
-
-def intern(shared: int, at: int, size: int) -> int:
-    """Return the code of a text, new or known."""
-    return _entries.intern(shared, at, size)
-
-
-def forget(shared: int, kept: int) -> None:
-    """Remove all texts from code `kept` on."""
-    _entries.forget(shared, kept)
-
-
-def rehash(shared: int, old: int, old_slots: int) -> None:
-    """Enter the texts of another hash table into the present one; see `texts.rehash`."""
-    _entries.rehash(shared, old, old_slots)
-
-
-def renumber(
-    codes: _Codes, order: _Places, numbers: _Codes, used: _Codes, coded: _Codes
-) -> tuple[int, int]:
-    """Number the texts of one column in order of appearance.
-
-    Parameters
-    ----------
-    codes : the texts of the column, -1 for none.
-    order : the rows in their new order; empty to keep the present one.
-    numbers : -1 for every text of the batch, before and after the call.
-    used : filled with the code of each number.
-    coded : filled with the number of each row, -1 for none.
-
-    Returns
-    -------
-    The number of texts in the column, and the number of rows without text.
-    """
-    return _entries.renumber(codes, order, numbers, used, coded)
 
 
 def gather(
@@ -178,8 +157,8 @@ def gather(
     Where each begins, with the end of the last, and the bytes of all.
     """
     offsets = np.empty(len(codes) + 1, np.int32)
-    content = np.empty(_entries.measure(ends, codes, offsets), np.uint8)
-    _entries.gather(ends, arena.ctypes.data, codes, offsets, content.ctypes.data)
+    content = np.empty(_measure(ends, codes, offsets), np.uint8)
+    _gather(ends, arena.ctypes.data, codes, offsets, content.ctypes.data)
     return offsets, content
 
 
@@ -198,5 +177,5 @@ def follow(ends: _Codes, order: _Places) -> tuple[_Codes, _Places]:
     """
     offsets = np.empty(len(order) + 1, np.int32)
     places = np.empty(ends[-1], np.int64)
-    _entries.follow(ends, order, offsets, places)
+    _follow(ends, order, offsets, places)
     return offsets, places

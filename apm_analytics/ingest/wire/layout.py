@@ -27,14 +27,14 @@ WORD = 8
     TEXTS,  # the number of texts
     TEXTS_CAPACITY,
     ARENA_CAPACITY,
-    MAP,  # number of the present record's maps
-    ITEM_MAP,  # number of the present event's, exemplar's or link's map
+    MAP,  # number of the current record's maps
+    ITEM_MAP,  # number of the current event's, exemplar's or link's map
     EARLIEST,  # ns: the limits of valid times
     LATEST,
     PLACE_COLUMN,  # address: uint8, the promoted column of each of the first texts
-    PLACE_CURRENT,  # address: uint8, whether it is the column's present name
+    PLACE_CURRENT,  # address: uint8, whether it is the column's current name
     SCRATCH,  # address: room to write a number as text
-    GROUP,  # the present resource and scope
+    GROUP,  # the current resource and scope
     LACKING,  # the block that has no room, and the size of the record
     LACKING_SIZE,
     KEY_MARKS,  # address: int32, the mark of each text as a key, see below

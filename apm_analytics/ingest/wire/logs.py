@@ -9,8 +9,7 @@ from apm_analytics.ingest.decode.records import SEVERITIES
 from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.attributes import any_text, attribute, open_record
 from apm_analytics.ingest.wire.fields import ODD, read_field
-from apm_analytics.ingest.wire.identifiers import put_span_id, put_trace_id
-from apm_analytics.ingest.wire.memory import load64, put32, put64, store64
+from apm_analytics.ingest.wire.memory import load64, put32, put64, put_id, store64
 from apm_analytics.ingest.wire.texts import intern, optional
 
 _HIGHEST_SEVERITY = max(SEVERITIES)
@@ -70,8 +69,8 @@ def log(shared: int, block: int, at: int, end: int) -> int:
         time = observed
     if time < 0 or time < load64(shared + layout.EARLIEST) or time > load64(shared + layout.LATEST):
         return ODD
-    has_trace = put_trace_id(load64(block + layout.TRACE_ID) + 32 * row, trace, trace_size)
-    has_span = put_span_id(load64(block + layout.SPAN_ID) + 16 * row, span_id, span_id_size)
+    has_trace = put_id(block + layout.TRACE_ID, row, trace, trace_size, 16)
+    has_span = put_id(block + layout.SPAN_ID, row, span_id, span_id_size, 8)
     if has_trace < 0 or has_span < 0:
         return ODD
     present = load64(load64(block + layout.PRESENT) + 8 * row)

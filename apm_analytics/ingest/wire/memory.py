@@ -143,3 +143,15 @@ def hex_text(target: int, source: int, size: int) -> None:
     while at < size:
         store64(target + 2 * at, _spread(load32(source + at) & 0xFFFFFFFF))
         at += 4
+
+
+@compiled_part
+def put_id(column: int, row: int, at: int, size: int, full_size: int) -> int:
+    """Write an id of 8 or 16 bytes into a column of hex digits.
+
+    Returns 1 for an id, 0 for a missing one (empty or all zero), -1 for one of another size.
+    """
+    if size == full_size:
+        hex_text(load64(column) + 2 * full_size * row, at, full_size)
+        return 1 if load64(at) != 0 or load64(at + full_size - 8) != 0 else 0
+    return 0 if size == 0 else -1

@@ -8,8 +8,7 @@ from apm_analytics.foundation.compiled import compiled_part
 from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.attributes import item_attribute, open_item, open_record
 from apm_analytics.ingest.wire.fields import ODD, read_field
-from apm_analytics.ingest.wire.identifiers import put_span_id, put_trace_id
-from apm_analytics.ingest.wire.memory import double_bits, load64, put32, put64, store64
+from apm_analytics.ingest.wire.memory import double_bits, load64, put32, put64, put_id, store64
 
 
 @compiled_part
@@ -67,8 +66,8 @@ def exemplar(shared: int, block: int, at: int, end: int) -> int:
             trace, trace_size = start, value
         elif field == 7 << 3 | 2 and item_attribute(shared, block, start, at) < 0:
             return ODD
-    has_trace = put_trace_id(load64(block + layout.ITEM_TRACE) + 32 * row, trace, trace_size)
-    has_span = put_span_id(load64(block + layout.ITEM_SPAN) + 16 * row, span_id, span_id_size)
+    has_trace = put_id(block + layout.ITEM_TRACE, row, trace, trace_size, 16)
+    has_span = put_id(block + layout.ITEM_SPAN, row, span_id, span_id_size, 8)
     if time < 0 or has_trace < 0 or has_span < 0:
         return ODD
     present = has_trace * layout.HAS_TRACE | has_span * layout.HAS_SPAN

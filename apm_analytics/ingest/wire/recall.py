@@ -8,7 +8,7 @@ reading the message and two look-ups among all texts of the batch.
 """
 
 from apm_analytics.foundation.compiled import compiled_part
-from apm_analytics.ingest.wire.layout import RECALLED, RECALLED_PLACE_BYTES, RECALLED_PLACES
+from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.memory import copy, equal, load64, store64
 
 # The kinds of an attribute's value.
@@ -16,7 +16,7 @@ NOTHING, TEXT, BOOL, INTEGER, DOUBLE = range(5)
 # A place holds the tag of its message; the tag that was missed last; key, kind, the offset of the
 # text in the message and its size; the value, or the code of the text; the message.
 _TAG, _MISSED, _WHAT, _VALUE, _MESSAGE = range(0, 40, 8)
-_LEAST_BYTES, _MOST_BYTES = 10, RECALLED_PLACE_BYTES - _MESSAGE
+_LEAST_BYTES, _MOST_BYTES = 10, layout.RECALLED_PLACE_BYTES - _MESSAGE
 _ODD_FACTOR = -7046029254386353131  # 2**64 divided by the golden ratio
 
 
@@ -39,7 +39,8 @@ def tag_of(at: int, size: int) -> int:
 @compiled_part
 def place_of(shared: int, tag: int) -> int:
     """Return the address of the place for a tag."""
-    return load64(shared + RECALLED) + RECALLED_PLACE_BYTES * (tag >> 8 & (RECALLED_PLACES - 1))
+    number = tag >> 8 & (layout.RECALLED_PLACES - 1)
+    return load64(shared + layout.RECALLED) + layout.RECALLED_PLACE_BYTES * number
 
 
 @compiled_part
@@ -85,8 +86,8 @@ def note(
 @compiled_part
 def forget_texts(shared: int, kept: int) -> None:
     """Forget the messages with a text from code `kept` on."""
-    for number in range(RECALLED_PLACES):
-        place = load64(shared + RECALLED) + RECALLED_PLACE_BYTES * number
+    for number in range(layout.RECALLED_PLACES):
+        place = load64(shared + layout.RECALLED) + layout.RECALLED_PLACE_BYTES * number
         key, kind, value, _, _ = recalled(place)
         if key >= kept or (kind == TEXT and value >= kept):
             store64(place + _TAG, 0)

@@ -9,8 +9,7 @@ from apm_analytics.ingest.decode.records import SPAN_KINDS, STATUS_CODES
 from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.attributes import attribute, item_attribute, open_item, open_record
 from apm_analytics.ingest.wire.fields import ODD, read_field
-from apm_analytics.ingest.wire.identifiers import put_span_id, put_trace_id
-from apm_analytics.ingest.wire.memory import load64, put32, put64, store64
+from apm_analytics.ingest.wire.memory import load64, put32, put64, put_id, store64
 from apm_analytics.ingest.wire.texts import intern, optional
 
 _KINDS, _STATUSES = len(SPAN_KINDS), len(STATUS_CODES)
@@ -78,11 +77,11 @@ def span(shared: int, block: int, at: int, end: int) -> int:
         return ODD
     if start_ns < 0 or end_ns < start_ns:  # or beyond 63 bits
         return ODD
-    if put_trace_id(load64(block + layout.TRACE_ID) + 32 * row, trace, trace_size) != 1:
+    if put_id(block + layout.TRACE_ID, row, trace, trace_size, 16) != 1:
         return ODD
-    if put_span_id(load64(block + layout.SPAN_ID) + 16 * row, span_id, span_id_size) != 1:
+    if put_id(block + layout.SPAN_ID, row, span_id, span_id_size, 8) != 1:
         return ODD
-    has_parent = put_span_id(load64(block + layout.PARENT_ID) + 16 * row, parent, parent_size)
+    has_parent = put_id(block + layout.PARENT_ID, row, parent, parent_size, 8)
     if has_parent < 0:
         return ODD
     present = load64(load64(block + layout.PRESENT) + 8 * row)
@@ -184,8 +183,8 @@ def _link(shared: int, block: int, at: int, end: int) -> int:
             dropped = value
         elif field == 6 << 3 | 5:
             flags = value
-    has_trace = put_trace_id(load64(block + layout.LINK_TRACE) + 32 * row, trace, trace_size)
-    has_span = put_span_id(load64(block + layout.LINK_SPAN) + 16 * row, span_id, span_id_size)
+    has_trace = put_id(block + layout.LINK_TRACE, row, trace, trace_size, 16)
+    has_span = put_id(block + layout.LINK_SPAN, row, span_id, span_id_size, 8)
     if has_trace < 0 or has_span < 0:
         return ODD
     present = has_trace * layout.HAS_TRACE | has_span * layout.HAS_SPAN

@@ -8,24 +8,8 @@ hardly repeat (ids, paths) are therefore mostly appended without a look-up.
 """
 
 from apm_analytics.foundation.compiled import compiled_part
+from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.fields import ODD
-from apm_analytics.ingest.wire.layout import (
-    ARENA,
-    BODIES,
-    EMPTY_CODE,
-    ENDS,
-    ENTERED,
-    ITEM_STAMPS,
-    KEY_MARKS,
-    KEY_NEW,
-    NOVELTY,
-    NUMBER_STAMPS,
-    SCRATCH,
-    SLOT_MASK,
-    SLOTS,
-    TEXT_STAMPS,
-    TEXTS,
-)
 from apm_analytics.ingest.wire.memory import (
     copy,
     equal,
@@ -107,8 +91,8 @@ def is_utf8(at: int, size: int) -> bool:
 def intern(shared: int, at: int, size: int) -> int:
     """Return the code of a text, new or known; `ODD` where it is not UTF-8."""
     hashed = _hash(at, size)
-    slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
-    ends, arena = load64(shared + ENDS), load64(shared + ARENA)
+    slots, mask = load64(shared + layout.SLOTS), load64(shared + layout.SLOT_MASK)
+    ends, arena = load64(shared + layout.ENDS), load64(shared + layout.ARENA)
     place = _home(hashed, mask)
     while True:
         slot = load64(slots + 8 * place)
@@ -123,14 +107,14 @@ def intern(shared: int, at: int, size: int) -> int:
     code = _append(shared, at, size)
     if code >= 0:
         store64(slots + 8 * place, (hashed & _UPPER) | (code + 1))
-        store64(shared + ENTERED, load64(shared + ENTERED) + 1)
+        store64(shared + layout.ENTERED, load64(shared + layout.ENTERED) + 1)
     return code
 
 
 @compiled_part
 def optional(code: int) -> int:
     """Return a text's code, -1 where the text is empty."""
-    return code if code != EMPTY_CODE else -1
+    return code if code != layout.EMPTY_CODE else -1
 
 
 @compiled_part
@@ -143,25 +127,25 @@ def _home(slot: int, mask: int) -> int:
 def _append(shared: int, at: int, size: int) -> int:
     if not is_utf8(at, size):
         return ODD
-    code = load64(shared + TEXTS)
-    ends = load64(shared + ENDS)
+    code = load64(shared + layout.TEXTS)
+    ends = load64(shared + layout.ENDS)
     start = load32(ends + 4 * code)
-    copy(load64(shared + ARENA) + start, at, size)
+    copy(load64(shared + layout.ARENA) + start, at, size)
     store32(ends + 4 * code + 4, start + size)
-    store32(load64(shared + TEXT_STAMPS) + 4 * code, -1)
-    store32(load64(shared + NUMBER_STAMPS) + 4 * code, -1)
-    store32(load64(shared + ITEM_STAMPS) + 4 * code, -1)
-    store32(load64(shared + KEY_MARKS) + 4 * code, KEY_NEW)
-    store64(shared + TEXTS, code + 1)
+    store32(load64(shared + layout.TEXT_STAMPS) + 4 * code, -1)
+    store32(load64(shared + layout.NUMBER_STAMPS) + 4 * code, -1)
+    store32(load64(shared + layout.ITEM_STAMPS) + 4 * code, -1)
+    store32(load64(shared + layout.KEY_MARKS) + 4 * code, layout.KEY_NEW)
+    store64(shared + layout.TEXTS, code + 1)
     return code
 
 
 @compiled_part
 def number_value(shared: int, field: int, at: int, size: int) -> int:
     """Return a code of a value of a field of `layout.NOVELTY`; compare such codes with `same`."""
-    if field > BODIES:
+    if field > layout.BODIES:
         return intern(shared, at, size)
-    novelty = load64(shared + NOVELTY) + 4 * field
+    novelty = load64(shared + layout.NOVELTY) + 4 * field
     if load32(novelty) == _SETTLED:
         return intern(shared, at, size)
     return _number_novel(shared, novelty, at, size)
@@ -173,7 +157,7 @@ def _number_novel(shared: int, novelty: int, at: int, size: int) -> int:
     if novel >= _NOVEL and novel & _TRIED != 0 and size >= _SHORT:
         store32(novelty, novel + 1)
         return _append(shared, at, size)
-    count = load64(shared + TEXTS)
+    count = load64(shared + layout.TEXTS)
     code = intern(shared, at, size)
     if code >= count:
         store32(novelty, novel + 1)
@@ -189,7 +173,7 @@ def same(shared: int, one: int, other: int) -> bool:
     """Return whether two codes, -1 for none, stand for equal texts."""
     if one == other or one < 0 or other < 0:
         return one == other
-    ends, arena = load64(shared + ENDS), load64(shared + ARENA)
+    ends, arena = load64(shared + layout.ENDS), load64(shared + layout.ARENA)
     start, second = load32(ends + 4 * one), load32(ends + 4 * other)
     size = load32(ends + 4 * one + 4) - start
     return load32(ends + 4 * other + 4) - second == size and equal(
@@ -200,9 +184,9 @@ def same(shared: int, one: int, other: int) -> bool:
 @compiled_part
 def forget(shared: int, kept: int) -> None:
     """Remove all texts from code `kept` on."""
-    slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
-    ends, arena = load64(shared + ENDS), load64(shared + ARENA)
-    for code in range(kept, load64(shared + TEXTS)):
+    slots, mask = load64(shared + layout.SLOTS), load64(shared + layout.SLOT_MASK)
+    ends, arena = load64(shared + layout.ENDS), load64(shared + layout.ARENA)
+    for code in range(kept, load64(shared + layout.TEXTS)):
         start = load32(ends + 4 * code)
         place = _home(_hash(arena + start, load32(ends + 4 * code + 4) - start), mask)
         slot = load64(slots + 8 * place)
@@ -211,8 +195,8 @@ def forget(shared: int, kept: int) -> None:
             slot = load64(slots + 8 * place)
         if slot != 0:
             _take_out(slots, mask, place)
-            store64(shared + ENTERED, load64(shared + ENTERED) - 1)
-    store64(shared + TEXTS, kept)
+            store64(shared + layout.ENTERED, load64(shared + layout.ENTERED) - 1)
+    store64(shared + layout.TEXTS, kept)
     forget_texts(shared, kept)
 
 
@@ -238,7 +222,7 @@ def rehash(shared: int, old: int, old_slots: int) -> None:
     ----------
     old, old_slots : address and number of slots of the other table.
     """
-    slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
+    slots, mask = load64(shared + layout.SLOTS), load64(shared + layout.SLOT_MASK)
     for number in range(old_slots):
         slot = load64(old + 8 * number)
         if slot != 0:
@@ -251,7 +235,7 @@ def rehash(shared: int, old: int, old_slots: int) -> None:
 @compiled_part
 def intern_integer(shared: int, value: int) -> int:
     """Return the code of an integer's decimal text."""
-    end = load64(shared + SCRATCH) + LONGEST_INTEGER
+    end = load64(shared + layout.SCRATCH) + LONGEST_INTEGER
     at = end
     # Negative, because the least 64-bit integer has no positive counterpart.
     rest = value if value < 0 else -value
