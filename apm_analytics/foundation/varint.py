@@ -1,14 +1,16 @@
-"""Numbers of variable length, as protobuf and Thrift write them: seven bits a byte, lowest first.
+"""Encode and decode variable-length integers: seven bits per byte, lowest first.
 
-In:  a number from 0 on, or bytes.
-Out: bytes, or a number and the place after it.
+In:  an integer >= 0, or bytes as protobuf and Thrift write them.
+Out: bytes, or the integer and the offset behind it.
+
+Compiled code has its own: `ingest.wire.fields` reads, `ingest.json.kernel` writes.
 """
 
-LONGEST = 10  # bytes of a 64-bit number
+LONGEST = 10  # bytes of a 64-bit integer
 
 
 def encode(number: int) -> bytes:
-    """Write a number from 0 on.
+    """Encode an integer >= 0.
 
     Examples
     --------
@@ -17,23 +19,29 @@ def encode(number: int) -> bytes:
     """
     if number < 0x80:
         return number.to_bytes(1)
-    written = bytearray()
+    encoded = bytearray()
     while number >= 0x80:
-        written.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    written.append(number)
-    return bytes(written)
+    encoded.append(number)
+    return bytes(encoded)
 
 
-def decode(content: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Read the number at a place; give it, and the place after it.
+def decode(
+    content: bytes | bytearray | memoryview, at: int, longest: int = LONGEST
+) -> tuple[int, int]:
+    """Decode the integer at an offset; return it and the offset behind it.
+
+    Parameters
+    ----------
+    longest : the most bytes that the integer may have.
 
     Raises
     ------
     IndexError
-        The bytes end within it.
+        The content ends within the integer.
     ValueError
-        It is longer than 64 bits.
+        The integer is longer than `longest` bytes.
 
     Examples
     --------
@@ -41,9 +49,9 @@ def decode(content: bytes | memoryview, at: int) -> tuple[int, int]:
     (300, 2)
     """
     number = 0
-    for count in range(LONGEST):
+    for count in range(longest):
         byte = content[at + count]
         number |= (byte & 0x7F) << 7 * count
         if byte < 0x80:
             return number, at + count + 1
-    raise ValueError(f"the number at byte {at} does not end within {LONGEST} bytes")
+    raise ValueError(f"the integer at byte {at} is longer than {longest} bytes")

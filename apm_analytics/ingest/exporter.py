@@ -29,7 +29,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from apm_analytics.foundation.errors import ApmError
 from apm_analytics.foundation.privacy import PrivacyRules
 from apm_analytics.ingest.redaction.requests import Redactor
-from apm_analytics.ingest.staging import Stage, Taken, Units, write_letters
+from apm_analytics.ingest.staging import Stage, Taken, write_letters
+from apm_analytics.ingest.units import Units
 from apm_analytics.lake import snapshots
 from apm_analytics.lake.journal.journal import Entry
 

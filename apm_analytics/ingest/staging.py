@@ -22,10 +22,9 @@ from apm_analytics.ingest.json import otlp as otlp_json
 from apm_analytics.ingest.json import transcode
 from apm_analytics.ingest.receiver.repeats import plain_kind, sent_as
 from apm_analytics.ingest.redaction.requests import Redactor
-from apm_analytics.ingest.wire.encoded import encoded, encoded_schema
-from apm_analytics.lake import snapshots
+from apm_analytics.ingest.units import Units
+from apm_analytics.ingest.wire.arrays import encoded, encoded_schema
 from apm_analytics.lake.journal.journal import Entry
-from apm_analytics.lake.schema import METRIC_TABLES
 from apm_analytics.serve.refusals import Reason, Refused
 
 SIGNALS = ("traces", "metrics", "logs")
@@ -59,30 +58,6 @@ class Rows:
 
     tables: dict[str, pa.Table]
     letters: list[Letter]
-
-
-class Units:
-    """The unit that each metric began with; the manifest is asked once for each."""
-
-    def __init__(self, lake: Path) -> None:
-        self._lake = lake
-        self._known: dict[tuple[str, str], str] = {}
-
-    def refused(self, tables: dict[str, pa.Table]) -> dict[tuple[str, str, str], str]:
-        """Find the metrics whose unit is not the one they began with, and say so for each."""
-        seen = _units(tables)
-        fresh = [found for found in seen if found[:2] not in self._known]
-        if fresh:
-            self._known.update(snapshots.check_units(self._lake, fresh))
-        return {
-            (service, metric, unit): (
-                f"metric {metric} of {service} changed its unit from "
-                f"{self._known[service, metric]!r} to {unit!r}; "
-                "give the metric a new name, or convert the values before sending"
-            )
-            for service, metric, unit in seen
-            if self._known[service, metric] != unit
-        }
 
 
 class Stage:
@@ -276,17 +251,6 @@ def _letter(rejected: Rejected) -> Letter:
         "reason": rejected.reason,
         "record": rejected.record,
     }
-
-
-def _units(tables: dict[str, pa.Table]) -> list[tuple[str, str, str]]:
-    columns = ["service_name", "name", "unit"]
-    seen: list[tuple[str, str, str]] = []
-    for table_name in METRIC_TABLES:
-        if table_name in tables:
-            groups = tables[table_name].select(columns).group_by(columns, use_threads=False)
-            rows = groups.aggregate([]).to_pylist()
-            seen += [(row["service_name"], row["name"], row["unit"]) for row in rows]
-    return seen
 
 
 def write_letters(lake: Path, document: str, letters: list[Letter]) -> None:

@@ -155,7 +155,7 @@ def test_a_stamp_changes_nothing_else(kind: str) -> None:
     ("kind", "payload", "said"),
     [
         ("traces", GOOD[:-3], "resourceSpans"),
-        ("traces", b"\x0a\xff\xff\xff\xff\x0f" + GOOD, "resourceSpans: says it has"),
+        ("traces", b"\x0a\xff\xff\xff\xff\x0f" + GOOD, "resourceSpans: announces"),
         ("traces+json", b"{", "no JSON"),
         ("traces+json", b'{"resourceSpans": 7}', "resourceSpans: found a int, need a list"),
         ("traces+json", b'{"resourceSpans": [{"resource": 7}]}', "resourceSpans: not every"),

@@ -29,7 +29,7 @@ def disagreement(
     *,
     ordered: bool = False,
 ) -> tuple[str, int]:
-    """Decode requests both ways; gives what differs first, and how many the scanner took.
+    """Decode requests both ways; return the first difference, and how many the scanner took.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ def disagreement(
             request = protobuf.parse(signal, bytes(payload))
         except BadInput as error:
             if by_scanner:
-                return f"the scanner took what the library refuses: {error}", taken
+                return f"the scanner took a request that the library refuses: {error}", taken
             continue
         protobuf.read_request(signal, request, sink, LIMITS)
         if by_scanner and (len(reference.rejected) > before or reference.warnings):
-            return f"the scanner took what is rejected: {reference.rejected}", taken
+            return f"the scanner took a record that is rejected: {reference.rejected}", taken
         aside.finish()
     theirs = reference.finish().tables
     if ordered:
@@ -60,24 +60,24 @@ def disagreement(
 
 
 def difference(ours: dict[str, pa.Table], theirs: dict[str, pa.Table]) -> str:
-    """Give the first column of two sets of tables that differs, "" for none."""
+    """Return the first column of two sets of tables that differs, "" for none."""
     if ours.keys() != theirs.keys():
         return f"tables {sorted(ours)}, need {sorted(theirs)}"
     for name, table in ours.items():
         table.validate(full=True)
         for field in TABLES[name]:
-            one = table[field.name].cast(field.type).combine_chunks()
-            other = theirs[name][field.name].combine_chunks()
-            # Arrow says that a NaN is no NaN; texts of both say the truth.
-            if not one.equals(other) and str(one.to_pylist()) != str(other.to_pylist()):
-                return f"{name}.{field.name}: {one.to_pylist()}, need {other.to_pylist()}"
+            actual = table[field.name].cast(field.type).combine_chunks()
+            needed = theirs[name][field.name].combine_chunks()
+            # For Arrow, NaN does not equal NaN; as texts they are equal.
+            if not actual.equals(needed) and str(actual.to_pylist()) != str(needed.to_pylist()):
+                return f"{name}.{field.name}: {actual.to_pylist()}, need {needed.to_pylist()}"
     return ""
 
 
 def first_culprit(signal: str, payloads: Iterable[Payload]) -> str:
-    """Find the request that alone shows a difference."""
+    """Return the first request that differs when decoded alone."""
     for payload in payloads:
-        found, _ = disagreement(signal, [payload])
-        if found:
-            return f"{signal} {bytes(payload).hex()}: {found}"
+        differing, _ = disagreement(signal, [payload])
+        if differing:
+            return f"{signal} {bytes(payload).hex()}: {differing}"
     return "only together"

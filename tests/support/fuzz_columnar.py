@@ -1,7 +1,7 @@
 """Fuzz the scanner with mutated requests: it agrees with the protobuf library or leaves them to it.
 
-In:  --requests, --seed; --guarded lays every buffer against a page that may not be touched.
-Out: what was compared; exit code 1 with the request that differs.
+In:  --requests, --seed; --guarded puts a protected page next to every buffer.
+Out: the number of compared requests; exit code 1 with the request that differs.
 """
 
 import argparse
@@ -12,8 +12,9 @@ import numpy as np
 from columnar_agreement import disagreement, first_culprit
 from guarded_memory import against_a_guard_page, behind_a_guard_page
 from numpy.typing import NDArray
-from wire_requests import SIGNALS, Requests, varint
+from wire_requests import SIGNALS, Requests
 
+from apm_analytics.foundation import varint
 from apm_analytics.ingest.wire import state
 from apm_analytics.ingest.wire.blocks import recycled
 
@@ -23,7 +24,7 @@ _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF)
 
 
 def mutated(draw: random.Random, payload: bytes, other: bytes) -> bytes:
-    """Damage a request in one of the ways that networks and attackers do."""
+    """Damage a request in one of the ways of networks and attackers."""
     if not payload:
         return payload
     changed = bytearray(payload)
@@ -42,8 +43,10 @@ def mutated(draw: random.Random, payload: bytes, other: bytes) -> bytes:
     elif way == 5:  # a piece of another request, or of the same one again
         start = draw.randrange(len(other) or 1)
         changed[at:at] = other[start : start + draw.randint(1, 60)]
-    elif way == 6:  # a length that lies
-        changed[at : at + 1] = varint(draw.choice((changed[at] + 1, 2**31 - 1, 2**32 - 1, 2**63)))
+    elif way == 6:  # a wrong length
+        changed[at : at + 1] = varint.encode(
+            draw.choice((changed[at] + 1, 2**31 - 1, 2**32 - 1, 2**63))
+        )
     elif way == 7:  # an integer that does not end
         changed[at:at] = bytes([0xFF] * draw.randint(4, 11))
     else:
@@ -53,7 +56,7 @@ def mutated(draw: random.Random, payload: bytes, other: bytes) -> bytes:
 
 
 def batches(count: int, seed: int) -> list[tuple[str, int]]:
-    """Split so many requests into batches of one signal, each with its own seed."""
+    """Split a number of requests into batches of one signal, each with its own seed."""
     sizes = [A_BATCH] * (count // A_BATCH) + [count % A_BATCH] * bool(count % A_BATCH)
     return [(SIGNALS[number % 3], seed + number) for number in range(len(sizes))]
 
@@ -62,36 +65,36 @@ def batch(signal: str, seed: int) -> list[bytes]:
     """Draw one batch: a third as drawn, two thirds damaged once or twice."""
     draw = random.Random(seed)
     requests = Requests(draw, ODDITIES[seed % len(ODDITIES)])
-    # Few are drawn, which is slow, and each is damaged in many ways.
+    # Drawing is slow, so few are drawn and each is damaged in many ways.
     drawn = [requests.request(signal) for _ in range(A_BATCH // 5)]
-    made = list(drawn)
-    while len(made) < A_BATCH:
+    payloads = list(drawn)
+    while len(payloads) < A_BATCH:
         damaged = mutated(draw, draw.choice(drawn), draw.choice(drawn))
         if draw.random() < 0.3:
             damaged = mutated(draw, damaged, draw.choice(drawn))
-        made.append(damaged)
-    return made
+        payloads.append(damaged)
+    return payloads
 
 
 def fuzz(count: int, seed: int, *, guarded: bool = False, progress: bool = False) -> int:
-    """Compare so many requests; gives how many of them the scanner took.
+    """Compare a number of requests; return how many of them the scanner took.
 
     Raises
     ------
     AssertionError
-        The two disagree; says on which request, in hex.
+        The two disagree; the message has the request in hex.
     """
-    if guarded:  # buffers that are full again and again
+    if guarded:  # buffers that fill up often
         state.LEAST_ROWS = state.LEAST_PAIRS = state.LEAST_TEXTS = state.LEAST_ARENA = 1
     taken = 0
-    for number, (signal, own) in enumerate(batches(count, seed)):
-        payloads: list[bytes] | list[NDArray[np.uint8]] = batch(signal, own)
+    for number, (signal, batch_seed) in enumerate(batches(count, seed)):
+        payloads: list[bytes] | list[NDArray[np.uint8]] = batch(signal, batch_seed)
         if guarded:
             lay = against_a_guard_page if number % 2 else behind_a_guard_page
             payloads = [lay(payload) for payload in payloads]
         allocate = _fenced if guarded else recycled
-        found, here = disagreement(signal, payloads, allocate, ordered=bool(number % 2))
-        assert not found, f"seed {own}: {found}\n{first_culprit(signal, payloads)}"
+        differing, here = disagreement(signal, payloads, allocate, ordered=bool(number % 2))
+        assert not differing, f"seed {batch_seed}: {differing}\n{first_culprit(signal, payloads)}"
         taken += here
         if progress and number % 200 == 199:
             print(
@@ -105,7 +108,7 @@ def _fenced(sizes: list[int]) -> list[NDArray[np.uint8]]:
 
 
 def main() -> None:
-    """Fuzz and say what came of it."""
+    """Fuzz and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)

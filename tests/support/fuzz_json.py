@@ -1,7 +1,7 @@
-"""Fuzz OTLP JSON: what the scanner takes gives the rows of `otlp_json`, its reference.
+"""Fuzz OTLP JSON: documents that the scanner takes give the rows of `json.otlp`, its reference.
 
 In:  --documents, --seed.
-Out: what was compared; exit code 1 with the first difference.
+Out: the number of compared documents; exit code 1 with the first difference.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from apm_analytics.ingest.json import otlp as otlp_json
 from apm_analytics.ingest.json import transcode
 
 A_BATCH = 2_000
-DRAWN = 30  # few are drawn, which is slow, and each is damaged in many ways
+DRAWN = 30  # drawing is slow, so few are drawn and each is damaged in many ways
 
-# Pieces of JSON that mean something else, or nothing, in another place.
+# Pieces of JSON that have another meaning, or none, in another place.
 PIECES = (
     b'"', b"\\", b"\\u00e9", b"\\u003c", b"\\n", b",", b"{", b"}", b"[", b"]", b":", b" ", b"\n",
     b"null", b"true", b"0", b"-", b"1e5", b".5", b'"1"', b"01", b"1.0", b'{"stringValue":"x"}',
@@ -36,13 +36,13 @@ PIECES = (
 
 
 def disagreement(signal: str, documents: Sequence[bytes]) -> tuple[str, int]:
-    """Read documents both ways; gives what differs first, and how many the scanner took."""
+    """Read documents both ways; return the first difference, and how many the scanner took."""
     scanner, reference, taken = Scanner(signal, 0, LIMITS, {}), Sink(), 0
     for document in documents:
-        found = transcode.to_protobuf(document)
-        if found is None or not scanner.take(found[1]):
+        transcoded = transcode.to_protobuf(document)
+        if transcoded is None or not scanner.take(transcoded[1]):
             continue
-        assert found[0] == signal
+        assert transcoded[0] == signal
         taken += 1
         try:
             otlp_json.read_document(orjson.loads(document), reference, LIMITS, only=signal)
@@ -54,21 +54,21 @@ def disagreement(signal: str, documents: Sequence[bytes]) -> tuple[str, int]:
 
 
 def drawn(draw: random.Random, signal: str, count: int) -> list[bytes]:
-    """Draw documents that the scanner takes: anything it leaves would compare nothing."""
-    made: list[bytes] = []
-    while len(made) < count:
+    """Draw documents that the scanner takes, because only those are compared."""
+    documents: list[bytes] = []
+    while len(documents) < count:
         try:
             request = protobuf.parse(signal, Requests(draw, 0.0).request(signal))
         except BadInput:
             continue
         document = orjson.dumps(as_json(request, enum_numbers=draw.random() < 0.5))
         if disagreement(signal, [document])[1]:
-            made.append(document)
-    return made
+            documents.append(document)
+    return documents
 
 
 def spoilt(draw: random.Random, document: bytes, other: bytes) -> bytes:
-    """Put a piece where none belongs, or damage a byte."""
+    """Insert a piece where none belongs, or damage a byte."""
     if draw.random() < 0.3:
         return mutated(draw, document, other)
     at = draw.randrange(len(document))
@@ -77,7 +77,7 @@ def spoilt(draw: random.Random, document: bytes, other: bytes) -> bytes:
 
 
 def batch(signal: str, seed: int, count: int) -> tuple[str, int]:
-    """Compare so many damaged documents; gives what differs first, and how many were taken."""
+    """Compare damaged documents; return the first difference, and how many were taken."""
     draw = random.Random(seed)
     whole = drawn(draw, signal, DRAWN)
     return disagreement(
@@ -90,15 +90,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     taken = 0
-    for number in range(max(given.documents // A_BATCH, 1)):
+    for number in range(max(options.documents // A_BATCH, 1)):
         signal = SIGNALS[number % len(SIGNALS)]
-        found, some = batch(signal, given.seed + number, min(A_BATCH, given.documents))
-        if found:
-            sys.exit(f"{signal}, seed {given.seed + number}: {found}")
+        differing, some = batch(signal, options.seed + number, min(A_BATCH, options.documents))
+        if differing:
+            sys.exit(f"{signal}, seed {options.seed + number}: {differing}")
         taken += some
-    print(f"{given.documents:,} documents agree; {taken:,} were taken")
+    print(f"{options.documents:,} documents agree; {taken:,} were taken")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Buffers that end, or begin, at a page that may not be touched: to step over the edge is to crash.
+"""Buffers that end, or begin, at a protected page: access beyond them crashes.
 
 In:  bytes.
 Out: arrays over a copy of them.
@@ -17,7 +17,7 @@ _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def against_a_guard_page(content: bytes) -> NDArray[np.uint8]:
-    """Copy bytes so that the byte behind the last one may not be touched."""
+    """Copy bytes in front of a protected page."""
     memory = _fenced(len(content))
     end = len(memory) - _PAGE
     memory[end - len(content) : end] = np.frombuffer(content, np.uint8)
@@ -25,7 +25,7 @@ def against_a_guard_page(content: bytes) -> NDArray[np.uint8]:
 
 
 def behind_a_guard_page(content: bytes) -> NDArray[np.uint8]:
-    """Copy bytes so that the byte before the first one may not be touched."""
+    """Copy bytes behind a protected page."""
     memory = _fenced(len(content))
     memory[_PAGE : _PAGE + len(content)] = np.frombuffer(content, np.uint8)
     return memory[_PAGE : _PAGE + len(content)]
@@ -33,7 +33,7 @@ def behind_a_guard_page(content: bytes) -> NDArray[np.uint8]:
 
 def _fenced(size: int) -> NDArray[np.uint8]:
     inner = -(-max(size, 1) // _PAGE) * _PAGE
-    # The array keeps the mapping alive; what is unmapped with it is the guard too.
+    # The array keeps the mapping alive, and the guard pages with it.
     memory = np.frombuffer(mmap.mmap(-1, inner + 2 * _PAGE), np.uint8)
     address = memory.__array_interface__["data"][0]
     for guard in (address, address + _PAGE + inner):

@@ -1,4 +1,4 @@
-"""OTLP requests with known contents, in protobuf; JSON is made from them."""
+"""OTLP requests with known contents, in protobuf and as JSON."""
 
 import base64
 from typing import Any
@@ -16,32 +16,32 @@ NS_PER_S = 10**9
 
 
 def attribute(key: str, value: Any) -> KeyValue:
-    """One attribute of any kind."""
+    """Return one attribute of any kind."""
     return KeyValue(key=key, value=any_value(value))
 
 
 def any_value(value: Any) -> AnyValue:
-    """One OTLP value from a Python one."""
-    made = AnyValue()
+    """Return the OTLP value of a Python value."""
+    otlp_value = AnyValue()
     if isinstance(value, bool):
-        made.bool_value = value
+        otlp_value.bool_value = value
     elif isinstance(value, int):
-        made.int_value = value
+        otlp_value.int_value = value
     elif isinstance(value, float):
-        made.double_value = value
+        otlp_value.double_value = value
     elif isinstance(value, bytes):
-        made.bytes_value = value
+        otlp_value.bytes_value = value
     elif isinstance(value, list):
-        made.array_value.values.extend(any_value(item) for item in value)
+        otlp_value.array_value.values.extend(any_value(item) for item in value)
     elif isinstance(value, dict):
-        made.kvlist_value.values.extend(attribute(key, item) for key, item in value.items())
+        otlp_value.kvlist_value.values.extend(attribute(key, item) for key, item in value.items())
     elif isinstance(value, str):
-        made.string_value = value
-    return made
+        otlp_value.string_value = value
+    return otlp_value
 
 
 def traces(count: int = 2, *, service: str = "shop", first: int = 1) -> ExportTraceServiceRequest:
-    """`count` server spans a second apart, 0.1 s each; `first` numbers them."""
+    """Return `count` server spans one second apart, 0.1 s each, numbered from `first`."""
     request = ExportTraceServiceRequest()
     entry = request.resource_spans.add()
     entry.resource.attributes.append(attribute("service.name", service))
@@ -61,7 +61,7 @@ def traces(count: int = 2, *, service: str = "shop", first: int = 1) -> ExportTr
 
 
 def metrics() -> ExportMetricsServiceRequest:
-    """One point of each of the five kinds."""
+    """Return one point of each of the five kinds."""
     request = ExportMetricsServiceRequest()
     entry = request.resource_metrics.add()
     entry.resource.attributes.append(attribute("service.name", "shop"))
@@ -93,7 +93,7 @@ def metrics() -> ExportMetricsServiceRequest:
 
 
 def logs() -> ExportLogsServiceRequest:
-    """One record with a text body, one with a structured one."""
+    """Return one record with a text body and one with a structured body."""
     request = ExportLogsServiceRequest()
     entry = request.resource_logs.add()
     entry.resource.attributes.append(attribute("service.name", "shop"))
@@ -113,7 +113,7 @@ def logs() -> ExportLogsServiceRequest:
 
 
 def as_json(request: Any, *, enum_numbers: bool = False) -> dict[str, Any]:
-    """The request as OTLP JSON: lowerCamelCase, ids in hex; enums by name, or by number."""
+    """Return the request as OTLP JSON: lowerCamelCase, ids in hex; enums by name, or by number."""
     document = MessageToDict(request, use_integers_for_enums=enum_numbers)
     _hex_ids(document)
     return document

@@ -1,7 +1,7 @@
-"""Random OTLP requests on the wire: every field of the messages, in any order, and odd things.
+"""Random OTLP requests in protobuf: every field of the messages, in any order, and odd choices.
 
-`oddity` is how likely each odd choice is: repeated and unknown fields, long varints, values that
-are to be rejected, texts that are no UTF-8.
+`oddity` is the probability of each odd choice: repeated and unknown fields, long varints, values to
+reject, texts that are not UTF-8.
 """
 
 import random
@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from otlp_requests import NS_PER_S, START_NS
 
+from apm_analytics.foundation import varint
 from apm_analytics.ingest.decode.protobuf import REQUESTS
 from apm_analytics.ingest.wire.layout import PLACE_NAMES
 
@@ -51,7 +52,7 @@ class Requests:
         self._oddity = oddity
 
     def request(self, signal: str) -> bytes:
-        """Draw one request, as bytes."""
+        """Draw one request and return its bytes."""
         return self._message(REQUESTS[signal].DESCRIPTOR, 0)
 
     def _odd(self) -> bool:
@@ -62,7 +63,7 @@ class Requests:
             return self._any_value(depth)
         draw = self._draw
         written: list[bytes] = []
-        oneofs = {one.name: draw.choice(one.fields).name for one in descriptor.oneofs}
+        oneofs = {each.name: draw.choice(each.fields).name for each in descriptor.oneofs}
         for field in descriptor.fields:
             oneof = field.containing_oneof
             if oneof is not None and oneofs[oneof.name] != field.name and not self._odd():
@@ -187,7 +188,7 @@ class Requests:
         return draw.choice((0, 1, 2, 3, 2**32 + 3 if self._odd() else 4, 2**31))
 
     def _varint(self, value: int) -> bytes:
-        written = varint(value)
+        written = varint.encode(value)
         if self._odd() and len(written) < 5:
             return written[:-1] + bytes([written[-1] | 0x80]) + bytes([0x80, 0x00])
         return written
@@ -195,21 +196,19 @@ class Requests:
     def _unknown(self) -> bytes:
         number = self._draw.choice((20, 99, 2000, 2**28))
         kind, content = self._draw.choice(
-            ((0, varint(300)), (1, bytes(8)), (2, b"\x03abc"), (5, bytes(4)), (3, b""), (6, b""))
+            (
+                (0, varint.encode(300)),
+                (1, bytes(8)),
+                (2, b"\x03abc"),
+                (5, bytes(4)),
+                (3, b""),
+                (6, b""),
+            )
         )
         if kind == 3:
             return _tagged(number, 3) + b"\x08\x07" + _tagged(number, 4)
         return _tagged(number, kind) + content
 
 
-def varint(value: int) -> bytes:
-    """Write an integer as protobuf does."""
-    written = bytearray()
-    while value > 0x7F:
-        written.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*written, value])
-
-
 def _tagged(number: int, kind: int) -> bytes:
-    return varint(number << 3 | kind)
+    return varint.encode(number << 3 | kind)

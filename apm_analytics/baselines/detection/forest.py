@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from apm_analytics.baselines.models.scales import Floats
 from apm_analytics.baselines.models.series import Flags
 from apm_analytics.baselines.models.store import write_frame
+from apm_analytics.foundation.compiled import compiled_loop as compiled
 from apm_analytics.foundation.errors import NotEnoughData, NotFound
-from apm_analytics.foundation.loops import compiled
 from apm_analytics.signals.operations import OPERATION, Schema
 
 # A day of windows of 5 minutes; a forest on fewer isolates noise.

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from apm_analytics.foundation.loops import compiled
+from apm_analytics.foundation.compiled import compiled_loop as compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

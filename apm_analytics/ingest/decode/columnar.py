@@ -1,47 +1,47 @@
-"""Take requests of one signal straight into Arrow, without a Python object a record.
+"""Decode requests of one signal straight into Arrow, without a Python object per record.
 
 In:  Export*ServiceRequests of one signal in protobuf.
 Out: one set of tables of the requests that were taken.
 
-The scanner (`wire`) takes a whole request or none of it. It leaves to the library what is damaged,
-what is to be rejected, and what is rare: nested values, bytes, repeated keys (docs/decisions/0008).
-The library's way is also the reference: both give the same rows.
+The scanner (`wire`) takes a whole request or none of it. It leaves to the library requests that are
+damaged, have a record to reject, or hold something rare: nested values, bytes, repeated keys
+(docs/decisions/0008). The library is also the reference: both give the same rows.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from apm_analytics.foundation import varint
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import protobuf
 from apm_analytics.ingest.decode.columns import SERVICE
 from apm_analytics.ingest.decode.records import Limits
+from apm_analytics.ingest.decode.sink import RefusedUnits
 from apm_analytics.ingest.wire import assembly, layout
 from apm_analytics.ingest.wire.blocks import recycled
 from apm_analytics.ingest.wire.entries import scan
 from apm_analytics.ingest.wire.scan import NO_ROOM, SIGNAL_NUMBERS
 from apm_analytics.ingest.wire.state import Allocate, State
 
-Units = Mapping[tuple[str, str, str], str]
-# Arrow counts texts and pairs of one table with 31 bits; a request of n bytes gives 2 n at most.
+# Arrow counts the texts and pairs of a table with 31 bits; n bytes have 2 n of them at most.
 MAX_BYTES = 2**30 - 1
-# What is around records becomes Python objects, which are kept. More than a hundred times what is
-# common goes the library's way, before which attributes are counted.
+# Resources and scopes become Python objects that are kept. The library takes those that are a
+# hundred times larger than usual; their attributes are counted before.
 MAX_CONTEXT_BYTES = 64 * 1024
 _LENGTH_FIELD_1, _LENGTH_FIELD_2 = b"\x0a", b"\x12"
 
 
 class Scanner:
-    """Takes the requests that need no library, into one set of buffers."""
+    """Takes the requests that need no library into one set of buffers."""
 
     def __init__(
         self,
         signal: str,
         expected: int,
         limits: Limits,
-        refused_units: Units,
+        refused_units: RefusedUnits,
         allocate: Allocate = recycled,
     ) -> None:
         self._signal = signal
@@ -51,12 +51,12 @@ class Scanner:
         self._known: dict[bytes, int] = {}
         self._context_of: list[int] = []
         self._bytes = 0
-        # Of the last request: where it began, and what is around its records.
+        # Of the last request: the buffers before it, and the bytes of its resources and scopes.
         self._began: tuple[Any, int, int] = (self.state.mark(), 0, 0)
         self.bodies: set[bytes] = set()
 
     def take(self, payload: bytes) -> bool:
-        """Take one request wholly, or leave no trace of it and say so."""
+        """Take one request and return True, or return False and leave no row."""
         state = self.state
         if self._bytes + len(payload) > MAX_BYTES:
             return False
@@ -86,22 +86,22 @@ class Scanner:
         return False
 
     def take_back(self) -> None:
-        """Leave no trace of the last request."""
+        """Remove the rows of the last request."""
         mark, groups, self._bytes = self._began
         del self._context_of[groups:]
         self.state.roll_back(mark)
 
     def new_texts(self) -> int:
-        """Give the code of the first text that came with the last request."""
+        """Return the code of the first text that came with the last request."""
         return int(self._began[0][1])
 
     def tables(self, *, in_order: bool = False) -> dict[str, pa.Table]:
-        """Give the tables of all requests taken, see `assembly.tables`; not used again then."""
+        """Return the tables of all requests, see `assembly.tables`; not used again afterwards."""
         contexts = np.array(self._context_of, dtype=np.int32)
         return assembly.tables(self.state, self._contexts, contexts, in_order=in_order)
 
     def _take_contexts(self, payload: bytes, address: int) -> bool:
-        """Let the library read what is around the records; it tells whether that is damaged."""
+        """Let the library read the resources and scopes; return False if they are damaged."""
         state = self.state
         owners, starts, ends = (
             state.column(layout.HEAD, offset, np.int64).tolist()
@@ -118,7 +118,7 @@ class Scanner:
             if context is None:
                 return False
             self._context_of.append(context)
-        # A resource without any scope gives no row, and may be damaged all the same.
+        # A resource without any scope has no row, and may still be damaged.
         alone = {owner for owner in heads if owner < 0} - {-1 - entry for entry in entries}
         return all(self._context(heads[owner], b"") is not None for owner in alone)
 
@@ -139,7 +139,7 @@ class Scanner:
         return self._known[body]
 
     def _has_refused_unit(self, first: int) -> bool:
-        """Tell whether a metric from row `first` of the heads on is to be rejected."""
+        """Return whether a metric from row `first` of the heads on is to be rejected."""
         if not self._refused_units:
             return False
         names, units, groups = (
@@ -155,10 +155,4 @@ class Scanner:
 
 
 def _message(tag: bytes, content: bytes) -> bytes:
-    size = len(content)
-    written = bytearray(tag)
-    while size > 0x7F:
-        written.append(size & 0x7F | 0x80)
-        size >>= 7
-    written.append(size)
-    return bytes(written) + content
+    return tag + varint.encode(len(content)) + content

@@ -1,6 +1,6 @@
-"""Gather checked records and turn them into Arrow tables with the lake's columns.
+"""Collect checked records and turn them into Arrow tables with the lake's columns.
 
-In:  one tuple a record in the order of `TableBuilder.fields`, its attributes, its context
+In:  one tuple per record in the order of `TableBuilder.fields`, its attributes, its context
      (resource and scope, shared by many records).
 Out: one Arrow table with exactly the columns of `lake.schema`.
 """
@@ -25,7 +25,7 @@ from apm_analytics.lake.schema import (
     column_name,
 )
 
-# Beyond it a double no longer holds every integer, so such an integer is kept as text.
+# Above it a double no longer holds every integer; larger integers are stored as text.
 EXACT_INTEGER = 2**53
 UNKNOWN_SERVICE = "unknown_service"
 
@@ -48,7 +48,7 @@ def _plain_text(value: Value) -> str | None:
     return value if isinstance(value, str) else None
 
 
-# Attribute -> its column, the type that fits it, and whether this is the attribute's present name.
+# Attribute -> its column, the type that fits it, and whether this is the attribute's current name.
 PLACES: dict[str, tuple[str, type, bool]] = {
     **{
         old: (column_name(new), str if PROMOTED[new] == TEXT else int, False)
@@ -59,22 +59,8 @@ PLACES: dict[str, tuple[str, type, bool]] = {
         for key, kind in PROMOTED.items()
     },
 }
-# Its column holds the path alone, so it always takes the careful way.
+# Its column holds the path only, so it always needs `_promote`.
 TARGET = "http.target"
-_SHARED = frozenset(
-    {
-        "scope_name",
-        "scope_version",
-        "scope_attributes",
-        "scope_schema_url",
-        *RESOURCE_COLUMNS.values(),
-        "resource_attributes",
-        "resource_schema_url",
-        *(column_name(key) for key in PROMOTED),
-        "attributes",
-        "attributes_num",
-    }
-)
 CONTEXT_COLUMNS = (
     "scope_name",
     "scope_version",
@@ -85,6 +71,7 @@ CONTEXT_COLUMNS = (
     "resource_schema_url",
 )
 SERVICE = CONTEXT_COLUMNS.index("service_name")
+_NOT_IN_ROWS = {*CONTEXT_COLUMNS, *map(column_name, PROMOTED), "attributes", "attributes_num"}
 
 
 def as_text(value: Value) -> str:
@@ -107,7 +94,7 @@ def _nested_default(value: object) -> str:
 
 
 def text_pairs(pairs: Pairs) -> list[tuple[str, str]]:
-    """Give attributes as a text map; see `unique_keys` for a repeated key."""
+    """Return attributes as pairs of texts; see `unique_keys` for repeated keys."""
     listed = [(key, as_text(value)) for key, value in pairs]
     keys = [key for key, _ in listed]
     if len(set(keys)) < len(keys):
@@ -119,7 +106,7 @@ def text_pairs(pairs: Pairs) -> list[tuple[str, str]]:
 def unique_keys(keys: list[str], start: int) -> None:
     """Rename repeated keys from `start` on: the last stays, earlier ones become `.duplicate`.
 
-    OTLP forbids repeated keys and leaves open what they mean; a map holds each key once.
+    OTLP forbids repeated keys without defining their meaning; a map holds each key once.
     """
     seen: set[str] = set()
     repeated: dict[str, int] = {}
@@ -140,7 +127,7 @@ def context(
     scope: Pairs,
     scope_schema_url: str,
 ) -> tuple[Any, ...]:
-    """Lay out what all records of one scope share, in the order of the context columns."""
+    """Return the values that all records of one scope share, in the order of `CONTEXT_COLUMNS`."""
     columns: dict[str, str | None] = dict.fromkeys(RESOURCE_COLUMNS.values())
     rest: list[tuple[str, Value]] = []
     for key, value in resource:
@@ -165,17 +152,17 @@ def context(
 class TableBuilder:
     """Rows of one lake table; `add` them, then `finish`.
 
-    Only what a record has costs anything: promoted attributes are kept as (row, value) pairs and
-    scattered into their columns once, at the end.
+    Missing attributes cost nothing: promoted attributes are kept as (row, value) pairs and fill
+    their columns once, at the end.
     """
 
     def __init__(self, name: str) -> None:
         self.schema = TABLES[name]
-        self.fields = [field for field in self.schema if field.name not in _SHARED]
+        self.fields = [field for field in self.schema if field.name not in _NOT_IN_ROWS]
         self._rows: list[tuple[Any, ...]] = []
         self._contexts: list[tuple[Any, ...]] = []
         self._context_of: list[int] = []
-        # Column -> rows, values and the names the values came under.
+        # Column -> rows, values, and the names under which the values came.
         self._promoted: dict[str, _Sparse] = {column_name(key): ([], [], []) for key in PROMOTED}
         self._places = {
             key: (*self._promoted[column], fitting)
@@ -193,11 +180,11 @@ class TableBuilder:
         return len(self._rows)
 
     def open_context(self, values: tuple[Any, ...]) -> None:
-        """Say which resource and scope the records added from now on belong to."""
+        """Set the resource and scope of the records that are added next."""
         self._contexts.append(values)
 
     def add(self, row: tuple[Any, ...], attributes: Pairs) -> None:
-        """Take one checked record."""
+        """Add one checked record."""
         number = len(self._rows)
         self._rows.append(row)
         self._context_of.append(len(self._contexts) - 1)
@@ -232,7 +219,7 @@ class TableBuilder:
         ends.append(end)
 
     def _promote(self, number: int, key: str, value: Value) -> None:
-        """Put a value into its column, or into the maps where it does not fit or comes second."""
+        """Put a value into its column, or into the maps if it does not fit or comes second."""
         column, fitting, current = PLACES[key]
         rows, values, names = self._promoted[column]
         fitted = _plain_text(value) if fitting is str else _whole_number(value)
@@ -263,7 +250,7 @@ class TableBuilder:
             self._text_values.append(as_text(value))
 
     def finish(self) -> pa.Table:
-        """Give the table; the builder is not used again."""
+        """Return the table; the builder is not used again."""
         count = len(self._rows)
         columns: dict[str, pa.Array] = {}
         transposed = zip(*self._rows, strict=True) if count else ([] for _ in self.fields)

@@ -1,19 +1,18 @@
-"""OTLP bytes to Arrow: the one door for both encodings.
+"""Decode OTLP bytes of either encoding into Arrow tables.
 
-In:  a JSON document (OTLP, or Jaeger's) or a protobuf request, as bytes.
+In:  a JSON document (OTLP or Jaeger) or a protobuf request, as bytes.
 Out: `Decoded`: tables with the lake's columns, rejected records, warnings.
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from apm_analytics.foundation.errors import BadInput
-from apm_analytics.ingest.decode import protobuf, requests
+from apm_analytics.ingest.decode import protobuf
 from apm_analytics.ingest.decode.records import Limits
-from apm_analytics.ingest.decode.requests import warm_up
+from apm_analytics.ingest.decode.requests import decode_requests, warm_up
 from apm_analytics.ingest.decode.sink import Decoded, DecodedRequests, Rejected, Sink
 from apm_analytics.ingest.json import jaeger
 from apm_analytics.ingest.json import otlp as otlp_json
@@ -37,12 +36,12 @@ def decode_json(document: bytes, limits: Limits | None = None) -> Decoded:
     Parameters
     ----------
     document : UTF-8 JSON with resourceSpans, resourceMetrics or resourceLogs.
-    limits : the times that are believed; by default 2000 to a day from now.
+    limits : the limits of valid times; by default 2000-01-01 to a day from now.
 
     Raises
     ------
     BadInput
-        It is no JSON, or no OTLP.
+        The document is no JSON, or no OTLP.
 
     Examples
     --------
@@ -73,37 +72,14 @@ def decode_protobuf(signal: str, payload: bytes, limits: Limits | None = None) -
     return sink.finish()
 
 
-def decode_requests(
-    signal: str,
-    payloads: Sequence[bytes],
-    limits: Limits | None = None,
-    refused_units: Mapping[tuple[str, str, str], str] | None = None,
-) -> DecodedRequests:
-    """Decode many Export*ServiceRequests of one signal into one set of tables.
-
-    Parameters
-    ----------
-    signal : traces, metrics or logs.
-    payloads : one protobuf request each.
-    limits : the times that are believed; by default 2000 to a day from now.
-    refused_units : (service, metric, unit) -> why metric points in this unit are not taken.
-
-    Returns
-    -------
-    Tables with the lake's columns, whose texts may be dictionary-encoded: `lake.snapshots.append`
-    takes both. A rejected record names the index of its request as `document`; a request that is
-    no such message is in `broken`, with what is wrong and where, and leaves no row.
-
-    Examples
-    --------
-    >>> decode_requests("traces", [b"", bytes([255])]).broken
-    {1: 'no OTLP traces request in protobuf: cut short within the field at byte 0'}
-    """
-    return requests.decode(signal, payloads, limits or Limits.around_now(), refused_units)
-
-
 def read_json(document: bytes, sink: Sink, limits: Limits) -> None:
-    """Decode one JSON document into a sink that others share."""
+    """Decode one JSON document into a sink.
+
+    Raises
+    ------
+    BadInput
+        The document is no JSON, no OTLP, or a damaged Jaeger document.
+    """
     parsed, damage = _parsed(document)
     if jaeger.is_jaeger(parsed):
         try:
@@ -114,22 +90,22 @@ def read_json(document: bytes, sink: Sink, limits: Limits) -> None:
 
 
 def _parsed(document: bytes) -> tuple[Any, str]:
-    """Parse JSON; what is no UTF-8 in it is replaced by a text that is given too."""
+    """Parse JSON; return it, and the text that replaces bytes that are not UTF-8."""
     try:
         return otlp_json.parse(document), ""
     except orjson.JSONDecodeError as error:
-        found = error
+        failure = error
     text = document.decode(errors="surrogateescape")
     low = text.lower()
-    # U+FFFD by custom; where the document holds it already, a code point that no text has.
+    # U+FFFD is customary; if the document holds it already, use a code point that no text has.
     marks = (chr(code) for code in (0xFFFD, *range(0xFDD0, 0xFDF0)))
     damage = next((m for m in marks if m not in low and f"\\u{ord(m):04x}" not in low), "")
-    mended = _NO_UTF8.sub(damage, text)
-    if mended != text and damage:
+    repaired = _NO_UTF8.sub(damage, text)
+    if repaired != text and damage:
         try:
-            return otlp_json.parse(mended.encode()), damage
+            return otlp_json.parse(repaired.encode()), damage
         except orjson.JSONDecodeError as error:
-            found = error
+            failure = error
     raise BadInput(
-        f"no JSON: {found.msg} at byte {found.pos}; was the file cut short while written?"
-    ) from found
+        f"no JSON: {failure.msg} at byte {failure.pos}; was the file cut short while written?"
+    ) from failure

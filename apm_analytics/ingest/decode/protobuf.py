@@ -1,4 +1,4 @@
-"""Read OTLP protobuf messages: traces, metrics and logs.
+"""Read OTLP protobuf messages with the protobuf library: traces, metrics and logs.
 
 In:  a parsed Export*ServiceRequest of the protobuf library.
 Out: rows, rejected records and warnings in a `Sink`.
@@ -49,7 +49,7 @@ def parse(signal: str, payload: bytes) -> Any:
     Raises
     ------
     BadInput
-        The bytes are no such message; says which field is damaged.
+        The bytes are no such message; the error names the damaged field.
     """
     try:
         return REQUESTS[signal].FromString(payload)
@@ -62,13 +62,13 @@ def parse(signal: str, payload: bytes) -> Any:
 
 
 def check_signal(signal: str, request: Any, payload: bytes) -> None:
-    """Refuse what is another signal's request: much of it can be read as this one's.
+    """Refuse a request of another signal, which can often be parsed as one of this signal.
 
     Raises
     ------
     BadInput
-        The first record lacks what one of this signal can hardly be without, and has what one of
-        another signal has.
+        The first record lacks what nearly all records of this signal have, and is plausible as
+        one of another signal.
     """
     first = next(_first_records(signal, request), None)
     if first is None or _plausible(signal, first):
@@ -92,11 +92,11 @@ def _other_signal(signal: str, payload: bytes) -> str | None:
 
 
 def detect(payload: bytes, guess: str = "traces") -> tuple[str, Any]:
-    """Tell which signal a request holds, and give it parsed; the wire format does not say.
+    """Find the signal of a request, which the wire format does not name; return it and the request.
 
     Parameters
     ----------
-    guess : the signal tried first, and given for a request without any record.
+    guess : the signal tried first, and returned for a request without any record.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def _first_records(signal: str, request: Any) -> Iterator[Any]:
 
 
 def _plausible(signal: str, record: Any) -> bool:
-    """Read as another signal, a record lacks what its own can hardly be without."""
+    """Return whether a record has what nearly all records of this signal have."""
     if signal == "traces":
         return bool(record.start_time_unix_nano or len(record.span_id) == 8)
     if signal == "metrics":
@@ -160,7 +160,7 @@ def read_request(signal: str, request: Any, sink: Sink, limits: Limits) -> None:
 
 
 def only_context(signal: str, request: Any) -> tuple[Any, ...]:
-    """Give what records share in a request of one resource with one scope."""
+    """Return the shared values of a request of one resource with one scope."""
     top, middle, _ = _GROUPS[signal]
     entry = getattr(request, top)[0]
     return _context(entry, getattr(entry, middle)[0])
@@ -281,10 +281,10 @@ def _point_row(
         **shared,
     )
     if kind in ("gauge", "sum"):
-        held = point.WhichOneof("value")
+        value_kind = point.WhichOneof("value")
         value = records.number(
-            point.as_double if held == "as_double" else None,
-            point.as_int if held == "as_int" else None,
+            point.as_double if value_kind == "as_double" else None,
+            point.as_int if value_kind == "as_int" else None,
             point.flags,
             monotonic,
         )
@@ -362,21 +362,21 @@ def _any_value(value: Any) -> Value:
     kind = value.WhichOneof("value")
     if kind is None:
         return None
-    held = getattr(value, kind)
+    content = getattr(value, kind)
     if kind == "array_value":
-        return [_any_value(item) for item in held.values]
+        return [_any_value(item) for item in content.values]
     if kind == "kvlist_value":
-        return dict(_pairs(held.values))
-    return held  # type: ignore[no-any-return]
+        return dict(_pairs(content.values))
+    return content  # type: ignore[no-any-return]
 
 
 def _pairs(attributes: Any) -> list[tuple[str, Value]]:
-    # Most are texts; asking for the text alone costs half of asking which kind it is.
+    # Most are texts; reading the text directly costs half of finding the kind first.
     return [(a.key, a.value.string_value or _any_value(a.value)) for a in attributes]
 
 
 def _checked(record: Any) -> list[tuple[str, Value]]:
-    """Give the attributes; a record that is small as a whole has no large one."""
+    """Return the attributes; only those of a large record need a check of their sizes."""
     pairs = _pairs(record.attributes)
     if record.ByteSize() > records.MAX_ATTRIBUTE_BYTES:
         records.check_attributes(pairs)

@@ -1,4 +1,4 @@
-"""Check one OTLP record and lay it out as a row, whichever encoding it came in.
+"""Check one OTLP record and lay it out as a row, for either encoding.
 
 In:  the fields of a span, a metric point or a log record as Python values.
 Out: the row in the order of `TableBuilder.fields`, or `Reject` with the field and the reason.
@@ -16,7 +16,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import SeverityNumber
 from apm_analytics.ingest.decode.columns import Value
 
 INT64_END = 2**63
-# One value this large is a payload that went astray, and would dominate its whole part.
+# A larger value is most likely a misplaced payload, and would dominate its whole part.
 MAX_ATTRIBUTE_BYTES = 1024 * 1024
 MAX_AHEAD = timedelta(days=1)
 # Values of these types can never be too large.
@@ -38,12 +38,12 @@ ENUM_NUMBERS: dict[str, dict[str, int]] = {
     "severityNumber": dict(SeverityNumber.items()),
 }
 SEVERITIES = frozenset(ENUM_NUMBERS["severityNumber"].values())
-# What the reason of a record says that the option of this name lets in.
+# The option that accepts records rejected for their time; their reason contains it.
 LIFTED_BY_EARLIEST = "import with --earliest"
 
 
 class Reject(Exception):
-    """One record cannot be taken: the field and why, in words a user can act on."""
+    """A record is rejected: the field and the reason, in words that a user can act on."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -53,32 +53,32 @@ class Reject(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """The times that are believed, nanoseconds since 1970 UTC."""
+    """The first and the last valid time, in nanoseconds since 1970 UTC."""
 
     earliest_ns: int
     latest_ns: int
 
     @classmethod
     def around_now(cls, earliest: datetime | None = None) -> "Limits":
-        """Take records from `earliest` (2000-01-01 by default) to a day from now."""
+        """Accept times from `earliest` (2000-01-01 by default) to a day from now."""
         first = earliest or DEFAULT_EARLIEST
         latest = datetime.now(UTC) + MAX_AHEAD
         return cls(int(first.timestamp()) * 10**9, int(latest.timestamp()) * 10**9)
 
     def check(self, field: str, time_ns: int) -> int:
-        """Give the time back, or reject it."""
+        """Return the time, or reject it."""
         if self.earliest_ns <= time_ns <= self.latest_ns:
             return time_ns
         if time_ns >= INT64_END:
             raise Reject(field, f"{time_ns} does not fit 64 bits of nanoseconds (year 2262)")
-        found = "missing (0)" if time_ns == 0 else _instant(time_ns)
+        shown = "missing (0)" if time_ns == 0 else _instant(time_ns)
         if time_ns < self.earliest_ns:
             raise Reject(
                 field,
-                f"{found} is before {_instant(self.earliest_ns)}; mend the clock of the sender, "
+                f"{shown} is before {_instant(self.earliest_ns)}; correct the sender's clock, "
                 f"or {LIFTED_BY_EARLIEST}",
             )
-        raise Reject(field, f"{found} is over a day in the future; mend the clock of the sender")
+        raise Reject(field, f"{shown} is over a day in the future; correct the sender's clock")
 
 
 def check_attributes(pairs: Sequence[tuple[str, Value]]) -> None:
@@ -104,16 +104,17 @@ def _size(value: Value) -> int:
 
 
 def moment(field: str, time_ns: int) -> int | None:
-    """Check a time within a record, such as that of an event; None when it is missing (0)."""
+    """Return a time within a record, such as that of an event; None when it is missing (0)."""
     if not -INT64_END <= time_ns < INT64_END:
         raise Reject(field, f"{time_ns} does not fit 64 bits of nanoseconds (year 2262)")
     return time_ns or None
 
 
 def identifier(field: str, value: object, size: int) -> str | None:
-    """Read an id: bytes, or text in hex (padded where short) or base64; None when it is empty.
+    """Return an id as hex; None when it is empty.
 
-    OTLP JSON says hex; protobuf's own JSON mapping, which some exporters use, says base64.
+    It comes as bytes, or as text in hex (padded where short) or base64: OTLP JSON uses hex,
+    protobuf's own JSON mapping, which some exporters use, base64.
     """
     if not value:
         return None
@@ -170,10 +171,10 @@ def span(
     events: list[dict[str, Any]],
     links: list[dict[str, Any]],
 ) -> tuple[Any, ...]:
-    """Lay out a span; `dropped` counts attributes, events and links."""
+    """Return the row of a span; `dropped` has counts of attributes, events and links."""
     trace = identifier("traceId", trace_id, 16)
-    own = identifier("spanId", span_id, 8)
-    if trace is None or own is None:
+    span_hex = identifier("spanId", span_id, 8)
+    if trace is None or span_hex is None:
         missing = "traceId" if trace is None else "spanId"
         raise Reject(missing, "missing or all zero; a span cannot be joined to anything without")
     limits.check("startTimeUnixNano", start_ns)
@@ -190,7 +191,7 @@ def span(
         start_ns,
         end_ns - start_ns,
         trace,
-        own,
+        span_hex,
         identifier("parentSpanId", parent_span_id, 8),
         name,
         _word("kind", SPAN_KINDS, kind),
@@ -217,7 +218,7 @@ def point(
     flags: int,
     metadata: list[tuple[str, str]],
 ) -> tuple[Any, ...]:
-    """Lay out what every kind of metric point shares."""
+    """Return the columns that all kinds of metric points share."""
     limits.check("timeUnixNano", time_ns)
     if start_ns >= INT64_END:
         raise Reject("startTimeUnixNano", f"{start_ns} does not fit 64 bits of nanoseconds")
@@ -237,7 +238,7 @@ def point(
 def number(
     value: float | None, whole: int | None, flags: int, monotonic: bool | None
 ) -> tuple[Any, ...]:
-    """Lay out the value of a gauge or sum point."""
+    """Return the value columns of a gauge or sum point."""
     if value is None and whole is None and not flags & NO_RECORDED_VALUE:
         raise Reject("value", "neither asDouble nor asInt is there")
     if whole is not None and not -INT64_END <= whole < INT64_END:
@@ -246,7 +247,7 @@ def number(
 
 
 def count_of(value: int) -> int:
-    """Check a count or the size of a bucket."""
+    """Return a count or the size of a bucket, or reject it."""
     if not 0 <= value < INT64_END:
         raise Reject("count", f"{value} is no count that fits 63 bits")
     return value
@@ -266,7 +267,7 @@ def log(
     flags: int,
     dropped: int,
 ) -> tuple[Any, ...]:
-    """Lay out a log record; without a time of its own it has the time it was observed."""
+    """Return the row of a log record; a missing time is replaced by the observed time."""
     if severity_number not in SEVERITIES:
         raise Reject("severityNumber", f"found {severity_number}, need a number from 0 to 24")
     if body is not None and len(body) > MAX_ATTRIBUTE_BYTES:

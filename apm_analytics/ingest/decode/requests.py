@@ -1,14 +1,14 @@
-"""Decode requests: by the scanner where it pays and can, else by the protobuf library.
+"""Decode requests by the scanner where it pays off, else by the protobuf library.
 
 In:  Export*ServiceRequests as bytes; OTLP JSON of the usual form.
-Out: one set of tables; rejected records and warnings as the library's way gives them.
+Out: one set of tables, rejected records and warnings.
 
-The scanner is compiled when it is first used: seconds from the disk's cache, half a minute
-without. A server warms it up before it serves; everybody else gets it after some megabytes.
+The scanner is compiled at its first use: seconds with the cache on disk, half a minute without. A
+server warms it up before it serves; other processes use it after some megabytes.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,16 +16,15 @@ import pyarrow as pa
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import protobuf
 from apm_analytics.ingest.decode.records import Limits
-from apm_analytics.ingest.decode.sink import Decoded, DecodedRequests, Sink
+from apm_analytics.ingest.decode.sink import Decoded, DecodedRequests, RefusedUnits, Sink
 
 if TYPE_CHECKING:
     from apm_analytics.ingest.decode.columnar import Scanner
     from apm_analytics.ingest.redaction.requests import Redactor
 
-Units = Mapping[tuple[str, str, str], str]
-# The library decodes so much in about the time that the compiled scanner takes to load.
+# The library decodes this much in about the time that the compiled scanner takes to load.
 SCANNER_PAYS_BYTES = 16 * 1024 * 1024
-# And so much in the time that its buffers and tables take, whatever they hold.
+# And this much in the time that the scanner's buffers and tables take, whatever they hold.
 SCANNER_PAYS_A_CALL_BYTES = 8 * 1024
 _seen: Counter[str] = Counter()
 _WARM, _BYTES = "warm", "bytes"
@@ -34,7 +33,7 @@ _WARM, _BYTES = "warm", "bytes"
 def warm_up() -> None:
     """Load the scanner and the writer's loops, and compile what is not compiled yet.
 
-    A server calls it before it serves; otherwise the first requests wait.
+    A server calls it before it serves, so that the first requests need not wait.
     """
     from apm_analytics.ingest.decode.columnar import Scanner
     from apm_analytics.ingest.json import transcode
@@ -50,12 +49,35 @@ def warm_up() -> None:
     _seen[_WARM] = 1
 
 
-def decode(
-    signal: str, payloads: Sequence[bytes], limits: Limits, refused_units: Units | None = None
+def decode_requests(
+    signal: str,
+    payloads: Sequence[bytes],
+    limits: Limits | None = None,
+    refused_units: RefusedUnits | None = None,
 ) -> DecodedRequests:
-    """Decode requests of one signal; see `otlp.decode_requests`."""
+    """Decode many Export*ServiceRequests of one signal into one set of tables.
+
+    Parameters
+    ----------
+    signal : traces, metrics or logs.
+    payloads : protobuf, one request each.
+    limits : the limits of valid times; by default 2000-01-01 to a day from now.
+    refused_units : metric points to reject for their unit.
+
+    Returns
+    -------
+    Tables with the lake's columns, whose texts may be dictionary-encoded; `lake.snapshots.append`
+    accepts both. The `document` of a rejected record is the index of its request. A request that
+    is no such message has no rows; `broken` has its index, what is wrong and where.
+
+    Examples
+    --------
+    >>> decode_requests("traces", [b"", bytes([255])]).broken
+    {1: 'no OTLP traces request in protobuf: cut short within the field at byte 0'}
+    """
     sink = Sink(refused_units)
-    requests = Requests(sink, limits, refused_units, sum(map(len, payloads)))
+    size = sum(map(len, payloads))
+    requests = Requests(sink, limits or Limits.around_now(), refused_units, size)
     broken: dict[int, str] = {}
     for number, payload in enumerate(payloads):
         sink.document = number
@@ -72,12 +94,12 @@ class Requests:
 
     Parameters
     ----------
-    sink : where the library's way puts what it reads; others may use it too.
+    sink : collects what the library reads; others may use it too.
     expected : bytes of all requests together.
     """
 
     def __init__(
-        self, sink: Sink, limits: Limits, refused_units: Units | None, expected: int
+        self, sink: Sink, limits: Limits, refused_units: RefusedUnits | None, expected: int
     ) -> None:
         self._sink = sink
         self._limits = limits
@@ -94,15 +116,15 @@ class Requests:
         Raises
         ------
         BadInput
-            The bytes are no such message; the error names the field that is damaged.
+            The bytes are no such message; the error names the damaged field.
         """
         if not self._take(signal, payload):
             self._read_by_library(signal, payload)
 
     def read_redacted(self, signal: str, payload: bytes, redactor: "Redactor") -> bytes:
-        """Decode one request without what the privacy rules take out; gives what was decoded.
+        """Redact and decode one request; return the bytes that were decoded.
 
-        Where the scanner has taken it, only what is new to the scanner is held against the rules.
+        Of a request that the scanner took, only texts that are new to it are checked.
 
         Raises
         ------
@@ -110,47 +132,47 @@ class Requests:
             The bytes are no such message, or the redactor refuses it.
         """
         if not self._take(signal, payload):
-            kept = redactor.redact(signal, payload)
-            self.read(signal, kept)
-            return kept
+            redacted = redactor.redact(signal, payload)
+            self.read(signal, redacted)
+            return redacted
         scanner = self._scanners[signal]
         changing = redactor.changing(signal, scanner)
         if changing == []:
             return payload
         try:
-            kept = redactor.redact(signal, payload, changing)
+            redacted = redactor.redact(signal, payload, changing)
         except BadInput:
             scanner.take_back()
             raise
-        if kept is payload:
+        if redacted is payload:
             redactor.trust(scanner)
         else:
             scanner.take_back()
-            if self._take(signal, kept):
+            if self._take(signal, redacted):
                 # Redacting it again would change nothing.
                 redactor.trust(scanner)
             else:
-                self._read_by_library(signal, kept)
-        return kept
+                self._read_by_library(signal, redacted)
+        return redacted
 
     def take_json(self, document: bytes, signal: str | None = None) -> bool:
-        """Take an OTLP JSON document wholly, or leave no trace of it and say so.
+        """Decode an OTLP JSON document and return True, or return False and leave no row.
 
         Parameters
         ----------
-        signal : the only one that is taken; any when left out.
+        signal : the only signal that is accepted; any by default.
         """
         if not self._by_scanner:
             return False
         from apm_analytics.ingest.json import transcode
 
-        found = transcode.to_protobuf(document)
-        if found is None or (signal is not None and found[0] != signal):
+        transcoded = transcode.to_protobuf(document)
+        if transcoded is None or (signal is not None and transcoded[0] != signal):
             return False
-        return self._take(*found)
+        return self._take(*transcoded)
 
     def read_any(self, payload: bytes, guess: str) -> str:
-        """Decode one request of unknown signal; `guess` is tried first. Gives its signal.
+        """Decode one request of unknown signal and return its signal; `guess` is tried first.
 
         Raises
         ------
@@ -165,17 +187,17 @@ class Requests:
         return signal
 
     def finish(self, *, in_order: bool = False) -> Decoded:
-        """Give everything, also what others put into the sink; not used again afterwards.
+        """Return everything, including what others put into the sink; not used again afterwards.
 
         Parameters
         ----------
-        in_order : what the scanner took comes in order of time.
+        in_order : sort the scanner's rows by time.
         """
-        rest = self._sink.finish()
-        tables = dict(rest.tables)
+        by_library = self._sink.finish()
         if not self._by_scanner:
-            return rest
-        from apm_analytics.ingest.wire.encoded import encoded
+            return by_library
+        tables = dict(by_library.tables)
+        from apm_analytics.ingest.wire.arrays import encoded
 
         for scanner in self._scanners.values():
             for name, table in scanner.tables(in_order=in_order).items():
@@ -183,7 +205,7 @@ class Requests:
                     both = [table, encoded(name, tables[name])]
                     table = pa.concat_tables(both).unify_dictionaries().combine_chunks()
                 tables[name] = table
-        return Decoded(tables, rest.rejected, rest.warnings)
+        return Decoded(tables, by_library.rejected, by_library.warnings)
 
     def _read_by_library(self, signal: str, payload: bytes) -> None:
         request = protobuf.parse(signal, payload)
@@ -191,7 +213,7 @@ class Requests:
         protobuf.read_request(signal, request, self._sink, self._limits)
 
     def _take(self, signal: str, payload: bytes) -> bool:
-        """Let the scanner take a request, where it is in use."""
+        """Return whether the scanner is in use and took the request."""
         if not self._by_scanner:
             return False
         scanner = self._scanners.get(signal)

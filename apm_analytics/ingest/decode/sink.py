@@ -1,7 +1,7 @@
-"""Where both decoders put what they read: builders, rejected records, warnings.
+"""Collect what both decoders read: rows, rejected records, warnings.
 
 In:  rows, rejected records and warnings of any number of documents.
-Out: `Decoded`: one Arrow table a lake table, and what could not be taken.
+Out: `Decoded`: one Arrow table per lake table, the rejected records, the warnings.
 """
 
 from collections import Counter
@@ -14,10 +14,13 @@ import pyarrow as pa
 from apm_analytics.ingest.decode.columns import SERVICE, TableBuilder
 from apm_analytics.ingest.decode.records import Reject
 
+# (service, metric, unit) -> why metric points in this unit are rejected.
+RefusedUnits = Mapping[tuple[str, str, str], str]
+
 
 @dataclass(frozen=True)
 class Rejected:
-    """One record that was not taken; `record` is OTLP JSON with its resource and scope."""
+    """One rejected record; `record` is OTLP JSON with its resource and scope."""
 
     signal: str
     path: str
@@ -28,7 +31,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What came of decoding."""
+    """Decoded tables, rejected records, and warnings with their counts."""
 
     tables: dict[str, pa.Table]
     rejected: list[Rejected] = field(default_factory=list)
@@ -37,27 +40,23 @@ class Decoded:
 
 @dataclass(frozen=True)
 class DecodedRequests(Decoded):
-    """What came of decoding several requests of one signal.
+    """Several decoded requests of one signal.
 
-    `broken` says for the index of a request what is wrong and where: none of it was taken.
+    `broken` has, by the index of a request, what is wrong and where; such a request has no rows.
     """
 
     broken: dict[int, str] = field(default_factory=dict)
 
-    def rejected_counts(self) -> Counter[int]:
-        """Count the records that were put aside, by the index of their request."""
-        return Counter(rejected.document for rejected in self.rejected)
-
 
 class Sink:
-    """Collects the records of several documents; `document` numbers the present one.
+    """Collects the records of several documents; `document` is the number of the present one.
 
     Parameters
     ----------
-    refused_units : (service, metric, unit) -> why metric points in this unit are not taken.
+    refused_units : metric points to reject for their unit.
     """
 
-    def __init__(self, refused_units: Mapping[tuple[str, str, str], str] | None = None) -> None:
+    def __init__(self, refused_units: RefusedUnits | None = None) -> None:
         self._refused_units = refused_units or {}
         self._wrap: Callable[[Any], Any] = lambda record: record
         self.builders: dict[str, TableBuilder] = {}
@@ -67,11 +66,11 @@ class Sink:
         self._context: tuple[Any, ...] = ()
 
     def open_context(self, values: tuple[Any, ...], wrap: Callable[[Any], Any]) -> None:
-        """Say which resource and scope the records added from now on belong to.
+        """Set the resource and scope of the records that are added next.
 
         Parameters
         ----------
-        wrap : makes an OTLP document of one record, with this resource and scope.
+        wrap : returns an OTLP document of one record, with this resource and scope.
         """
         self._context = values
         self._wrap = wrap
@@ -79,7 +78,7 @@ class Sink:
             builder.open_context(values)
 
     def table(self, name: str) -> TableBuilder:
-        """Give the builder of a lake table."""
+        """Return the builder of a lake table."""
         builder = self.builders.get(name)
         if builder is None:
             builder = self.builders[name] = TableBuilder(name)
@@ -87,21 +86,21 @@ class Sink:
         return builder
 
     def reject(self, signal: str, path: str, reason: str, record: Any) -> None:
-        """Put something aside that stands for itself."""
+        """Reject a piece of a document without its resource and scope."""
         self.rejected.append(Rejected(signal, path, reason, record, self.document))
 
     def reject_record(self, signal: str, path: str, reason: str, record: Any) -> None:
-        """Put one record of the present resource and scope aside."""
+        """Reject one record of the present resource and scope."""
         self.reject(signal, path, reason, self._wrap(record))
 
     def check_unit(self, metric: str, unit: str) -> None:
-        """Reject a metric of the present resource whose unit is not the one it began with."""
+        """Reject a metric of the present resource whose unit has changed."""
         if self._refused_units:
             reason = self._refused_units.get((self._context[SERVICE], metric, unit))
             if reason:
                 raise Reject("unit", reason)
 
     def finish(self) -> Decoded:
-        """Give everything; the sink is not used again."""
+        """Return everything; the sink is not used again."""
         tables = {name: builder.finish() for name, builder in self.builders.items() if len(builder)}
         return Decoded(tables, self.rejected, self.warnings)

@@ -1,4 +1,4 @@
-"""Decode one batch of documents and commit it: what a worker process does.
+"""Decode one batch of documents and commit it, in a worker process.
 
 In:  documents of one file, with their hashes.
 Out: one snapshot in the lake, dead letters beside it, a summary.
@@ -12,15 +12,13 @@ from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import otlp
 from apm_analytics.ingest.decode.records import Limits
 from apm_analytics.ingest.decode.requests import Requests
-from apm_analytics.ingest.decode.sink import Decoded, Sink
+from apm_analytics.ingest.decode.sink import Decoded, RefusedUnits, Sink
 from apm_analytics.ingest.files import dead_letters
 from apm_analytics.ingest.files.dead_letters import Letter
 from apm_analytics.ingest.files.framing import Document
 from apm_analytics.ingest.files.summary import FileSummary
+from apm_analytics.ingest.units import Units
 from apm_analytics.lake import snapshots
-from apm_analytics.lake.schema import METRIC_TABLES
-
-Units = dict[tuple[str, str, str], str]
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Batch:
     lifted: bool = False
 
     def without(self, known: set[str]) -> "Batch":
-        """Leave out documents the lake holds."""
+        """Return the batch without the documents of these hashes."""
         pairs = zip(self.documents, self.hashes, strict=True)
         kept = [(document, digest) for document, digest in pairs if digest not in known]
         return Batch(
@@ -50,20 +48,20 @@ class Batch:
 
 
 def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSummary]:
-    """Decode one batch and commit it; gives the number of its file and what became of it.
+    """Decode one batch and commit it; return the number of its file and the summary.
 
     Raises
     ------
     ApmError
-        The lake's disk refused; nothing of the batch was committed.
+        Writing to the lake failed; nothing of the batch was committed.
     """
-    # Millions of small objects that all live until the end: collecting them is wasted work.
+    # Millions of small objects live until the end, so garbage collection would be wasted work.
     gc.disable()
     try:
         decoded, broken = _decode(batch, limits, {})
-        refused = _refused_units(decoded, lake)
+        refused = Units(lake).refused(decoded.tables)
         if refused:
-            # Rare: read again, now that it is known which metrics to put aside.
+            # Rare: decode again, now without the metrics whose unit has changed.
             decoded, broken = _decode(batch, limits, refused)
     finally:
         gc.enable()
@@ -92,7 +90,7 @@ def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSum
     summary.warnings.update(decoded.warnings)
     numbered = enumerate(batch.hashes)
     if batch.lifted:
-        # What is still rejected stays where it is, for the next import to lift.
+        # Letters that are rejected again stay, for the next import to lift.
         taken = [digest for number, digest in numbered if number not in letters]
     else:
         taken = [digest for number, digest in numbered if number not in broken]
@@ -106,8 +104,8 @@ def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSum
     return batch.file, summary
 
 
-def _decode(batch: Batch, limits: Limits, refused: Units) -> tuple[Decoded, dict[int, str]]:
-    """Decode all documents into one set of tables; gives the errors of broken ones apart."""
+def _decode(batch: Batch, limits: Limits, refused: RefusedUnits) -> tuple[Decoded, dict[int, str]]:
+    """Decode all documents into one set of tables; return it and the errors of broken ones."""
     sink = Sink(refused)
     size = sum(len(each.content) for each in batch.documents)
     requests = Requests(sink, limits, refused, size)
@@ -124,27 +122,6 @@ def _decode(batch: Batch, limits: Limits, refused: Units) -> tuple[Decoded, dict
         except BadInput as error:
             broken[number] = str(error)
     return requests.finish(), broken
-
-
-def _refused_units(decoded: Decoded, lake: Path) -> Units:
-    """Find the metrics whose unit is not the one they began with, and say so for each."""
-    columns = ["service_name", "name", "unit"]
-    refused: Units = {}
-    for table_name in METRIC_TABLES:
-        table = decoded.tables.get(table_name)
-        if table is None:
-            continue
-        groups = table.select(columns).group_by(columns, use_threads=False).aggregate([])
-        seen = [(row["service_name"], row["name"], row["unit"]) for row in groups.to_pylist()]
-        established = snapshots.check_units(lake, seen)
-        for service, metric, unit in seen:
-            wanted = established[service, metric]
-            if unit != wanted:
-                refused[service, metric, unit] = (
-                    f"metric {metric} of {service} changed its unit from {wanted!r} to {unit!r}; "
-                    "give the metric a new name, or convert the values before sending"
-                )
-    return refused
 
 
 def _origin(batch: Batch, document: Document) -> Letter:

@@ -1,7 +1,7 @@
-"""Keep what could not be taken, with its reason.
+"""Store rejected records and broken documents, with the reason.
 
 In:  rejected records and undecodable documents of an import.
-Out: `<lake>/dead_letter/<document hash>.jsonl`, one JSON object a line.
+Out: `<lake>/dead_letter/<document hash>.jsonl`, one JSON object per line.
 """
 
 import base64
@@ -17,12 +17,12 @@ from apm_analytics.foundation.errors import ApmError
 
 FOLDER = "dead_letter"
 Letter = dict[str, Any]
-# Enough of a damaged document to find it again; the whole is still in the sender's file.
+# Enough of a damaged document to identify it; the sender's file has the rest.
 KEPT_BYTES = 1024 * 1024
 
 
 def write(lake: Path, name: str, letters: Sequence[Letter]) -> None:
-    """Write the letters of one document, all or none; a repeated import writes the same again."""
+    """Write the letters of one document, all or none; a repeated import writes the same file."""
     if not letters:
         return
     folder = lake / FOLDER
@@ -38,7 +38,7 @@ def write(lake: Path, name: str, letters: Sequence[Letter]) -> None:
     except OSError as error:
         raise ApmError(
             f"could not write to the lake {lake}: {error}; nothing of this batch was kept; "
-            "free space or mend the disk, then run the same command again"
+            "free space or repair the disk, then run the same command again"
         ) from error
     finally:
         with suppress(OSError):
@@ -46,11 +46,11 @@ def write(lake: Path, name: str, letters: Sequence[Letter]) -> None:
 
 
 def lifted(lake: Path, name: str, reason: str) -> Iterator[tuple[str, bytes]]:
-    """Give the records of one document that were put aside for a reason with these words.
+    """Iterate over the records of one document whose rejection reason contains `reason`.
 
     Yields
     ------
-    A name that no other record has, to be known by in the lake, and the record as OTLP JSON.
+    A unique name, by which the lake knows the record, and the record as OTLP JSON.
     """
     for letter in _letters(lake, name):
         if reason in letter["reason"]:
@@ -58,7 +58,7 @@ def lifted(lake: Path, name: str, reason: str) -> Iterator[tuple[str, bytes]]:
 
 
 def remove(lake: Path, names: Sequence[str]) -> None:
-    """Remove the letters of `lifted` records that were taken."""
+    """Remove the letters of `lifted` records that are now in the lake."""
     taken = set(names)
     for document in {name.partition(":")[0] for name in names}:
         left = [
@@ -81,10 +81,10 @@ def _letters(lake: Path, name: str) -> Iterator[Letter]:
 
 
 def document_text(content: bytes) -> Letter:
-    """Give a document that could not be decoded as text, or as base64 where it is none."""
-    kept = content[:KEPT_BYTES]
+    """Return a document that could not be decoded, as text or, where it is not UTF-8, as base64."""
+    beginning = content[:KEPT_BYTES]
     cut = {"cut_from_bytes": len(content)} if len(content) > KEPT_BYTES else {}
     try:
-        return {"document": kept.decode(), **cut}
+        return {"document": beginning.decode(), **cut}
     except UnicodeDecodeError:
-        return {"document_base64": base64.b64encode(kept).decode(), **cut}
+        return {"document_base64": base64.b64encode(beginning).decode(), **cut}

@@ -1,10 +1,10 @@
-"""Cut a telemetry file into documents, whatever its encoding, without reading it whole.
+"""Split a telemetry file of any encoding into documents, without loading it whole.
 
-In:  a file: OTLP JSON (lines or documents) or protobuf (one request, or requests each behind its
-     length as a varint or as 4 bytes big-endian), plain, gzip or zstd.
-Out: `Document`s in file order, each with where it begins.
+In:  a file: OTLP JSON (lines or documents) or protobuf (one request, or requests that each follow
+     their length as a varint or as 4 bytes big-endian), plain, gzip or zstd.
+Out: `Document`s in file order, each with its position.
 
-The content decides, never the name.
+The encoding is found from the content, never from the name.
 """
 
 import gzip
@@ -22,7 +22,7 @@ from apm_analytics.foundation import varint
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.files.large_json import split_large
 
-# orjson needs about ten times a document's size; two workers of that stay well under 1 GB.
+# orjson needs about ten times a document's size; two workers then stay well below 1 GB.
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 SNIFF_BYTES = 64 * 1024
 READ_BYTES = 1024 * 1024
@@ -51,17 +51,17 @@ class Document:
 
 
 def documents(path: Path, report: Callable[[int], None] | None = None) -> Iterator[Document]:
-    """Give the documents of a file one by one.
+    """Iterate over the documents of a file.
 
     Parameters
     ----------
-    report : is told how many bytes of the file, as it lies on the disk, were read so far.
+    report : called with the number of bytes read so far of the file on disk.
 
     Raises
     ------
     BadInput
-        The file is empty, foreign, corrupt or cut short; the message names the place. What came
-        before the place was given already.
+        The file is empty, foreign, corrupt or cut short; the message names the place. The
+        documents before the place were yielded already.
     """
     try:
         with _open(path, report) as stream:
@@ -88,20 +88,20 @@ def _open(path: Path, report: Callable[[int], None] | None = None) -> BinaryIO:
     if codec is None:
         return raw
     if codec == "gzip":
-        # Gives what can still be unpacked of a file cut short, before it raises.
+        # Yields what can still be unpacked of a file cut short, before it raises.
         return io.BufferedReader(_Unzipped(raw), buffer_size=SNIFF_BYTES)
     compressed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
     return io.BufferedReader(_Readable(compressed), buffer_size=SNIFF_BYTES)
 
 
 def _peek(stream: BinaryIO) -> bytes:
-    """Look at the beginning without taking it."""
+    """Return the beginning of the stream without consuming it."""
     assert isinstance(stream, io.BufferedReader)
     return stream.peek(SNIFF_BYTES)
 
 
 class _Watched(io.FileIO):
-    """A file that says how far it was read."""
+    """A file that reports how far it was read."""
 
     def __init__(self, path: Path, report: Callable[[int], None] | None) -> None:
         super().__init__(path)
@@ -115,7 +115,7 @@ class _Watched(io.FileIO):
 
 
 class _Unzipped(gzip.GzipFile):
-    """Closes the file below it too."""
+    """A gzip stream that also closes its file."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         super().__init__(fileobj=raw)
@@ -127,7 +127,7 @@ class _Unzipped(gzip.GzipFile):
 
 
 class _Readable(io.RawIOBase):
-    """What BufferedReader needs of an Arrow stream."""
+    """An Arrow stream as BufferedReader needs it."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream = stream
@@ -146,7 +146,7 @@ class _Readable(io.RawIOBase):
 
 
 def _is_json(path: Path, head: bytes) -> bool:
-    """Tell JSON from protobuf; refuse what is neither by its looks."""
+    """Return whether the file is JSON, False for protobuf; refuse other content."""
     for magic, name in _FOREIGN.items():
         if head.startswith(magic):
             raise BadInput(f"{path} is {name}; {NEED}")
@@ -156,7 +156,7 @@ def _is_json(path: Path, head: bytes) -> bool:
     text = head.decode(errors="ignore")
     if len(text.encode()) < 0.9 * len(head) or any(ord(c) < 9 for c in text):
         return False
-    # A text whose first line is damaged may still hold documents; one without any is foreign.
+    # A text whose first line is damaged may still hold documents.
     if any(line.lstrip().startswith("{") for line in text.splitlines()):
         return True
     raise BadInput(f"{path} is text that begins with {text[:40]!r}; {NEED}")
@@ -182,7 +182,7 @@ def _json_documents(path: Path, stream: BinaryIO) -> Iterator[Document]:
         if lines_mode is None:
             lines_mode = stripped.endswith((b"}", b"]")) or stripped[:1] not in (b"{", b"[")
         elif held and _DOCUMENT_START.match(text):
-            # The document held is cut short; a file whose first line is one has lines.
+            # The document so far is cut short. If it is the first line, the file has one per line.
             yield Document("json", b"".join(held), held_line, held_offset)
             lines_mode = held_offset == 0 and len(held) == 1
             held = []
@@ -202,7 +202,7 @@ def _json_documents(path: Path, stream: BinaryIO) -> Iterator[Document]:
             yield Document("json", b"".join(held), held_line, held_offset)
             held = []
     if held:
-        # Given as it is: decoding says where it breaks, and it is kept in the dead letters.
+        # Decoding reports where it breaks, and it goes to the dead letters.
         yield Document("json", b"".join(held), held_line, held_offset)
 
 
@@ -264,7 +264,7 @@ def _protobuf_documents(path: Path, stream: BinaryIO, head: bytes) -> Iterator[D
 
 
 def _framing(head: bytes) -> Literal["single", "varint", "big-endian"] | None:
-    """Tell how requests are told apart, from the first of them."""
+    """Return how requests are separated, from the beginning of the first one."""
     # A request begins with a resource entry (0a), and that with a resource, scope or schema URL.
     if head[:1] == b"\x00" and head[4:5] == b"\n":
         return "big-endian"
@@ -283,13 +283,10 @@ def _framing(head: bytes) -> Literal["single", "varint", "big-endian"] | None:
 
 
 def _read_varint(stream: IO[bytes]) -> tuple[int, int]:
-    """Read a length; gives (-1, bytes read) where it is cut short or too long."""
-    value = 0
-    for count in range(varint.LONGEST):
-        byte = stream.read(1)
-        if not byte:
-            return (-1 if count else 0), count
-        value |= (byte[0] & 0x7F) << (7 * count)
+    """Read a length and count its bytes; the length is -1 where it is cut short or too long."""
+    encoded = bytearray()
+    while len(encoded) < varint.LONGEST and (byte := stream.read(1)):
+        encoded += byte
         if byte[0] < 0x80:
-            return value, count + 1
-    return -1, varint.LONGEST
+            return varint.decode(encoded, 0)
+    return (-1 if encoded else 0), len(encoded)

@@ -1,4 +1,4 @@
-"""Import telemetry files into the lake: each document once, the good records of every file.
+"""Import telemetry files into the lake: each document once, the valid records of every file.
 
 In:  files and folders of OTLP or Jaeger JSON, see `ingest.files.framing`.
 Out: parts in the lake, dead letters beside them, a summary.
@@ -30,9 +30,9 @@ __all__ = ["FileSummary", "ImportSummary", "import_files"]
 
 # One batch becomes one snapshot: large enough for good parts, small enough for memory.
 BATCH_BYTES = 8 * 1024 * 1024
-# Starting processes costs over a second each; less than this is faster without.
+# Starting a process costs over a second; less than this is faster without.
 INLINE_BYTES = 6 * 1024 * 1024
-# A path of dead letters never comes back in as telemetry.
+# Dead letters are never imported as telemetry.
 SKIPPED_FOLDERS = (dead_letters.FOLDER,)
 
 
@@ -48,11 +48,11 @@ def import_files(
 
     Parameters
     ----------
-    paths : files or folders; in a folder, files that are no telemetry are skipped and listed.
-    lake : folder of the lake, made when missing.
+    paths : files or folders; in a folder, files that are not telemetry are skipped and listed.
+    lake : folder of the lake, created when missing.
     workers : decoding processes; small inputs are decoded in this one.
     earliest : records before it are dead-lettered, 2000-01-01 UTC by default. When given,
-        records that an import before dead-lettered for their time are taken too.
+        records that an earlier import dead-lettered for their time are imported too.
     progress : show a bar.
 
     Returns
@@ -62,7 +62,7 @@ def import_files(
     Raises
     ------
     ApmError
-        The lake's disk refused; what was committed stays, the same call goes on from there.
+        Writing to the lake failed; committed batches stay, the same call continues from there.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def import_files(
 
 
 def _end_with_parent() -> None:
-    """Let this worker end when the importer is killed; nobody would take its results."""
+    """End this worker process when the importer is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -109,7 +109,7 @@ def _end_with_parent() -> None:
 
 
 def _targets(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    """Give every file with whether it was found in a folder."""
+    """Yield every file, and whether it was found in a folder."""
     for path in paths:
         if path.is_dir():
             for file in sorted(path.rglob("*")):
@@ -130,7 +130,7 @@ def _run(
     bar: "tqdm[Any]",
 ) -> None:
     pending: set[Future[tuple[int, FileSummary]]] = set()
-    # Documents of batches on their way: a file given twice is not decoded twice.
+    # Documents of submitted batches: a file given twice is not decoded twice.
     under_way: set[str] = set()
 
     def collect(done: set[Future[tuple[int, FileSummary]]]) -> None:
@@ -148,7 +148,7 @@ def _run(
             _merge(summaries[batch.file], import_batch(fresh, lake, limits)[1])
             return
         pending.add(pool.submit(import_batch, fresh, lake, limits))
-        # Back-pressure: what is queued is in memory.
+        # Back-pressure: queued batches are in memory.
         while len(pending) > workers + 1:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             collect(done)
@@ -167,11 +167,11 @@ def _run(
 
 
 def _reporter(bar: "tqdm[Any]") -> Callable[[int], None]:
-    """Give what moves the bar on to a position within one file."""
+    """Return a function that moves the bar to a position within one file."""
     before = bar.n
 
     def report(position: int) -> None:
-        # A file that is read a second time, see `framing`, does not move the bar back.
+        # A file that is read again (a large JSON document) does not move the bar back.
         bar.update(max(0, before + position - bar.n))
 
     return report
@@ -184,47 +184,51 @@ def _batches(
     summary: FileSummary,
     report: Callable[[int], None],
 ) -> Iterator[Batch]:
-    """Cut a file into batches; what is wrong with it goes into its summary."""
-    held: list[Document] = []
+    """Yield a file in batches; errors go into its summary."""
+    documents: list[Document] = []
     size = 0
     try:
         for document in framing.documents(path, report):
-            held.append(document)
+            documents.append(document)
             size += len(document.content)
             if size >= BATCH_BYTES:
-                yield _batch(number, path, held)
-                held, size = [], 0
+                yield _batch(number, path, documents)
+                documents, size = [], 0
     except BadInput as error:
-        if in_folder and not held and not summary.documents:
+        if in_folder and not documents and not summary.documents:
             summary.skipped = str(error)
         else:
             summary.errors.append(str(error))
-    if held:
-        yield _batch(number, path, held)
+    if documents:
+        yield _batch(number, path, documents)
 
 
-def _batch(number: int, path: Path, held: list[Document]) -> Batch:
-    hashes = (hashlib.blake2b(d.content, digest_size=16).hexdigest() for d in held)
+def _batch(number: int, path: Path, documents: list[Document]) -> Batch:
+    hashes = (hashlib.blake2b(d.content, digest_size=16).hexdigest() for d in documents)
     # A document repeated within a batch is one document.
-    unique = dict(zip(hashes, held, strict=True))
+    unique = dict(zip(hashes, documents, strict=True))
     return Batch(number, path, tuple(unique.values()), tuple(unique))
 
 
 def _lifted(batch: Batch, known: set[str], lake: Path) -> Iterator[Batch]:
-    """Give the records of known documents that were put aside for their time."""
-    held: dict[str, Document] = {}
+    """Yield the records of known documents that were rejected for their time."""
+    records: dict[str, Document] = {}
     size = 0
     for document, digest in zip(batch.documents, batch.hashes, strict=True):
         if digest not in known:
             continue
         for name, content in dead_letters.lifted(lake, digest, LIFTED_BY_EARLIEST):
-            held[name] = Document("json", content, document.line, document.byte_offset)
+            records[name] = Document("json", content, document.line, document.byte_offset)
             size += len(content)
             if size >= BATCH_BYTES:
-                yield Batch(batch.file, batch.path, tuple(held.values()), tuple(held), lifted=True)
-                held, size = {}, 0
-    if held:
-        yield Batch(batch.file, batch.path, tuple(held.values()), tuple(held), lifted=True)
+                yield _lifted_batch(batch, records)
+                records, size = {}, 0
+    if records:
+        yield _lifted_batch(batch, records)
+
+
+def _lifted_batch(batch: Batch, records: dict[str, Document]) -> Batch:
+    return Batch(batch.file, batch.path, tuple(records.values()), tuple(records), lifted=True)
 
 
 def _merge(whole: FileSummary, part: FileSummary) -> None:

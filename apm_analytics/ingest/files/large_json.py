@@ -1,4 +1,4 @@
-"""Split a JSON document that is too large to parse whole.
+"""Split a JSON document that is too large to parse as a whole.
 
 In:  a stream of one or more OTLP JSON documents of any size.
 Out: small OTLP JSON documents with the same records, each with its resource and scope.
@@ -21,17 +21,17 @@ _POINTS = (".dataPoints.item", ".data_points.item")
 
 
 def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Give the records of a huge document as many small ones; memory stays flat.
+    """Split the records of a huge document into many small documents, in constant memory.
 
-    A resource or scope that comes after its records, which JSON allows and no exporter does,
-    would be missed; then the document is refused.
+    A resource that comes after its records, which JSON allows but no exporter writes, would be
+    missed; such a document is refused.
 
     Raises
     ------
     BadInput
-        No JSON, or resources after their records.
+        The document is no JSON, or has a resource after its records.
     """
-    wanted = {
+    record_names = {
         f"{top}.item.{middle}.item.{leaf}.item": (top, middle, leaf)
         for top, middle, leaf in SIGNALS.values()
     }
@@ -49,14 +49,14 @@ def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
             if event == "start_map" and prefix in resources:
                 if batch:
                     raise BadInput(
-                        f"{path}: a resource stands behind its records in a document of over "
+                        f"{path}: a resource comes after its records in a document of over "
                         "32 MiB; write the resource first, or smaller documents"
                     )
                 resource = _object(events, prefix, event, value)
             elif event == "start_map" and prefix in scopes:
                 scope = _object(events, prefix, event, value)
-            elif event == "start_map" and prefix in wanted:
-                names = wanted[prefix]
+            elif event == "start_map" and prefix in record_names:
+                names = record_names[prefix]
                 for record in _records(_object(events, prefix, event, value)):
                     batch.append(record)
                     size += len(record)
@@ -64,7 +64,7 @@ def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
                         yield _document(names, resource, scope, batch)
                         batch, size = [], 0
             elif event == "end_map" and batch and prefix.count(".item") < 3:
-                # The end of a scope or resource: the next records have another.
+                # The end of a scope or resource.
                 yield _document(names, resource, scope, batch)
                 batch, size = [], 0
                 scope = {}
@@ -78,7 +78,7 @@ def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _object(events: Iterator[Any], prefix: str, event: str, value: Any) -> Any:
-    """Build the object that begins at this event; data points in it are kept as JSON."""
+    """Return the object that begins at this event; its data points stay JSON."""
     builder = ObjectBuilder()
     builder.event(event, value)
     for inner_prefix, inner, held in events:
@@ -93,7 +93,7 @@ def _object(events: Iterator[Any], prefix: str, event: str, value: Any) -> Any:
 
 
 def _records(record: Any) -> Iterator[bytes]:
-    """Give a record as JSON; a metric with many points as several metrics with some of them."""
+    """Yield a record as JSON; a metric with many points as several metrics."""
     for kind, data in record.items():
         for name in ("dataPoints", "data_points"):
             if isinstance(data, dict) and isinstance(data.get(name), list):

@@ -1,4 +1,4 @@
-"""Fill a lake with a simulated shop, through the same door as any other telemetry.
+"""Fill a lake with a simulated shop, by the same import as any other telemetry.
 
 In:  params.yaml (`simulate`, `seed`), the folder for the OTLP files, the lake.
 Out: the OTLP files with their truth.json, and the lake they were imported into.
@@ -17,7 +17,7 @@ GRID_S = 300
 
 
 def missing(lake: Path, folder: Path) -> bool:
-    """Tell whether there is no lake yet, or one whose simulated files are only half imported."""
+    """Return whether there is no lake yet, or the import of its simulated files is unfinished."""
     return (folder / PENDING).exists() or not (lake / manifest.FILE_NAME).exists()
 
 
@@ -33,15 +33,15 @@ def make_lake(
 ) -> ImportSummary:
     """Simulate some days and import them.
 
-    Interrupted at any moment, the next call goes on where this one stopped: complete files are
-    kept, so the import meets the same documents again and takes only those it lacks.
+    If it is interrupted, the next call continues: complete files are kept, so the import finds the
+    same documents again and takes only the missing ones.
 
     Parameters
     ----------
-    lake : folder of the lake, made when missing.
-    folder : where the OTLP files and truth.json go.
+    lake : folder of the lake, created when missing.
+    folder : folder of the OTLP files and truth.json.
     days, spans, seed : see `simulate.shop.write`.
-    end : of the days; None: now.
+    end : end of the last day; now by default.
     """
     folder.mkdir(parents=True, exist_ok=True)
     resumed = (folder / PENDING).exists() and (folder / TRUTH).exists()

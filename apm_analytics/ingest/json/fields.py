@@ -1,6 +1,6 @@
 """Read the fields of OTLP JSON objects: texts, integers, enums, attributes.
 
-In:  objects as orjson gives them, of either spelling of their field names.
+In:  objects as orjson parses them, with field names in either spelling.
 Out: Python values, or `Reject` with the field and what was found in it.
 """
 
@@ -19,12 +19,12 @@ UNKNOWN = "otlp.unknown."
 
 
 def names(listed: str) -> frozenset[str]:
-    """Give field names from one text of them."""
+    """Return a set of field names from one text."""
     return frozenset(listed.split())
 
 
 def any_value(value: Json) -> Value:
-    """Give an OTLP AnyValue as the Python value it holds."""
+    """Return the Python value of an OTLP AnyValue."""
     for kind, held in value.items():
         if held is None:
             continue
@@ -52,52 +52,52 @@ def any_value(value: Json) -> Value:
 
 
 def pairs(listed: Any) -> Iterator[tuple[str, Value]]:
-    """Give a list of OTLP KeyValues as pairs."""
+    """Yield a list of OTLP KeyValues as pairs."""
     for attribute in listed or ():
         yield attribute.get("key") or "", any_value(attribute.get("value") or {})
 
 
 def attributes(record: Json, unknown: Json, sink: Sink) -> list[tuple[str, Value]]:
-    """Give a record's attributes with its unknown fields, which are counted."""
-    found: list[tuple[str, Value]] = []
+    """Return a record's attributes and its unknown fields, which are counted as warnings."""
+    listed: list[tuple[str, Value]] = []
     small = True
-    for one in record.get("attributes") or ():
-        value = one.get("value") or {}
-        # Most values are texts and nothing else.
-        held = value.get("stringValue")
-        if type(held) is str and len(value) == 1:
-            small = small and len(held) <= records.MAX_ATTRIBUTE_BYTES
+    for attribute in record.get("attributes") or ():
+        value = attribute.get("value") or {}
+        # Most values are texts.
+        content = value.get("stringValue")
+        if type(content) is str and len(value) == 1:
+            small = small and len(content) <= records.MAX_ATTRIBUTE_BYTES
         else:
-            held = any_value(value)
-            small = small and type(held) in records.SMALL
-        found.append((one.get("key") or "", held))
+            content = any_value(value)
+            small = small and type(content) in records.SMALL
+        listed.append((attribute.get("key") or "", content))
     if not small:
-        records.check_attributes(found)
+        records.check_attributes(listed)
     for name, value in unknown.items():
-        found.append((UNKNOWN + name, as_text(value)))
+        listed.append((UNKNOWN + name, as_text(value)))
         sink.warnings[f"unknown field {name} kept as attribute {UNKNOWN}{name}"] += 1
-    return found
+    return listed
 
 
 def normal(record: Json, known: frozenset[str]) -> tuple[Json, Json]:
-    """Give the record with lowerCamelCase names, and apart the fields that nobody knows."""
+    """Return the record with lowerCamelCase names, and its unknown fields."""
     extra = record.keys() - known
     if not extra:
         return record, {}
-    kept = {key: value for key, value in record.items() if key in known}
+    normalised = {key: value for key, value in record.items() if key in known}
     unknown: Json = {}
     for key in sorted(extra):
         head, *rest = key.split("_")
         camel = head + "".join(part.capitalize() for part in rest)
-        if camel in known and camel not in kept:
-            kept[camel] = record[key]
+        if camel in known and camel not in normalised:
+            normalised[camel] = record[key]
         else:
             unknown[key] = record[key]
-    return kept, unknown
+    return normalised, unknown
 
 
 def text(record: Json, name: str) -> str:
-    """Give a text field, empty when it is missing."""
+    """Return a text field, empty when it is missing."""
     value = record.get(name)
     if value is None:
         return ""
@@ -107,7 +107,7 @@ def text(record: Json, name: str) -> str:
 
 
 def integer(record: Json, name: str, other: str = "") -> int:
-    """Give an integer field, written as a number or as text; 0 when it is missing."""
+    """Return an integer field, written as a number or as text; 0 when it is missing."""
     value = record.get(name)
     if value is None:
         value = record.get(other)
@@ -129,7 +129,7 @@ def integer(record: Json, name: str, other: str = "") -> int:
 
 
 def short_integer(record: Json, name: str, other: str = "") -> int:
-    """Give an integer field that fits 64 bits with a sign, which a column holds."""
+    """Return an integer field that fits a signed 64-bit column."""
     number = integer(record, name, other)
     if not -records.INT64_END <= number < records.INT64_END:
         raise Reject(name, f"{str(number)[:60]} does not fit 64 bits")
@@ -137,7 +137,7 @@ def short_integer(record: Json, name: str, other: str = "") -> int:
 
 
 def double(record: Json, name: str) -> float | None:
-    """Give a number field, None when it is missing."""
+    """Return a number field, None when it is missing."""
     value = record.get(name)
     try:
         return None if value is None else float(value)
@@ -146,12 +146,12 @@ def double(record: Json, name: str) -> float | None:
 
 
 def buckets(counts: Any) -> list[int]:
-    """Give the sizes of a histogram's buckets."""
+    """Return the sizes of a histogram's buckets."""
     return [records.count_of(int(count)) for count in counts or ()]
 
 
 def enum(field: str, value: Any) -> int:
-    """Give the number of an enum that came as a number or by its name."""
+    """Return the number of an enum value, written as a number or by its name."""
     if value is None:
         return 0
     if type(value) is int:

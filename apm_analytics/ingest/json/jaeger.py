@@ -1,7 +1,7 @@
-"""Turn Jaeger's JSON (its UI's download, its API's answer) into OTLP JSON.
+"""Convert Jaeger's JSON (a download of its UI, a response of its API) to OTLP JSON.
 
 In:  a parsed document: `{"data": [trace, ...]}` or one trace with `spans` and `processes`.
-Out: an OTLP document with `resourceSpans`, to be read like any other.
+Out: an OTLP document with `resourceSpans`.
 
 Source: Jaeger's UI model (times in microseconds, ids in hex, tags with a type).
 """
@@ -15,7 +15,7 @@ NS_PER_US = 1_000
 
 
 def is_jaeger(document: Any) -> bool:
-    """Tell whether a parsed document looks like Jaeger's."""
+    """Return whether a parsed document looks like Jaeger's."""
     if not isinstance(document, dict):
         return False
     traces = document.get("data", [document])
@@ -34,7 +34,7 @@ def to_otlp(document: Json) -> Json:
     Raises
     ------
     KeyError, TypeError, ValueError
-        A span lacks what every Jaeger span has, or has it in another type.
+        A span lacks a field that every Jaeger span has, or has it in another type.
     """
     entries = []
     for trace in document.get("data", [document]):
@@ -43,11 +43,15 @@ def to_otlp(document: Json) -> Json:
         for span in trace["spans"]:
             groups.setdefault(str(span.get("processID", "")), []).append(span)
         for process_id, spans in groups.items():
-            own = spans[0].get("process") or processes.get(process_id) or {}
-            service = {"key": "service.name", "value": {"stringValue": own.get("serviceName", "")}}
+            process = spans[0].get("process") or processes.get(process_id) or {}
+            name = process.get("serviceName", "")
+            service = {
+                "key": "service.name",
+                "value": {"stringValue": name},
+            }
             entries.append(
                 {
-                    "resource": {"attributes": [service, *_attributes(own.get("tags"))]},
+                    "resource": {"attributes": [service, *_attributes(process.get("tags"))]},
                     "scopeSpans": [{"scope": {}, "spans": [_span(span) for span in spans]}],
                 }
             )
@@ -59,14 +63,14 @@ def _span(span: Json) -> Json:
     tags = {tag["key"]: tag.get("value") for tag in span.get("tags") or ()}
     failed = str(tags.get("error", "")).lower() == "true"
     references = span.get("references") or []
-    own = [r for r in references if r.get("traceID") == span["traceID"]]
+    same_trace = [r for r in references if r.get("traceID") == span["traceID"]]
     parent = next(
         (
             r
             for r in references
             if r.get("refType") == "CHILD_OF" and r.get("traceID") == span["traceID"]
         ),
-        own[0] if own else None,
+        same_trace[0] if same_trace else None,
     )
     return {
         "traceId": _id(span["traceID"], 16),
@@ -91,7 +95,7 @@ def _span(span: Json) -> Json:
 
 
 def _id(text: str, size: int) -> str:
-    """Pad a hex id; a made-up one, as test traces have, becomes the hash of its text."""
+    """Pad a hex id; an id that is not hex, as in test traces, becomes the hash of its text."""
     try:
         return f"{int(text, 16):0{2 * size}x}" if text else ""
     except ValueError:

@@ -1,10 +1,10 @@
-"""Walk OTLP JSON and write protobuf, compiled.
+"""Read OTLP JSON and write it as protobuf, in compiled code.
 
-In:  the text, the fields of all messages as arrays, see `json_wire`.
-Out: the request's bytes and where doubles are to be filled in; or that the text is unusual.
+In:  the text; the fields of all messages as arrays, see `transcode`.
+Out: the request's bytes and the places of doubles, which the caller fills in; or `UNUSUAL`.
 
-Every access to an array is checked: beyond its end there is an IndexError, no damage. What is
-written needs no second pass: lengths have four bytes, as protobuf allows.
+Every access to an array is checked and raises IndexError beyond its end. Lengths are always written
+with four bytes, as protobuf allows, so that one pass suffices.
 """
 
 from functools import partial
@@ -12,14 +12,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from apm_analytics.ingest.wire.compiled import compiled, entry
+from apm_analytics.foundation.compiled import compiled, compiled_part
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
 TEXT, HEX, BOOL, INTEGER, COUNT, SHORT, ZIGZAG, FIXED32, FIXED64, SIGNED64, DOUBLE = range(11)
 MESSAGE, ENUM = 11, 12
-# What a field's row holds: its message, where its name is, how it is written, what is in it. The
+# Columns of a field's row: its message, its name, how it is written, the message or enum in it. The
 # values of an enum are rows as well: fields of the enum, with their number as tag.
 OWNER, NAME, NAME_SIZE, KIND, REPEATED, TAG, SEEN, CHILD = range(8)
 COLUMNS = 8
@@ -29,15 +29,18 @@ MAX_DEPTH = 32
 UNUSUAL = -1
 
 _QUOTE, _ESCAPE, _COMMA, _COLON, _MINUS, _ZERO, _NINE = (ord(sign) for sign in '"\\,:-09')
-_OPEN, _CLOSE, _LIST, _LIST_END, _N, _T, _F, _U = (ord(sign) for sign in "{}[]ntfu")
+_OPEN, _CLOSE, _LIST, _LIST_END, _N, _U = (ord(sign) for sign in "{}[]nu")
 _PLUS, _DOT, _E, _LARGE_E, _SPACE = (ord(sign) for sign in "+.eE ")
 _LARGEST = 2**63 - 1
-_compiled = partial(compiled, checked=True)
-_entry = partial(entry, checked=True)
+_TRUE, _FALSE, _NULL = (np.frombuffer(word, np.uint8) for word in (b"true", b"false", b"null"))
+# The character that one after a backslash stands for; 0 for none.
+_ESCAPES = np.zeros(256, np.uint8)
+_ESCAPES[list(b'ntrbf"\\/')] = list(b'\n\t\r\b\f"\\/')
+_compiled = partial(compiled_part, checked=True)
 
 
 def first_slot(text: Bytes | bytes, start: int, end: int, message: int) -> int:
-    """Give the first slot of a name of a message's field."""
+    """Return the first slot of the name of a message's field."""
     hashed = message + 1
     for at in range(start, end):
         hashed = (hashed * 31 + text[at]) & 0xFFFFFFFF
@@ -52,6 +55,14 @@ def _behind_space(text: Bytes, at: int) -> int:
     while text[at] == _SPACE or 9 <= text[at] <= 10 or text[at] == 13:
         at += 1
     return at
+
+
+@_compiled
+def _is_word(text: Bytes, at: int, word: Bytes) -> bool:
+    for place in range(word.size):  # noqa: SIM110 (compiled code has no generators)
+        if text[at + place] != word[place]:
+            return False
+    return True
 
 
 @_compiled
@@ -84,7 +95,7 @@ def _varint(out: Bytes, to: int, value: int) -> int:
 
 @_compiled
 def _set_length(out: Bytes, slot: int, size: int) -> bool:
-    """Write how much stands behind the slot; False when it does not fit."""
+    """Write a size into the four bytes at a slot; return whether it fits."""
     for place in range(LENGTH_BYTES - 1):
         out[slot + place] = size >> 7 * place & 0x7F | 0x80
     out[slot + LENGTH_BYTES - 1] = size >> 7 * (LENGTH_BYTES - 1) & 0x7F
@@ -101,7 +112,7 @@ def _hex_digit(sign: int) -> int:
 
 @_compiled
 def _text(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
-    """Write what stands up to the closing quote; gives where both went on."""
+    """Write a text up to its closing quote; return the next places in both buffers."""
     slot = to
     to += LENGTH_BYTES
     while True:
@@ -114,24 +125,16 @@ def _text(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
         if sign == _ESCAPE:
             sign = text[at]
             at += 1
-            if sign == ord("n"):
-                sign = 10
-            elif sign == _T:
-                sign = 9
-            elif sign == ord("r"):
-                sign = 13
-            elif sign == ord("b"):
-                sign = 8
-            elif sign == _F:
-                sign = 12
+            if _ESCAPES[sign] > 0:
+                sign = _ESCAPES[sign]
             elif sign == _U:
-                # As <, > and & are written by some; what is beyond ASCII is left.
+                # Some encoders write <, > and & like this; escapes beyond ASCII are unusual.
                 high, low = _hex_digit(text[at + 2]), _hex_digit(text[at + 3])
                 if text[at] != _ZERO or text[at + 1] != _ZERO or not 0 <= high < 8 or low < 0:
                     return UNUSUAL, to
                 sign = 16 * high + low
                 at += 4
-            elif sign != _QUOTE and sign != _ESCAPE and sign != ord("/"):
+            else:
                 return UNUSUAL, to
         out[to] = sign
         to += 1
@@ -140,7 +143,7 @@ def _text(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
 
 @_compiled
 def _hex(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
-    """Write an id of 16 or 32 digits, or an empty one."""
+    """Write an id of 16 or 32 hex digits, or an empty one."""
     start = at
     slot = to
     to += LENGTH_BYTES
@@ -158,7 +161,7 @@ def _hex(text: Bytes, at: int, out: Bytes, to: int) -> tuple[int, int]:
 
 @_compiled
 def _integer(text: Bytes, at: int) -> tuple[int, int]:
-    """Read an integer, in quotes or without; gives where it ends."""
+    """Read an integer, with or without quotes; return its end and its value."""
     quoted = text[at] == _QUOTE
     at += quoted
     negative = text[at] == _MINUS
@@ -182,7 +185,7 @@ def _integer(text: Bytes, at: int) -> tuple[int, int]:
 
 @_compiled
 def _digits(text: Bytes, at: int) -> int:
-    """Give where some digits end; UNUSUAL when there is none."""
+    """Return the end of some digits; UNUSUAL when there are none."""
     start = at
     while _ZERO <= text[at] <= _NINE:
         at += 1
@@ -191,7 +194,7 @@ def _digits(text: Bytes, at: int) -> int:
 
 @_compiled
 def _number(text: Bytes, at: int) -> int:
-    """Give where a number ends; UNUSUAL when none stands here."""
+    """Return the end of a number; UNUSUAL when there is none."""
     at += text[at] == _MINUS
     start = at
     at = _digits(text, at)
@@ -210,7 +213,7 @@ def _number(text: Bytes, at: int) -> int:
 
 @_compiled
 def _scalar(text: Bytes, at: int, out: Bytes, to: int, kind: int) -> tuple[int, int]:
-    """Write one value behind its tag; gives where both went on."""
+    """Write one value after its tag; return the next places in both buffers."""
     if kind in (TEXT, HEX):
         if text[at] != _QUOTE:
             return UNUSUAL, to
@@ -218,20 +221,9 @@ def _scalar(text: Bytes, at: int, out: Bytes, to: int, kind: int) -> tuple[int, 
             return _text(text, at + 1, out, to)
         return _hex(text, at + 1, out, to)
     if kind == BOOL:
-        if (
-            text[at] == _T
-            and text[at + 1] == ord("r")
-            and text[at + 2] == _U
-            and text[at + 3] == _E
-        ):
+        if _is_word(text, at, _TRUE):
             return at + 4, _varint(out, to, 1)
-        if (
-            text[at] == _F
-            and text[at + 1] == ord("a")
-            and text[at + 2] == ord("l")
-            and text[at + 3] == ord("s")
-            and text[at + 4] == _E
-        ):
+        if _is_word(text, at, _FALSE):
             return at + 5, _varint(out, to, 0)
         return UNUSUAL, to
     at, value = _integer(text, at)
@@ -258,7 +250,7 @@ def _scalar(text: Bytes, at: int, out: Bytes, to: int, kind: int) -> tuple[int, 
     return at, to + size
 
 
-@_entry
+@compiled(boundscheck=True)
 def transcode(
     text: Bytes,
     out: Bytes,
@@ -273,15 +265,15 @@ def transcode(
     Parameters
     ----------
     out : filled with the request.
-    doubles : filled, for each, with its place in `out` and where its digits begin and end.
-    fields, names, slots : see `json_wire`.
+    doubles : filled, one row per double: its place in `out`, begin and end of its digits.
+    fields, names, slots : see `transcode`.
 
     Returns
     -------
-    The bytes written, or UNUSUAL; how many doubles there are.
+    The number of bytes written, or UNUSUAL; the number of doubles.
     """
-    # For each open object: its field, where its length goes, the message around it, and which
-    # fields it had.
+    # Of each open object: its field, the place of its length, the message around it, and the bits
+    # of the fields that it had.
     opened = np.empty(MAX_DEPTH, np.int64)
     length = np.empty(MAX_DEPTH, np.int64)
     holder = np.empty(MAX_DEPTH, np.int64)
@@ -344,7 +336,7 @@ def transcode(
         at = _behind_space(text, at + 1)
         kind = fields[field, KIND]
         if text[at] == _N:
-            if text[at + 1] != _U or text[at + 2] != ord("l") or text[at + 3] != ord("l"):
+            if not _is_word(text, at, _NULL):
                 return UNUSUAL, 0
             at = _behind_space(text, at + 4)
             continue
@@ -404,7 +396,7 @@ def transcode(
             if text[at] != _COMMA:
                 return UNUSUAL, 0
             at = _behind_space(text, at + 1)
-    # Behind the document only space may stand.
+    # Only white space may follow the document.
     while at < text.size:
         if text[at] != _SPACE and not 9 <= text[at] <= 10 and text[at] != 13:
             return UNUSUAL, 0

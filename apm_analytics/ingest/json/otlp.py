@@ -1,11 +1,11 @@
 """Read OTLP JSON documents: traces, metrics and logs.
 
-In:  a parsed document (dicts as orjson gives them).
+In:  a parsed document (dicts as orjson returns them).
 Out: rows, rejected records and warnings in a `Sink`.
 
-As the specification asks, ids are hex, 64-bit integers may be text or numbers, unknown fields are
-no error: they are kept in the record's attributes as `otlp.unknown.<field>` and counted. Field
-names may be lowerCamelCase or the protobuf ones.
+As the specification requires, ids are hex, 64-bit integers may be texts or numbers, and unknown
+fields are no error: they are stored in the record's attributes as `otlp.unknown.<field>` and
+counted. Field names may be lowerCamelCase or those of protobuf.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ SIGNALS = {
     "metrics": ("resourceMetrics", "scopeMetrics", "metrics"),
     "logs": ("resourceLogs", "scopeLogs", "logRecords"),
 }
-_NO_UTF8 = "holds bytes that are no UTF-8; mend the text where it is set, or its encoding"
+_NO_UTF8 = "holds bytes that are no UTF-8; correct the text where it is set, or its encoding"
 _SPAN = fields.names(
     "traceId spanId parentSpanId traceState flags name kind startTimeUnixNano endTimeUnixNano"
     " attributes droppedAttributesCount events droppedEventsCount links droppedLinksCount status"
@@ -41,7 +41,7 @@ _LOG = fields.names(
 
 
 def misplaced(signal: str, other: str) -> str:
-    """Say that a request of one signal came where another is taken."""
+    """Return the message for a request of one signal that was sent to another signal's service."""
     return (
         f"{SIGNALS[other][0]}: found a {other} request, need {SIGNALS[signal][0]}; "
         f"send {other} to their own service (/v1/{other})"
@@ -49,12 +49,12 @@ def misplaced(signal: str, other: str) -> str:
 
 
 def parse(document: bytes) -> Any:
-    """Parse JSON that can be read and written again, which takes a level of the stack a level.
+    """Parse JSON that can also be written again, which needs stack for each level of nesting.
 
     Raises
     ------
     orjson.JSONDecodeError
-        It is no JSON.
+        The document is no JSON.
     BadInput
         It is nested too deep.
     """
@@ -73,13 +73,13 @@ def read_document(
 
     Parameters
     ----------
-    damage : a text that stands where the document was damaged; records with it are put aside.
-    only : the signal that may be in it; all when left out.
+    damage : the text that replaced damaged bytes; records with it are rejected.
+    only : the only signal that is accepted; all by default.
 
     Raises
     ------
     BadInput
-        The document is no OTLP: none of its fields is known; or it holds another signal.
+        The document is no OTLP, because none of its fields is known; or it has another signal.
     """
     if not isinstance(document, dict):
         raise BadInput(f"found a JSON {type(document).__name__}, need an OTLP object")
@@ -135,7 +135,7 @@ def _read_signal(signal: str, document: Json, sink: Sink, limits: Limits, damage
 
 
 def wrapped(signal: str, entry: Json, group: Json, record: Any) -> Json:
-    """Give one record as an OTLP document of its own, so that it can be mended and imported."""
+    """Return one record as an OTLP document of its own, which can be corrected and imported."""
     top, middle, leaf = SIGNALS[signal]
     scope = {key: group[key] for key in ("scope", "schemaUrl") if group.get(key)}
     around = {key: entry[key] for key in ("resource", "schemaUrl") if entry.get(key)}
@@ -143,7 +143,7 @@ def wrapped(signal: str, entry: Json, group: Json, record: Any) -> Json:
 
 
 def _refuse_damage(damage: bytes, holder: Json) -> None:
-    """Reject what holds the text that stands for damage."""
+    """Reject a record, resource or scope that holds the text that replaced damaged bytes."""
     if damage in orjson.dumps(holder):
         field = next(
             name for name, value in holder.items() if damage in orjson.dumps({name: value})
@@ -154,7 +154,7 @@ def _refuse_damage(damage: bytes, holder: Json) -> None:
 def _objects(
     holder: Json, name: str, path: str, signal: str, sink: Sink
 ) -> Iterator[tuple[str, Json]]:
-    """Walk a list of objects; what is no list or no object is put aside."""
+    """Yield the objects of a list with their paths; reject what is no list or no object."""
     items = holder.get(name) or []
     if not isinstance(items, list):
         sink.reject(signal, path, f"found a {type(items).__name__}, need a list", items)

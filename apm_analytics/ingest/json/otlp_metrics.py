@@ -1,7 +1,7 @@
 """Read the metrics of OTLP JSON documents.
 
-In:  one metric with its data points, as orjson gives it.
-Out: a row a point in a `Sink`; a bad point is put aside alone.
+In:  one metric with its data points, as orjson parses it.
+Out: one row per point in a `Sink`; an invalid point is rejected alone.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def read_metric(metric: Json, path: str, sink: Sink, limits: Limits) -> None:
     Raises
     ------
     Reject
-        The metric as a whole cannot be taken.
+        The metric as a whole is invalid.
     """
     metric, unknown = fields.normal(metric, _METRIC)
     name = fields.text(metric, "name")

@@ -1,11 +1,11 @@
-"""Write OTLP JSON as the protobuf request that says the same, so that the scanner can take it.
+"""Transcode OTLP JSON into the equivalent protobuf request, so that the scanner can take it.
 
-In:  a document of one signal, written as exporters write it.
-Out: an Export*ServiceRequest in protobuf; None for what is unusual, which `otlp_json` reads.
+In:  a document of one signal, as exporters write it.
+Out: an Export*ServiceRequest in protobuf; None for an unusual document, which `json.otlp` reads.
 
-Only what means the same in both encodings is written over: the fields' present names, each once,
-with values of their own type. Everything else (base64, unknown fields, escapes beyond ASCII,
-damage) is left, and so are all checks of what the fields hold.
+A document is usual if it means the same in both encodings: current field names, each once, with
+values of their own type; no base64, unknown fields, escapes beyond ASCII or damage. The values
+themselves are not checked here.
 """
 
 import math
@@ -42,7 +42,7 @@ _VARINTS = (
     *(kernel.SHORT, kernel.ENUM, kernel.ZIGZAG),
 )
 _PACKED = (kernel.FIXED64, kernel.COUNT, kernel.DOUBLE)
-# JSON writes these as base64 or as what only profiles know; `otlp_json` says what of it is kept.
+# In JSON these are base64, or occur in profiles only; `json.otlp` reads them.
 _LEFT = ("bytesValue", "keyStrindex", "stringValueStrindex", "entityRefs")
 _SIGNAL_OF = {top: signal for signal, (top, _, _) in SIGNALS.items()}
 _FIRST_FIELD = re.compile(rb'\s*\{\s*"(resourceSpans|resourceMetrics|resourceLogs)"')
@@ -56,7 +56,7 @@ class _Tables(NamedTuple):
 
 
 def to_protobuf(document: bytes) -> tuple[str, bytes] | None:
-    """Give the signal of a document and the request that says the same, or None.
+    """Return the signal of a document and the equivalent request, or None.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def to_protobuf(document: bytes) -> tuple[str, bytes] | None:
             text, written, doubles, _TABLES.fields, _TABLES.names, _TABLES.slots,
             _TABLES.roots[signal],
         )  # fmt: skip
-    except IndexError:  # cut short, nested deep, or it needs more room than any exporter's text
+    except IndexError:  # cut short, nested too deep, or larger as protobuf than any exporter's text
         return None
     if size < 0:
         return None
@@ -91,7 +91,7 @@ def to_protobuf(document: bytes) -> tuple[str, bytes] | None:
 
 
 class _Layout:
-    """Lays out messages and enums as arrays; each has a number, in the order it is met."""
+    """Lays out messages and enums as arrays, numbered in the order of their first use."""
 
     def __init__(self) -> None:
         self.rows: list[list[int]] = []
@@ -100,7 +100,7 @@ class _Layout:
         self._numbers: dict[str, int] = {}
 
     def number_of(self, kind: Any) -> int:
-        """Give the number of a message or enum, with its fields or values laid out."""
+        """Return the number of a message or enum, with its fields or values laid out."""
         known = self._numbers.get(kind.full_name)
         if known is not None:
             return known
@@ -125,7 +125,7 @@ class _Layout:
             kernel.KIND: kind,
             kernel.REPEATED: int(field.is_repeated),
             kernel.TAG: field.number << 3 | (2 if packed else wire),
-            # Of the members of a choice one may be there; each other field may be there once.
+            # At most one member of a oneof may be present, and each other field once.
             kernel.SEEN: field.index if oneof is None else oneof.fields[0].index,
             kernel.CHILD: -1 if below is None else self.number_of(below),
         }

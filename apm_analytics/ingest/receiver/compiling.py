@@ -19,9 +19,9 @@ from apm_analytics.ingest.decode import requests
 from apm_analytics.ingest.decode.protobuf import REQUESTS
 from apm_analytics.ingest.receiver.pipeline import MIN_STAGE_BYTES
 from apm_analytics.ingest.redaction.requests import Redactor
-from apm_analytics.ingest.staging import Stage, Units
+from apm_analytics.ingest.staging import Stage
+from apm_analytics.ingest.units import Units
 from apm_analytics.ingest.wire import entries
-from apm_analytics.ingest.wire.compiled import sources_hash
 from apm_analytics.lake.journal.journal import Entry
 
 _COMPILE = f"from {__name__} import compile_here; compile_here()"
@@ -32,7 +32,7 @@ def compile_once(say: Callable[[str], None]) -> None:
     folder = entries.cache_folder()
     if folder is None:  # numba found none that it may write to
         return
-    mark = folder / f"receiver-{sources_hash()[:16]}.compiled"
+    mark = folder / f"receiver-{entries.sources_hash():015x}.compiled"
     if not mark.exists():
         say("compiling before the first start, about half a minute")
         if subprocess.run([sys.executable, "-c", _COMPILE], check=False).returncode == 0:

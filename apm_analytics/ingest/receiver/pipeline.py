@@ -24,7 +24,8 @@ from apm_analytics.ingest.receiver.repeats import (
 )
 from apm_analytics.ingest.receiver.writer import Batch, Writer
 from apm_analytics.ingest.redaction.requests import Redactor
-from apm_analytics.ingest.staging import Outcome, Stage, Taken, Units
+from apm_analytics.ingest.staging import Outcome, Stage, Taken
+from apm_analytics.ingest.units import Units
 from apm_analytics.lake.journal import journal
 from apm_analytics.lake.journal.journal import Entry, Journal
 from apm_analytics.serve.refusals import Reason, Refused

@@ -17,7 +17,8 @@ from apm_analytics.foundation.errors import ApmError, BadInput
 from apm_analytics.ingest import staging
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.repeats import REMEMBERED_S
-from apm_analytics.ingest.staging import Rows, Stage, Units
+from apm_analytics.ingest.staging import Rows, Stage
+from apm_analytics.ingest.units import Units
 from apm_analytics.lake import snapshots
 from apm_analytics.lake.journal import journal
 from apm_analytics.lake.journal.journal import Segment

@@ -1,10 +1,10 @@
-"""Apply the privacy rules to a request before anything of it touches the disk.
+"""Apply the privacy rules to a request before any of it is written to disk.
 
 In:  the bytes of an OTLP request, `PrivacyRules`.
-Out: the same bytes where no rule applies; else a request without what the rules take out.
+Out: the same bytes where no rule applies; else a request without what the rules remove.
 
-Clean requests are only scanned (`redaction_scan`); what the scan reports is asked of the rules;
-only the records that change are parsed and written anew (`redaction_pieces`).
+Clean requests are only scanned (`redaction.scan`); the places that the scan reports are checked
+against the rules; only the records that change are parsed and rewritten (`redaction.rewrite`).
 """
 
 from collections.abc import Mapping
@@ -38,11 +38,11 @@ TEXTS = {
 _JSON_TEXTS = frozenset({"name", "message", "stringValue", "string_value"})
 _VALUE_RULES = ("drop", "mask", "hash")
 PLACES = 4096
-# Before a request is parsed although it may be clean: how often unknown keys may fill all places.
+# Scans of one request, each with all places full of unknown keys, before it is parsed as a whole.
 SCANS = 8
-# So many texts are sooner found in a request than the request is walked.
+# So few texts are found in a request by search faster than by a scan.
 FEW_TEXTS = 4
-# What is around the records of clean requests: resources and scopes, a few hundred bytes each.
+# The resources and scopes of clean requests, a few hundred bytes each.
 REMEMBERED_BODIES = 10_000
 
 
@@ -68,24 +68,24 @@ class Redactor:
             self._tables[signal] = _addresses([*self._kept[:7], fields, pairs])
         self._stack = np.empty(scanner.MAX_DEPTH * scanner.FRAME, np.uint8)
         self._keys = 0
-        # A pattern that needs no part could be in any text, so every text must be asked.
+        # A pattern that needs no part could match any text, so every text must be checked.
         self._ask_all = any(not (pattern.needs or pattern.luhn) for pattern in rules.patterns)
         self._found = np.empty((PLACES, 4), np.int64)
         self._clean_bodies: set[bytes] = set()
 
     def changing(self, signal: str, taken: "Scanner") -> list[str] | None:
-        """Find the texts that the rules change in the request that a scanner took last.
+        """Return the texts that the rules change in the last request of a scanner.
 
-        It asks of each text and key once that the scanner has not seen before, instead of
-        walking the request again. None where only walking it tells, or finds them sooner.
+        Only texts and keys that are new to the scanner are checked. None where the request itself
+        must be scanned, or where that is faster.
         """
         if self._ask_all:
             return None
         state = taken.state
         unsure = state.unsure
-        asked = state.asked_keys()
-        ruled = [key for key in asked if self._has_rule(state.text(key))]
-        state.answer(asked, KEY_CLEAN)
+        new_keys = state.asked_keys()
+        ruled = [key for key in new_keys if self._has_rule(state.text(key))]
+        state.answer(new_keys, KEY_CLEAN)
         state.answer(ruled, KEY_RULED)
         if unsure or ruled or not taken.bodies <= self._clean_bodies:
             return None
@@ -106,24 +106,24 @@ class Redactor:
         return changing if len(changing) <= FEW_TEXTS else None
 
     def trust(self, taken: "Scanner") -> None:
-        """Note that the rules change nothing around the records of the scanner's last request."""
+        """Remember that the rules change no resource or scope of the scanner's last request."""
         if len(self._clean_bodies) > REMEMBERED_BODIES:
             self._clean_bodies.clear()
         self._clean_bodies |= taken.bodies
 
     def redact(self, kind: str, payload: bytes, changing: list[str] | None = None) -> bytes:
-        """Give the request as it may be kept.
+        """Return the redacted request.
 
         Parameters
         ----------
-        kind : traces, metrics or logs; with `+json` behind it for OTLP JSON.
-        changing : all that the rules change in a protobuf request, where that is known.
+        kind : traces, metrics or logs; with the suffix `+json` for OTLP JSON.
+        changing : all texts that the rules change in a protobuf request, if known.
 
         Raises
         ------
         BadInput
-            JSON that cannot be read. A damaged protobuf request comes back as it is: whoever
-            decodes it says where the damage is.
+            JSON that cannot be read, or too many attributes. A damaged protobuf request is
+            returned as it is; decoding it reports where the damage is.
         """
         if kind.endswith(JSON):
             return self._redact_json(payload)
@@ -145,7 +145,7 @@ class Redactor:
         return message.SerializeToString()
 
     def _changing(self, signal: str, payload: bytes) -> list[int] | None:
-        """Give where the rules change something; None when all of it must be looked at."""
+        """Return the places that the rules change; None where the whole request must be parsed."""
         data = np.frombuffer(payload, np.uint8)
         start = data.ctypes.data
         for _ in range(SCANS):
@@ -161,24 +161,24 @@ class Redactor:
                 raise _crowded(f"resource{signal.capitalize().replace('Traces', 'Spans')}")
             if count == scanner.UNREADABLE:
                 return None
-            found = self._found if count == scanner.TOO_MANY else self._found[:count]
-            # A text may be empty, with its message's end behind it: the byte before is inside.
+            places = self._found if count == scanner.TOO_MANY else self._found[:count]
+            # A text may be empty at the end of its message; the byte before is inside.
             changing = [
                 place[scanner.TEXT_AT] - 1
-                for place in found.tolist()
+                for place in places.tolist()
                 if self._changes(payload, start, *place)
             ]
             if count != scanner.TOO_MANY:
                 return changing
             if changing:
                 return None
-            # All keys seen so far are known now.
+            # All keys so far are known now.
         return None
 
     def _changes(
         self, payload: bytes, start: int, key_at: int, key_size: int, at: int, size: int
     ) -> bool:
-        """Tell whether the rules change what was found at a place."""
+        """Return whether the rules change the text or value at a place."""
         try:
             text = payload[at : at + max(size, 0)].decode()
             if key_at < 0:
@@ -202,7 +202,7 @@ class Redactor:
         while self._key_known[slot] and self._key_hashes[slot] != hashed:
             slot = (slot + 1) % scanner.KEY_SLOTS
         if not self._key_known[slot]:
-            if self._keys >= scanner.KEY_SLOTS // 2:  # someone makes keys up: begin again
+            if self._keys >= scanner.KEY_SLOTS // 2:  # keys without end: forget all
                 self._key_known[:] = 0
                 self._keys = 0
             self._keys += 1
@@ -236,21 +236,21 @@ class Redactor:
             attributes.extend(copies)
 
     def _redact_value(self, key: str, value: Any) -> bool:
-        """Redact a value in place; False when its key says to drop it."""
-        held = value.WhichOneof("value")
+        """Redact a value in place; return False when the rule of its key drops it."""
+        held_kind = value.WhichOneof("value")
         rule = self._rules.key_rule(key) if key else None
         action = rule.action if rule else "keep"
         if action == "drop":
             return False
-        if held == "string_value":
+        if held_kind == "string_value":
             left = self._rules.attribute(key, value.string_value)
             value.string_value = left or ""
-        elif held is not None and action in _VALUE_RULES:
+        elif held_kind is not None and action in _VALUE_RULES:
             value.string_value = self._rules.attribute(key, _plain_text(value)) or ""
-        elif held == "array_value":
+        elif held_kind == "array_value":
             for item in value.array_value.values:
                 self._redact_value(key, item)
-        elif held == "kvlist_value":
+        elif held_kind == "kvlist_value":
             self._redact_attributes(value.kvlist_value.values)
         return True
 
@@ -263,7 +263,7 @@ class Redactor:
         return orjson.dumps(left) if changed else payload
 
     def _redact_node(self, name: str, node: Any) -> tuple[bool, Any]:
-        """Redact a piece of JSON; gives whether it changed, and what is left of it."""
+        """Redact a piece of JSON; return whether it changed, and what is left of it."""
         if isinstance(node, str):
             if name not in _JSON_TEXTS:
                 return False, node
@@ -282,7 +282,7 @@ class Redactor:
         return False, node
 
     def _redact_item(self, item: Any) -> tuple[bool, Any]:
-        """Redact an item of a list; None is left of an attribute that is dropped."""
+        """Redact an item of a list; nothing (None) is left of a dropped attribute."""
         if not isinstance(item, dict) or not isinstance(item.get("key"), str):
             return (False, item) if item is None else self._redact_node("", item)
         key, value = item["key"], item.get("value")
@@ -303,7 +303,7 @@ class Redactor:
 
 
 def _occurrences(payload: bytes, texts: list[str]) -> list[int]:
-    """Give every place where one of the texts begins, be it by chance: rewriting is harmless."""
+    """Return every place where one of the texts begins; rewriting at a chance match is harmless."""
     places: list[int] = []
     for text in map(str.encode, texts):
         at = payload.find(text)
@@ -321,12 +321,12 @@ def _crowded(where: str) -> BadInput:
 
 
 def _needed_parts(rules: PrivacyRules) -> list[Any]:
-    """Lay out what texts must hold for a pattern to apply, as `scan` wants it."""
+    """Lay out the parts that texts need for a pattern to apply, as tables for `scan`."""
     needed = {part for pattern in rules.patterns for part in pattern.needs}
     # The scan itself reports "@", and runs of digits for the patterns without needed parts.
     parts = [bytes(byte | 0x20 for byte in part.encode()) for part in sorted(needed - {"@"})]
     if short := [part.decode() for part in parts if len(part) < 3]:
-        raise BadParameter(f"specs/privacy.yaml: `needs` of {short}: at least three bytes, please")
+        raise BadParameter(f"specs/privacy.yaml: `needs` of {short}: need at least three bytes")
     marks = np.zeros(scanner.TRIGRAMS, np.uint8)
     first = np.full(scanner.TRIGRAMS, -1, np.int64)
     pairs = np.zeros(scanner.PAIRS, np.uint8)
@@ -347,7 +347,7 @@ def _addresses(arrays: list[Any]) -> Any:
 
 
 def _field_table(request: type[Message]) -> Any:
-    """Lay out the messages of a request as the table that `scan` walks by."""
+    """Lay out the messages of a request as the table of fields for `scan`."""
     rows: dict[str, int] = {}
     table = np.zeros((64, scanner.FIELDS), np.int64)
     root: Any = request.DESCRIPTOR
@@ -358,7 +358,7 @@ def _field_table(request: type[Message]) -> Any:
     for descriptor in order:
         for field in descriptor.fields:
             table[rows[descriptor.name], field.number] = _what(descriptor, field, rows)
-    table[scanner.KEY_VALUE_ROW, 1] = scanner.ODD
+    table[scanner.KEY_VALUE_ROW, 1] = scanner.SECOND_KEY
     return table
 
 
@@ -383,5 +383,5 @@ def _what(descriptor: Descriptor, field: FieldDescriptor, rows: Mapping[str, int
 
 
 def _plain_text(value: Any) -> str:
-    held = getattr(value, value.WhichOneof("value"))
-    return as_text(held) if isinstance(held, str | bool | int | float | bytes) else str(held)
+    content = getattr(value, value.WhichOneof("value"))
+    return as_text(content) if isinstance(content, bool | int | float | bytes) else str(content)

@@ -1,9 +1,9 @@
-"""Rewrite the records of a request that hold given places, and leave every other byte alone.
+"""Rewrite the records at given places of a request, and leave all other bytes unchanged.
 
-In:  the bytes of a protobuf request that `redaction_scan` could read, places within it.
+In:  the bytes of a protobuf request that `redaction.scan` could read, places within it.
 Out: the request with new resources, scopes and records at these places.
 
-One e-mail address among a thousand spans must not cost a thousand spans in Python.
+One e-mail address among a thousand spans must not cost parsing a thousand spans.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,21 +16,21 @@ from google.protobuf.message_factory import GetMessageClass
 from apm_analytics.foundation import varint
 from apm_analytics.ingest.decode.protobuf import REQUESTS
 
-# All three signals nest alike: 1 in a request; 1 is the resource and 2 a scope's group; 1 is the
-# scope and 2 a record. What has no name here is rewritten as one piece.
+# All three signals nest alike: field 1 of a request holds the resource (1) and scope groups (2);
+# a group holds the scope (1) and records (2). Other messages are rewritten as one piece.
 _ENTRY, _GROUP = (1,), (1, 2)
 _CONTAINERS = ((), _ENTRY, _GROUP)
 Rewrite = Callable[[type[Message], bytes], bytes]
 
 
 def rewritten(signal: str, payload: bytes, places: Sequence[int], rewrite: Rewrite) -> bytes:
-    """Give the request with every piece rewritten that holds one of the places.
+    """Return the request with every piece rewritten that contains one of the places.
 
     Parameters
     ----------
     signal : traces, metrics or logs.
     places : offsets into the payload of bytes inside resources, scopes or records, in order.
-    rewrite : makes the new bytes of one message, given its class and its bytes.
+    rewrite : returns the new bytes of one message, given its class and its bytes.
 
     Examples
     --------
@@ -49,12 +49,12 @@ def _rewritten(
     path: tuple[int, ...],
     rewrite: Rewrite,
 ) -> list[bytes | memoryview]:
-    """Give the pieces of a container, most of which are as they were."""
-    made: list[bytes | memoryview] = []
-    kept = at = start
+    """Return the pieces of a container, most of them unchanged."""
+    pieces: list[bytes | memoryview] = []
+    copied = at = start
     for number, place in enumerate(places):
         if place < at:
-            continue  # in the piece before
+            continue  # in the previous piece
         if place >= end:
             break
         while at <= place:
@@ -64,14 +64,14 @@ def _rewritten(
             content = _rewritten(signal, payload, body, at, places[number:], inner, rewrite)
         else:
             content = [rewrite(_message_class(signal, inner), bytes(payload[body:at]))]
-        made += (payload[kept:size_at], varint.encode(sum(map(len, content))), *content)
-        kept = at
-    made.append(payload[kept:end])
-    return made
+        pieces += (payload[copied:size_at], varint.encode(sum(map(len, content))), *content)
+        copied = at
+    pieces.append(payload[copied:end])
+    return pieces
 
 
 def _field(payload: memoryview, at: int) -> tuple[int, int, int, int]:
-    """Read one field: its tag, where its size and its body begin, and where it ends."""
+    """Return the tag of a field, where its size and its body begin, and where it ends."""
     tag, size_at = varint.decode(payload, at)
     kind = tag & 7
     if kind == 2:

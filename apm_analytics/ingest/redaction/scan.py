@@ -1,30 +1,30 @@
 """Find the texts of an OTLP request that a privacy rule might change, without parsing it.
 
-In:  the bytes of a protobuf request, what the rules look for.
-Out: the places of keys and texts that must be looked at; in clean traffic there are none.
+In:  the bytes of a protobuf request, the parts and keys that the rules look for.
+Out: the places of keys and texts that must be checked; none in clean traffic.
 
-Compiled, and free of Python's lock. Conservative: what is not plain ASCII, what holds a part that
-some rule needs, and what cannot be read is always reported. Nothing is read past the request's end:
-every message ends within the one around it, every field within its message.
+Compiled code that runs without the interpreter's lock. It reports texts that are not plain ASCII,
+texts with a part that some rule needs, and requests that it cannot read. Nothing is read past the
+request's end: `wire.fields` checks that every field ends within its message.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from apm_analytics.ingest.wire.compiled import compiled, entry, sources_hash
+from apm_analytics.foundation.compiled import compiled, compiled_part
+from apm_analytics.ingest.wire.entries import sources_hash
+from apm_analytics.ingest.wire.fields import LENGTH, read_field
 from apm_analytics.ingest.wire.memory import load8, load32, load64, store64
 
-# What a field of a message is.
-# ODD is a second key, which no encoder writes.
-SKIP, TEXT, KEY_VALUE, ODD, FIRST_MESSAGE = 0, 1, 2, 3, 4
+# The kinds of fields of a message. No encoder writes a second key.
+SKIP, TEXT, KEY_VALUE, SECOND_KEY, FIRST_MESSAGE = 0, 1, 2, 3, 4
 # Rows of the table of fields that `scan` itself knows.
 REQUEST_ROW, KEY_VALUE_ROW, ANY_VALUE_ROW = 0, 1, 2
 FIELDS = 32  # no OTLP message has a field number above it that holds text
 MAX_DEPTH = 64
-# Columns of what is found; a key without place is -1: a text of its own.
+# Columns of a reported place; KEY_AT is -1 for a text without a key.
 KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE = 0, 1, 2, 3
-NOT_TEXT = -1  # as TEXT_SIZE: the value under the key is no text
-# What `scan` answers besides the number of places found.
+NOT_TEXT = -1  # as TEXT_SIZE: the value of the key is not a text
+# Results of `scan` besides the number of places.
 UNREADABLE, TOO_MANY, CROWDED = -1, -2, -3
 
 TRIGRAMS = 8192
@@ -34,7 +34,8 @@ KEY_SLOTS = 16384
 MIN_CARD_DIGITS = 13
 # Attributes of one record, or entries of one value; SDKs send at most 128 by default.
 MAX_PAIRS = 10_000
-FRAME = 48  # bytes of one place on the stack
+KEY_TAG = 1 << 3 | LENGTH
+FRAME = 48  # bytes of one stack frame
 KNOWN_CLEAN, KNOWN_RULED = 1, 2
 
 _HIGH_BITS = -0x7F7F7F7F7F7F7F80  # 0x80 in every byte
@@ -43,19 +44,19 @@ _BLANKS = 0x2020202020202020  # set in a letter, it makes it lower-case
 _ONES = 0x0101010101010101
 
 
-@compiled
+@compiled_part
 def _slot(three: int) -> int:
     """Hash three bytes in lower case."""
     return (three * 0x9E3779B1 >> 19) & (TRIGRAMS - 1)
 
 
-@entry
+@compiled()
 def slot(three: int) -> int:
-    """Give the slot of a part's first three bytes, as `scan` does."""
+    """Return the slot of a part's first three bytes."""
     return _slot(three)
 
 
-@compiled
+@compiled_part
 def _key_hash(at: int, size: int) -> int:
     hashed = size * 0x9E3779B97F4A7C1
     while size >= 8:
@@ -69,17 +70,17 @@ def _key_hash(at: int, size: int) -> int:
     return hashed
 
 
-@entry
+@compiled()
 def key_hash(at: int, size: int) -> int:
-    """Hash a key as `scan` does."""
+    """Return the hash of a key."""
     return _key_hash(at, size)
 
 
-@compiled
+@compiled_part
 def _holds_part(place: int, end: int, first: int, tables: int) -> bool:
-    """Tell whether one of the parts that begin with these three bytes is here.
+    """Return whether one of the parts of a slot is at a place.
 
-    `first` is the number of a part; `tables` the address of five others, see `_scan`.
+    `first` is the first part of the slot; for `tables` see `_scan`.
     """
     following, parts, part_at = load64(tables + 16), load64(tables + 24), load64(tables + 32)
     part = first
@@ -96,15 +97,15 @@ def _holds_part(place: int, end: int, first: int, tables: int) -> bool:
     return False
 
 
-@compiled
+@compiled_part
 def _suspicious_word(place: int, end: int, tables: int) -> bool:
-    """Tell whether a part begins at one of the first six of these eight bytes, or is cut off."""
+    """Return whether a part begins in the first six of eight bytes, or one is "@" or not ASCII."""
     word = load64(place)
     other = word ^ _AT_SIGNS
     if word & _HIGH_BITS or (other - _ONES) & ~other & _HIGH_BITS:
         return True
     lower = word | _BLANKS
-    # Every three bytes in a row hold one of these three pairs.
+    # Any three successive bytes contain one of these three pairs.
     pairs = load64(tables + 64)
     if not (
         load8(pairs + (lower >> 8 & _PAIR))
@@ -114,17 +115,17 @@ def _suspicious_word(place: int, end: int, tables: int) -> bool:
         return False
     marks, first = load64(tables), load64(tables + 8)
     for byte in range(6):
-        found = _slot(lower >> 8 * byte & 0xFFFFFF)
-        if load8(marks + found) and _holds_part(
-            place + byte, end, load64(first + 8 * found), tables
+        part_slot = _slot(lower >> 8 * byte & 0xFFFFFF)
+        if load8(marks + part_slot) and _holds_part(
+            place + byte, end, load64(first + 8 * part_slot), tables
         ):
             return True
     return False
 
 
-@compiled
+@compiled_part
 def _suspicious(at: int, size: int, tables: int) -> bool:
-    """Tell whether a text holds what some pattern needs."""
+    """Return whether a text contains what some pattern needs."""
     end = at + size
     if size >= 8:
         place = at
@@ -142,9 +143,9 @@ def _suspicious(at: int, size: int, tables: int) -> bool:
                 return True
             if place + 2 < end:
                 three = byte | load8(place + 1) << 8 | load8(place + 2) << 16
-                found = _slot(three | 0x202020)
-                known = load64(first + 8 * found)
-                if load8(marks + found) and _holds_part(place, end, known, tables):
+                part_slot = _slot(three | 0x202020)
+                part = load64(first + 8 * part_slot)
+                if load8(marks + part_slot) and _holds_part(place, end, part, tables):
                     return True
     # A run of 13 digits, with a blank or dash between groups, covers one of these places.
     place = at + MIN_CARD_DIGITS - 1
@@ -155,12 +156,12 @@ def _suspicious(at: int, size: int, tables: int) -> bool:
     return False
 
 
-@compiled
+@compiled_part
 def _in_number(byte: int) -> bool:
     return (0x30 <= byte <= 0x39) or byte == 0x20 or byte == 0x2D
 
 
-@compiled
+@compiled_part
 def _digits_around(place: int, at: int, end: int) -> int:
     digits = 0
     left = place
@@ -174,44 +175,26 @@ def _digits_around(place: int, at: int, end: int) -> int:
     return digits
 
 
-@compiled
-def _varint(at: int, end: int) -> tuple[int, int]:
-    """Read a length or tag; the new position is -1 where it does not end."""
-    value = 0
-    shift = 0
-    while at < end and shift < 35:
-        byte = load8(at)
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    return value, -1
-
-
-@compiled
-def _scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
-    """Walk one request.
+@compiled_part
+def _scan(start: int, size: int, tables: int, stack: int, reported: int, places: int) -> int:
+    """Scan one request.
 
     Parameters
     ----------
     start, size : address of the request, and its bytes.
-    tables : address of nine others. Of needed parts: marks (a byte a slot), the first part of
-        each slot, the part that follows each, their bytes, where each begins. Of keys: their
-        hashes, what is known of them. Of messages: what their fields are, FIELDS to a message.
-        Of needed parts again: marks of the two pairs in the first three bytes of each.
-    stack : address of MAX_DEPTH times FRAME bytes to work with.
-    found : address of `places` times KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE, to be filled.
+    tables : address of the addresses of nine tables. Of needed parts: marks (one byte per slot),
+        the first part of each slot, the next part of the same slot, the bytes of all parts,
+        where each begins. Of keys: their hashes, KNOWN_CLEAN or KNOWN_RULED. Of messages: the
+        kinds of their fields, FIELDS per message. Of needed parts: marks of the two pairs in
+        the first three bytes of each.
+    stack : address of MAX_DEPTH times FRAME bytes of working memory.
+    reported : address of `places` times KEY_AT, KEY_SIZE, TEXT_AT, TEXT_SIZE, filled.
 
     Returns
     -------
-    The number of places found, UNREADABLE, TOO_MANY of them, or CROWDED: too many attributes.
+    The number of places, or UNREADABLE, TOO_MANY (places), CROWDED (too many attributes).
     """
-    hashes, known_keys, fields = (
-        load64(tables + 40),
-        load64(tables + 48),
-        load64(tables + 56),
-    )
+    hashes, known_keys, fields = load64(tables + 40), load64(tables + 48), load64(tables + 56)
     # The innermost message; those around it are on the stack.
     end = start + size
     row = REQUEST_ROW
@@ -223,31 +206,19 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
     at = start
     while True:
         if at >= end:
-            if at > end:
-                return UNREADABLE
             if depth == 0:
                 return count
             depth -= 1
             frame = stack + FRAME * depth
-            end = load64(frame)
-            row = load64(frame + 8)
-            key_at = load64(frame + 16)
-            key_size = load64(frame + 24)
-            known = load64(frame + 32)
-            pairs = load64(frame + 40)
+            end, row, pairs = load64(frame), load64(frame + 8), load64(frame + 40)
+            key_at, key_size, known = load64(frame + 16), load64(frame + 24), load64(frame + 32)
             continue
-        tag, at = _varint(at, end)
-        if at < 0:
+        tag, size, at, behind = read_field(at, end)
+        if behind < 0:
             return UNREADABLE
-        kind = tag & 7
         number = tag >> 3
         what = load64(fields + 8 * (FIELDS * row + number)) if number < FIELDS else SKIP
-        size = 0
-        if kind == 2:
-            size, at = _varint(at, end)
-            if at < 0 or size > end - at or what == ODD:
-                return UNREADABLE
-        elif what != SKIP:
+        if what == SECOND_KEY or (what != SKIP and tag & 7 != LENGTH):
             return UNREADABLE
         ruled = known != KNOWN_CLEAN
         nested = what == KEY_VALUE or what >= FIRST_MESSAGE
@@ -258,7 +229,7 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
         if report:
             if count == places:
                 return TOO_MANY
-            place = found + 32 * count
+            place = reported + 32 * count
             store64(place, key_at - start if key_at >= 0 else -1)
             store64(place + 8, key_size)
             store64(place + 16, at - start)
@@ -280,93 +251,75 @@ def _scan(start: int, size: int, tables: int, stack: int, found: int, places: in
             store64(frame + 40, pairs)
             pairs = 0
             depth += 1
-            end = at + size
+            end = behind
             if what != KEY_VALUE:
                 row = what - FIRST_MESSAGE
                 continue
-            # The key comes first in what every known encoder writes.
-            if size < 2 or load8(at) != 0x0A:
+            # Every known encoder writes the key first.
+            if size < 2 or load8(at) != KEY_TAG:
                 return UNREADABLE
             row = KEY_VALUE_ROW
-            key_size, key_at = _varint(at + 1, end)
-            if key_at < 0 or key_size > end - key_at:
+            _, key_size, key_at, at = read_field(at, end)
+            if at < 0:
                 return UNREADABLE
-            at = key_at + key_size
             hashed = _key_hash(key_at, key_size)
-            found_at = hashed & (KEY_SLOTS - 1)
-            known = load64(known_keys + 8 * found_at)
-            while known != 0 and load64(hashes + 8 * found_at) != hashed:
-                found_at = (found_at + 1) & (KEY_SLOTS - 1)
-                known = load64(known_keys + 8 * found_at)
-        elif kind == 2:
-            at += size
-        elif kind == 0:
-            while at < end and load8(at) >= 0x80:
-                at += 1
-            at += 1
-        elif kind == 1:
-            at += 8
-        elif kind == 5:
-            at += 4
+            key_slot = hashed & (KEY_SLOTS - 1)
+            known = load64(known_keys + 8 * key_slot)
+            while known != 0 and load64(hashes + 8 * key_slot) != hashed:
+                key_slot = (key_slot + 1) & (KEY_SLOTS - 1)
+                known = load64(known_keys + 8 * key_slot)
         else:
-            return UNREADABLE
+            at = behind
 
 
-@compiled
+@compiled_part
 def _screen(
-    starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
+    starts: int, content: int, first: int, last: int, tables: int, reported: int, places: int
 ) -> int:
+    """Find texts that some pattern might change, among texts that lie one after another.
+
+    Parameters
+    ----------
+    starts, content : addresses of where each text begins (int32), and of the bytes of all.
+    first, last : the numbers of the first text and of the one behind the last.
+    tables : as for `scan`.
+    reported : address of `places` integers, filled with the numbers of the texts reported.
+
+    Returns
+    -------
+    The number of texts reported, or TOO_MANY.
+    """
     count = 0
     for number in range(first, last):
         at = load32(starts + 4 * number)
         if _suspicious(content + at, load32(starts + 4 * number + 4) - at, tables):
             if count == places:
                 return TOO_MANY
-            store64(found + 8 * count, number)
+            store64(reported + 8 * count, number)
             count += 1
     return count
 
 
-class _Entries(NamedTuple):
-    scan: Callable[[int, int, int, int, int, int], int]
-    screen: Callable[[int, int, int, int, int, int, int], int]
+_Scan = Callable[[int, int, int, int, int, int], int]
+_Screen = Callable[[int, int, int, int, int, int, int], int]
 
 
-def _compile(version: int) -> _Entries:
-    # `version` is never below 0; the kept code depends by it on the sources that it is made of.
-    @entry
-    def scan(start: int, size: int, tables: int, stack: int, found: int, places: int) -> int:
-        return UNREADABLE if version < 0 else _scan(start, size, tables, stack, found, places)
+def _compile(version: int) -> tuple[_Scan, _Screen]:
+    # `version` is never 0; see `entries.sources_hash`.
 
-    @entry
+    @compiled()
+    def scan(start: int, size: int, tables: int, stack: int, reported: int, places: int) -> int:
+        """Scan one request; see `_scan`."""
+        return _scan(start, size, tables, stack, reported, places) if version else 0
+
+    @compiled()
     def screen(
-        starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
+        starts: int, content: int, first: int, last: int, tables: int, reported: int, places: int
     ) -> int:
-        if version < 0:
-            return UNREADABLE
-        return _screen(starts, content, first, last, tables, found, places)
+        """Find texts that some pattern might change; see `_screen`."""
+        return _screen(starts, content, first, last, tables, reported, places) if version else 0
 
-    return _Entries(scan, screen)
-
-
-_entries = _compile(int(sources_hash()[:15], 16))
-scan = _entries.scan
+    return scan, screen
 
 
-def screen(
-    starts: int, content: int, first: int, last: int, tables: int, found: int, places: int
-) -> int:
-    """Look through texts that lie behind each other.
-
-    Parameters
-    ----------
-    starts, content : addresses: where each text begins (int32), and the bytes of all.
-    first, last : the numbers of the first text and the one behind the last.
-    tables : as for `scan`.
-    found : address of `places` integers: the numbers of texts that some pattern might change.
-
-    Returns
-    -------
-    How many were found, or TOO_MANY.
-    """
-    return _entries.screen(starts, content, first, last, tables, found, places)
+scan, screen = _compile(sources_hash())

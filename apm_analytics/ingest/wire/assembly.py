@@ -1,7 +1,7 @@
-"""Make Arrow tables of what the scanner filled.
+"""Make Arrow tables from the buffers that the scanner filled.
 
-In:  a `State`, and what the records of each resource and scope share.
-Out: one table a lake table, its columns in the order of `lake.schema`, texts dictionary-encoded.
+In:  a `State`, and the values that the records of each resource and scope share.
+Out: one Arrow table per lake table, its columns in the order of `lake.schema`, texts encoded.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,15 @@ from apm_analytics.ingest.decode.records import SPAN_KINDS, STATUS_CODES, TEMPOR
 from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.arrays import (
     ENCODED,
+    ENCODED_MAPS,
     bitmap,
     dictionary,
+    encoded_schema,
     fixed,
     masked,
     not_zero,
     over_words,
 )
-from apm_analytics.ingest.wire.encoded import ENCODED_MAPS, encoded_schema
 from apm_analytics.ingest.wire.entries import follow, gather, renumber
 from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KIND, SUMMARY
 from apm_analytics.ingest.wire.state import State
@@ -47,7 +48,7 @@ _KINDS = {
     EXPONENTIAL: "exponential_histogram",
     SUMMARY: "summary",
 }
-# A column without any value is made once and stands for all such columns of its type.
+# A column without any value is made once per type and used for all such columns.
 _OFTEN_NULL = (ENCODED, TEXT_MAP, pa.int64(), pa.list_(EVENT), pa.list_(LINK), pa.list_(EXEMPLAR))
 Codes = NDArray[np.int32]
 Places = NDArray[np.int64]
@@ -58,13 +59,13 @@ Contexts = Sequence[tuple[Any, ...]]
 def tables(
     state: State, contexts: Contexts, context_of: Codes, *, in_order: bool = False
 ) -> dict[str, pa.Table]:
-    """Give every table that has rows.
+    """Return every table that has rows.
 
     Parameters
     ----------
-    contexts : what records share, in the order of `columns.CONTEXT_COLUMNS`.
+    contexts : the shared values, in the order of `columns.CONTEXT_COLUMNS`.
     context_of : the number of the context of each group.
-    in_order : rows come in order of time, which costs less here than later; else as they arrived.
+    in_order : sort rows by time, which costs less here than later; else they keep their order.
     """
     made: dict[str, pa.Table] = {}
     for name in state.tables:
@@ -86,7 +87,7 @@ class _TableMaker:
         if in_order:
             times = self._eight(layout.TIME)
             if (times[1:] < times[:-1]).any():
-                self._order = np.argsort(times, kind="stable")  # quickest for what is nearly so
+                self._order = np.argsort(times, kind="stable")  # fastest for nearly sorted times
         ends, arena = state.texts()
         self._ends, self._arena = ends, arena
         self._texts = pa.StringArray.from_buffers(
@@ -96,7 +97,7 @@ class _TableMaker:
         self._none = {kind: pa.nulls(self._rows, kind) for kind in _OFTEN_NULL}
 
     def columns(self, contexts: Contexts, context_of: Codes) -> dict[str, pa.Array]:
-        made: dict[str, pa.Array] = {
+        columns: dict[str, pa.Array] = {
             "time": fixed(TIME, self._eight(layout.TIME)),
             "flags": self._unsigned(layout.FLAGS),
             "attributes": self._text_map(),
@@ -105,12 +106,12 @@ class _TableMaker:
             **self._promoted(),
         }
         if self._name == layout.SPANS:
-            made |= self._span_columns()
+            columns |= self._span_columns()
         elif self._name == layout.LOGS:
-            made |= self._log_columns()
+            columns |= self._log_columns()
         else:
-            made |= self._point_columns()
-        return made
+            columns |= self._point_columns()
+        return columns
 
     # --- the columns of each kind of record ---
 
@@ -160,7 +161,7 @@ class _TableMaker:
             )
         }
         kinds = np.unique(head["kind"])
-        made = {
+        columns = {
             "start_time": not_zero(TIME, self._eight(layout.OTHER_TIME)),
             **{name: self._encoded(head[name]) for name in ("name", "unit", "description")},
             "kind": over_words(
@@ -172,42 +173,46 @@ class _TableMaker:
         }
         present = self._eight(layout.PRESENT)
         if self._name == layout.POINTS:
-            made["value"] = self._optional(layout.VALUE, present & layout.HAS_VALUE)
-            made["value_int"] = self._optional(
+            columns["value"] = self._optional(layout.VALUE, present & layout.HAS_VALUE)
+            columns["value_int"] = self._optional(
                 layout.VALUE_INT, present & layout.HAS_INT, pa.int64()
             )
-            made["monotonic"] = pa.array(
+            columns["monotonic"] = pa.array(
                 head["monotonic"] == 1, mask=head["kind"] != SUM_KIND, type=pa.bool_()
             )
         else:
-            made["count"] = fixed(pa.int64(), self._eight(layout.COUNT))
+            columns["count"] = fixed(pa.int64(), self._eight(layout.COUNT))
         if self._name == layout.SUMMARIES:
-            made["sum"] = fixed(pa.float64(), self._eight(layout.SUM))
-            made["quantiles"] = self._numbers_list(layout.LIST_ONE_END, layout.LIST_ONE_VALUE)
-            made["quantile_values"] = self._numbers_list(layout.LIST_TWO_END, layout.LIST_TWO_VALUE)
-            return made
-        made["exemplars"] = self._list(layout.ITEM_END, EXEMPLAR, self._exemplars)
+            columns["sum"] = fixed(pa.float64(), self._eight(layout.SUM))
+            columns["quantiles"] = self._numbers_list(layout.LIST_ONE_END, layout.LIST_ONE_VALUE)
+            columns["quantile_values"] = self._numbers_list(
+                layout.LIST_TWO_END, layout.LIST_TWO_VALUE
+            )
+            return columns
+        columns["exemplars"] = self._list(layout.ITEM_END, EXEMPLAR, self._exemplars)
         if self._name == layout.POINTS:
-            return made
-        made["sum"] = self._optional(layout.SUM, present & layout.HAS_SUM)
-        made["min"] = self._optional(layout.MIN, present & layout.HAS_MIN)
-        made["max"] = self._optional(layout.MAX, present & layout.HAS_MAX)
+            return columns
+        columns["sum"] = self._optional(layout.SUM, present & layout.HAS_SUM)
+        columns["min"] = self._optional(layout.MIN, present & layout.HAS_MIN)
+        columns["max"] = self._optional(layout.MAX, present & layout.HAS_MAX)
         if self._name == layout.HISTOGRAMS:
-            made["explicit_bounds"] = self._numbers_list(layout.LIST_ONE_END, layout.LIST_ONE_VALUE)
-            made["bucket_counts"] = self._numbers_list(
+            columns["explicit_bounds"] = self._numbers_list(
+                layout.LIST_ONE_END, layout.LIST_ONE_VALUE
+            )
+            columns["bucket_counts"] = self._numbers_list(
                 layout.LIST_TWO_END, layout.LIST_TWO_VALUE, pa.int64()
             )
-            return made
-        made["scale"] = pa.array(self._four(layout.SCALE).astype(np.int64))
-        made["zero_count"] = fixed(pa.int64(), self._eight(layout.ZERO_COUNT))
-        made["zero_threshold"] = fixed(pa.float64(), self._eight(layout.ZERO_THRESHOLD))
+            return columns
+        columns["scale"] = pa.array(self._four(layout.SCALE).astype(np.int64))
+        columns["zero_count"] = fixed(pa.int64(), self._eight(layout.ZERO_COUNT))
+        columns["zero_threshold"] = fixed(pa.float64(), self._eight(layout.ZERO_THRESHOLD))
         for side, offset, end, values in (
             ("positive", layout.POSITIVE_OFFSET, layout.LIST_ONE_END, layout.LIST_ONE_VALUE),
             ("negative", layout.NEGATIVE_OFFSET, layout.LIST_TWO_END, layout.LIST_TWO_VALUE),
         ):
-            made[f"{side}_offset"] = pa.array(self._four(offset).astype(np.int64))
-            made[f"{side}_bucket_counts"] = self._numbers_list(end, values, pa.int64())
-        return made
+            columns[f"{side}_offset"] = pa.array(self._four(offset).astype(np.int64))
+            columns[f"{side}_bucket_counts"] = self._numbers_list(end, values, pa.int64())
+        return columns
 
     def _events(self) -> pa.Array:
         return pa.StructArray.from_arrays(
@@ -247,43 +252,43 @@ class _TableMaker:
             fields=list(EXEMPLAR),
         )
 
-    # --- what all have ---
+    # --- columns of all records ---
 
     def _shared(self, contexts: Contexts, context: Codes) -> dict[str, pa.Array]:
-        made = {}
+        columns = {}
         for name, values in zip(CONTEXT_COLUMNS, zip(*contexts, strict=True), strict=True):
             if all(value is None for value in values):
                 kind = TEXT_MAP if name.endswith("_attributes") else ENCODED
-                made[name] = self._none[kind]
+                columns[name] = self._none[kind]
             elif name.endswith("_attributes"):
-                made[name] = pa.array(values, TEXT_MAP).take(pa.array(context))
+                columns[name] = pa.array(values, TEXT_MAP).take(pa.array(context))
             else:
                 words = list(dict.fromkeys(value for value in values if value is not None))
                 codes = np.array(
                     [-1 if value is None else words.index(value) for value in values], np.int32
                 )
-                made[name] = over_words(words, codes[context])
-        return made
+                columns[name] = over_words(words, codes[context])
+        return columns
 
     def _promoted(self) -> dict[str, pa.Array]:
-        made = {}
+        columns = {}
         present = self._eight(layout.PRESENT)
         for number, (key, kind) in enumerate(PROMOTED.items()):
             buffer, filled = self._state.promoted(self._name, number)
             name = column_name(key)
             if not filled:
-                made[name] = self._none[ENCODED if kind == TEXT else kind]
+                columns[name] = self._none[ENCODED if kind == TEXT else kind]
             elif kind == TEXT:
                 codes = buffer[: 4 * self._rows].view(np.int32)
                 codes[filled:] = -1
-                made[name] = self._encoded(codes, self._order)
+                columns[name] = self._encoded(codes, self._order)
             else:
                 bit = 1 << (layout.FIRST_PROMOTED_BIT + number)
                 values = buffer[: 8 * self._rows].view(np.int64)
                 if self._order is not None:
                     values = values.take(self._order)
-                made[name] = masked(kind, values, present & bit != 0)
-        return made
+                columns[name] = masked(kind, values, present & bit != 0)
+        return columns
 
     def _text_map(self) -> pa.Array:
         offsets, places = self._pairs(layout.TEXT_END)
@@ -305,7 +310,7 @@ class _TableMaker:
         )
 
     def _pairs(self, end: int) -> tuple[pa.Array, Places | None]:
-        """Give where the pairs of each record begin, and in which order they come; None as is."""
+        """Return where the pairs of each record begin, and their order; None keeps the order."""
         ends = self._state.column(self._name, end, np.int32)
         if self._order is None:
             return self._offsets(ends), None
@@ -321,7 +326,7 @@ class _TableMaker:
         return self._ordered(offset, self._state.column(self._name, offset, np.int64))
 
     def _ordered(self, offset: int, values: NDArray[Any]) -> NDArray[Any]:
-        """Give a column of records in order of time; those of other frames follow a record."""
+        """Return a column of records in order of time; those of other frames as they are."""
         if self._order is None or layout.column(offset).frame != layout.RECORD:
             return values
         return values.take(self._order)
@@ -338,18 +343,18 @@ class _TableMaker:
         return self._encoded(self._state.column(self._name, offset, np.int32), self._order)
 
     def _encoded(self, codes: Codes, order: Places | None = None) -> pa.Array:
-        """Encode a column of the table; without any text it is the one that stands for all."""
+        """Encode a column of codes; without any text it is the shared column of nulls."""
         return self._numbered(codes, order) if (codes >= 0).any() else self._none[ENCODED]
 
     def _numbered(self, codes: Codes, order: Places | None = None) -> pa.Array:
-        """Give each text a number, and the rows in order where they are not."""
+        """Encode codes by a dictionary of the texts in use, with the rows in the given order."""
         used = np.empty(min(len(codes), len(self._numbers)), np.int32)
         coded = np.empty(len(codes), np.int32)
-        given = _AS_THEY_ARE if order is None else order
-        count, missing = renumber(codes, given, self._numbers, used, coded)
+        rows = _AS_THEY_ARE if order is None else order
+        count, missing = renumber(codes, rows, self._numbers, used, coded)
         used = used[:count]
         if self._in_order and not missing and VARIED * len(coded) < count < len(coded):
-            # They are written one a row, so they are copied so at once.
+            # They are written one per row, so copy them like that.
             used = used[coded]
             coded = np.arange(len(coded), dtype=np.int32)
         offsets, content = gather(self._ends, self._arena, used)
@@ -368,7 +373,7 @@ class _TableMaker:
         offsets = np.arange(0, len(digits) + 1, size, dtype=np.int32)
         valid = None if has is None or has.all() else bitmap(has != 0)
         if valid is not None:
-            digits.reshape(count, size)[has == 0] = 48  # what lies behind null is never read
+            digits.reshape(count, size)[has == 0] = 48  # the value behind a null is never read
         return pa.StringArray.from_buffers(
             count, pa.py_buffer(offsets), pa.py_buffer(digits), valid
         )
@@ -380,7 +385,7 @@ class _TableMaker:
         return pa.array(offsets)
 
     def _item_map(self, first: int, last: int) -> pa.Array:
-        """Give the pairs of events, exemplars or links, which may lie between those of others."""
+        """Return the pairs of events, exemplars or links, which may be interleaved with others."""
         starts, ends = self._four(first), self._four(last)
         sizes = ends - starts
         offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(sizes, dtype=np.int32)])
@@ -396,7 +401,7 @@ class _TableMaker:
         )
 
     def _list(self, end: int, kind: pa.DataType, values: Any) -> pa.Array:
-        """Give lists of structs, null where there is none."""
+        """Return lists of structs, null where a list is empty."""
         ends = self._state.column(self._name, end, np.int32)
         if not ends[-1]:
             return self._none[pa.list_(kind)]

@@ -1,59 +1,13 @@
-"""Read attributes: into their promoted column, or the maps of texts and numbers.
+"""Read attributes into their promoted column or into the maps of texts and numbers.
 
 In:  a KeyValue message.
-Out: the same columns and pairs as `columns.TableBuilder` and `columns.text_pairs` give.
+Out: the same columns and pairs as from `columns.TableBuilder` and `columns.text_pairs`.
 """
 
+from apm_analytics.foundation.compiled import compiled_part
 from apm_analytics.ingest.decode.columns import EXACT_INTEGER
-from apm_analytics.ingest.wire.compiled import compiled
-from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint
-from apm_analytics.ingest.wire.layout import (
-    ARENA_CAPACITY,
-    ASKED,
-    ASKED_COUNT,
-    CAPACITY,
-    ENDS,
-    ENTERED,
-    FALSE_CODE,
-    FILLED,
-    FIRST_PROMOTED,
-    FIRST_PROMOTED_BIT,
-    FRAMES,
-    HOLDER,
-    ITEM_MAP,
-    ITEM_PAIR,
-    ITEM_STAMPS,
-    KEY_ASKED,
-    KEY_MARKS,
-    KEY_NEW,
-    KEY_RULED,
-    LACKING,
-    LACKING_SIZE,
-    MAP,
-    NULL_CODE,
-    NUMBER_KEY,
-    NUMBER_PAIR,
-    NUMBER_STAMPS,
-    NUMBER_VALUE,
-    PAIR_KEY,
-    PAIR_VALUE,
-    PLACE_COLUMN,
-    PLACE_COUNT,
-    PLACE_CURRENT,
-    PRESENT,
-    PROMOTED_SIZES,
-    PROMOTED_WORDS,
-    SLOT_MASK,
-    TARGET_CODE,
-    TEXT_KEY,
-    TEXT_PAIR,
-    TEXT_STAMPS,
-    TEXT_VALUE,
-    TEXTS,
-    TEXTS_CAPACITY,
-    TRUE_CODE,
-    UNSURE,
-)
+from apm_analytics.ingest.wire import layout
+from apm_analytics.ingest.wire.fields import ODD, read_field
 from apm_analytics.ingest.wire.memory import (
     double_bits,
     load8,
@@ -84,46 +38,49 @@ from apm_analytics.ingest.wire.texts import (
 
 _QUESTION_MARK = 63
 # The promoted columns of integers, by their bit.
-_INTEGER_COLUMNS = sum(1 << number for number, size in enumerate(PROMOTED_SIZES) if size == 8)
+_INTEGER_COLUMNS = sum(
+    1 << number for number, size in enumerate(layout.PROMOTED_SIZES) if size == 8
+)
 # A record of n bytes gives at most n texts, n rows in each frame and 2 n bytes of text: a field has
 # 2 bytes at least, an attribute gives at most two pairs, an integer of n bytes 2 n digits.
 _TEXTS_A_BYTE, _SPARE = 2, 64
 
 
-@compiled
+@compiled_part
 def has_room(shared: int, block: int, size: int) -> bool:
-    """Tell whether every buffer can take whatever a record of `size` bytes holds."""
-    texts = load64(shared + TEXTS)
-    used = load32(load64(shared + ENDS) + 4 * texts)
+    """Return whether every buffer has room for any record of `size` bytes."""
+    texts = load64(shared + layout.TEXTS)
+    used = load32(load64(shared + layout.ENDS) + 4 * texts)
     enough = (
-        texts + size + _SPARE <= load64(shared + TEXTS_CAPACITY)
-        and 2 * (load64(shared + ENTERED) + size + _SPARE) <= load64(shared + SLOT_MASK)
-        and used + _TEXTS_A_BYTE * size + _SPARE <= load64(shared + ARENA_CAPACITY)
+        texts + size + _SPARE <= load64(shared + layout.TEXTS_CAPACITY)
+        and 2 * (load64(shared + layout.ENTERED) + size + _SPARE)
+        <= load64(shared + layout.SLOT_MASK)
+        and used + _TEXTS_A_BYTE * size + _SPARE <= load64(shared + layout.ARENA_CAPACITY)
     )
-    for frame in FRAMES:
-        if load64(block + frame) + size > load64(block + frame + CAPACITY):
+    for frame in layout.FRAMES:
+        if load64(block + frame) + size > load64(block + frame + layout.CAPACITY):
             enough = False
     if not enough:
-        store64(shared + LACKING, block)
-        store64(shared + LACKING_SIZE, size)
+        store64(shared + layout.LACKING, block)
+        store64(shared + layout.LACKING_SIZE, size)
     return enough
 
 
-@compiled
+@compiled_part
 def open_record(shared: int) -> None:
     """Begin the attributes of one record."""
-    store64(shared + MAP, load64(shared + MAP) + 1)
+    store64(shared + layout.MAP, load64(shared + layout.MAP) + 1)
 
 
-@compiled
+@compiled_part
 def open_item(shared: int) -> None:
     """Begin the attributes of one event, exemplar or link."""
-    store64(shared + ITEM_MAP, load64(shared + ITEM_MAP) + 1)
+    store64(shared + layout.ITEM_MAP, load64(shared + layout.ITEM_MAP) + 1)
 
 
-@compiled
+@compiled_part
 def _seen(shared: int, stamps: int, number: int, key: int) -> bool:
-    """Tell whether the present map has this key already."""
+    """Return whether the current map has this key already, and add it."""
     stamp = load64(shared + stamps) + 4 * key
     present = load64(shared + number)
     if load32(stamp) == present:
@@ -132,72 +89,64 @@ def _seen(shared: int, stamps: int, number: int, key: int) -> bool:
     return False
 
 
-@compiled
+@compiled_part
 def _put_text(shared: int, block: int, key: int, value: int) -> int:
-    if _seen(shared, TEXT_STAMPS, MAP, key):
+    if _seen(shared, layout.TEXT_STAMPS, layout.MAP, key):
         return ODD
-    count = load64(block + TEXT_PAIR)
-    store32(load64(block + TEXT_KEY) + 4 * count, key)
-    store32(load64(block + TEXT_VALUE) + 4 * count, value)
-    store64(block + TEXT_PAIR, count + 1)
+    count = load64(block + layout.TEXT_PAIR)
+    store32(load64(block + layout.TEXT_KEY) + 4 * count, key)
+    store32(load64(block + layout.TEXT_VALUE) + 4 * count, value)
+    store64(block + layout.TEXT_PAIR, count + 1)
     return 0
 
 
-@compiled
+@compiled_part
 def _put_number(shared: int, block: int, key: int, bits: int) -> int:
-    if _seen(shared, NUMBER_STAMPS, MAP, key):
+    if _seen(shared, layout.NUMBER_STAMPS, layout.MAP, key):
         return ODD
-    count = load64(block + NUMBER_PAIR)
-    store32(load64(block + NUMBER_KEY) + 4 * count, key)
-    store64(load64(block + NUMBER_VALUE) + 8 * count, bits)
-    store64(block + NUMBER_PAIR, count + 1)
+    count = load64(block + layout.NUMBER_PAIR)
+    store32(load64(block + layout.NUMBER_KEY) + 4 * count, key)
+    store64(load64(block + layout.NUMBER_VALUE) + 8 * count, bits)
+    store64(block + layout.NUMBER_PAIR, count + 1)
     return 0
 
 
-@compiled
+@compiled_part
 def _put_integer(shared: int, block: int, key: int, value: int) -> int:
     if -EXACT_INTEGER <= value <= EXACT_INTEGER:
         return _put_number(shared, block, key, double_bits(float(value)))
     return _put_text(shared, block, key, intern_integer(shared, value))
 
 
-@compiled
+@compiled_part
 def _value(at: int, end: int) -> tuple[int, int, int]:
     """Read an AnyValue: its kind, its value or address, its size; `ODD` for what is nested."""
-    kind, value, size = NOTHING, 0, 0
+    kind, held, size = NOTHING, 0, 0
     while at < end:
-        field, at = tag(at, end)
+        field, value, start, at = read_field(at, end)
         if at < 0:
             return ODD, 0, 0
+        if field >> 3 > 8:
+            continue
+        if kind != NOTHING:
+            return ODD, 0, 0
         if field == 1 << 3 | 2:
-            size, at = length(at, end)
-            if at < 0 or kind != NOTHING:
-                return ODD, 0, 0
-            kind, value = TEXT, at
-            at += size
-        elif field == 2 << 3 or field == 3 << 3:
-            value, at = varint(at, end)
-            if at < 0 or kind != NOTHING:
-                return ODD, 0, 0
-            kind = BOOL if field == 2 << 3 else INTEGER
+            kind, held, size = TEXT, start, value
+        elif field == 2 << 3:
+            kind, held = BOOL, value
+        elif field == 3 << 3:
+            kind, held = INTEGER, value
         elif field == 4 << 3 | 1:
-            if end - at < 8 or kind != NOTHING:
-                return ODD, 0, 0
-            kind, value = DOUBLE, load64(at)
-            at += 8
-        elif field >> 3 <= 8:
+            kind, held = DOUBLE, value
+        else:
             # Arrays, lists of pairs, bytes, indices; or a known field of another wire type.
             return ODD, 0, 0
-        else:
-            at = skip(field, at, end)
-            if at < 0:
-                return ODD, 0, 0
-    return kind, value, size
+    return kind, held, size
 
 
-@compiled
+@compiled_part
 def any_text(shared: int, field: int, at: int, end: int) -> int:
-    """Give the code of an AnyValue as text, -1 for none, `ODD - 1` for what is odd.
+    """Return the code of an AnyValue as text, -1 for none, `ODD - 1` where the library must decide.
 
     `field` is that of `texts.number_value`.
     """
@@ -208,58 +157,50 @@ def any_text(shared: int, field: int, at: int, end: int) -> int:
     if kind == TEXT:
         code = number_value(shared, field, value, size)
     elif kind == BOOL:
-        code = TRUE_CODE if value != 0 else FALSE_CODE
+        code = layout.TRUE_CODE if value != 0 else layout.FALSE_CODE
     elif kind == INTEGER:
         code = intern_integer(shared, value)
     return code if code >= 0 else ODD - 1
 
 
-@compiled
+@compiled_part
 def _pair(at: int, end: int) -> tuple[int, int, int, int]:
-    """Give where key and value of a KeyValue begin and how long they are."""
+    """Return where key and value of a KeyValue begin and their sizes."""
     key = value = at
     key_size = value_size = 0
     had_key = had_value = False
     while at < end:
-        field, at = tag(at, end)
+        field, size, start, at = read_field(at, end)
         if at < 0:
             return ODD, 0, 0, 0
         if field == 1 << 3 | 2:
-            key_size, at = length(at, end)
-            if at < 0 or had_key:
+            if had_key:
                 return ODD, 0, 0, 0
-            key, had_key = at, True
-            at += key_size
+            key, key_size, had_key = start, size, True
         elif field == 2 << 3 | 2:
-            value_size, at = length(at, end)
-            if at < 0 or had_value:
+            if had_value:
                 return ODD, 0, 0, 0
-            value, had_value = at, True
-            at += value_size
-        else:
-            at = skip(field, at, end)
-            if at < 0:
-                return ODD, 0, 0, 0
+            value, value_size, had_value = start, size, True
     return key, key_size, value, value_size
 
 
-@compiled
+@compiled_part
 def _mark_key(shared: int, key: int) -> None:
-    """Note a key where nobody said yet whether privacy rules have it, or where one has it."""
-    place = load64(shared + KEY_MARKS) + 4 * key
+    """Record a key that is not yet checked for privacy rules, or that has one."""
+    place = load64(shared + layout.KEY_MARKS) + 4 * key
     mark = load32(place)
-    if mark == KEY_NEW:
-        count = load64(shared + ASKED_COUNT)
-        store32(load64(shared + ASKED) + 4 * count, key)
-        store64(shared + ASKED_COUNT, count + 1)
-        store32(place, KEY_ASKED)
-    elif mark == KEY_RULED:
-        store64(shared + UNSURE, 1)
+    if mark == layout.KEY_NEW:
+        count = load64(shared + layout.ASKED_COUNT)
+        store32(load64(shared + layout.ASKED) + 4 * count, key)
+        store64(shared + layout.ASKED_COUNT, count + 1)
+        store32(place, layout.KEY_ASKED)
+    elif mark == layout.KEY_RULED:
+        store64(shared + layout.UNSURE, 1)
 
 
-@compiled
+@compiled_part
 def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
-    """Take one attribute of a record; `ODD` where the library must decide."""
+    """Read one attribute of a record; `ODD` where the library must decide."""
     tag = tag_of(at, end - at)
     place = place_of(shared, tag)
     if tag != 0 and is_known(place, tag, at, end - at):
@@ -282,8 +223,8 @@ def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
         if tag != 0:
             note(place, tag, at, end - at, key, kind, text, value, size)
     _mark_key(shared, key)
-    if key < PLACE_COUNT:
-        column = load8(load64(shared + PLACE_COLUMN) + key)
+    if key < layout.PLACE_COUNT:
+        column = load8(load64(shared + layout.PLACE_COLUMN) + key)
         if _INTEGER_COLUMNS >> column & 1:
             whole = value
             if kind == TEXT:
@@ -299,23 +240,23 @@ def attribute(shared: int, block: int, row: int, at: int, end: int) -> int:
     if kind == DOUBLE:
         return _put_number(shared, block, key, value)
     if kind == BOOL:
-        return _put_text(shared, block, key, TRUE_CODE if value != 0 else FALSE_CODE)
+        return _put_text(shared, block, key, layout.TRUE_CODE if value != 0 else layout.FALSE_CODE)
     return 0
 
 
-@compiled
+@compiled_part
 def _comes_first(shared: int, key: int, holder: int) -> bool:
-    """Tell whether a value goes before the one that came under the name `holder`."""
-    current = load64(shared + PLACE_CURRENT)
+    """Return whether a value takes precedence over the one that came under the name `holder`."""
+    current = load64(shared + layout.PLACE_CURRENT)
     return key == holder or (load8(current + key) != 0 and load8(current + holder) == 0)
 
 
-@compiled
+@compiled_part
 def _promote_text(
     shared: int, block: int, row: int, column: int, key: int, text: int, at: int, size: int
 ) -> int:
     fitted = text
-    if key == TARGET_CODE:
+    if key == layout.TARGET_CODE:
         path = 0
         while path < size and load8(at + path) != _QUESTION_MARK:
             path += 1
@@ -325,22 +266,22 @@ def _promote_text(
             fitted = intern(shared, at, path)
             if fitted < 0:
                 return ODD
-    words = block + FIRST_PROMOTED + PROMOTED_WORDS * column
+    words = block + layout.FIRST_PROMOTED + layout.PROMOTED_WORDS * column
     cell = load64(words) + 4 * row
-    filled = load64(words + FILLED)
+    filled = load64(words + layout.FILLED)
     if filled <= row:
         empty = load64(words) + 4 * filled
         while empty < cell:
             store32(empty, -1)
             empty += 4
         store32(cell, fitted)
-        store64(words + FILLED, row + 1)
-        store64(words + HOLDER, key)
+        store64(words + layout.FILLED, row + 1)
+        store64(words + layout.HOLDER, key)
         return 0
-    prior, holder = load32(cell), load64(words + HOLDER)
+    prior, holder = load32(cell), load64(words + layout.HOLDER)
     if _comes_first(shared, key, holder):
         store32(cell, fitted)
-        store64(words + HOLDER, key)
+        store64(words + layout.HOLDER, key)
         if key != holder or not same(shared, prior, fitted):
             return _put_text(shared, block, holder, prior)
     elif not same(shared, prior, fitted):
@@ -348,24 +289,24 @@ def _promote_text(
     return 0
 
 
-@compiled
+@compiled_part
 def _promote_integer(
     shared: int, block: int, row: int, column: int, key: int, whole: int, kind: int, text: int
 ) -> int:
-    words = block + FIRST_PROMOTED + PROMOTED_WORDS * column
+    words = block + layout.FIRST_PROMOTED + layout.PROMOTED_WORDS * column
     cell = load64(words) + 8 * row
-    present = load64(block + PRESENT) + 8 * row
-    bit = 1 << (FIRST_PROMOTED_BIT + column)
+    present = load64(block + layout.PRESENT) + 8 * row
+    bit = 1 << (layout.FIRST_PROMOTED_BIT + column)
     if load64(present) & bit == 0:
         store64(cell, whole)
         store64(present, load64(present) | bit)
-        store64(words + HOLDER, key)
-        store64(words + FILLED, row + 1)
+        store64(words + layout.HOLDER, key)
+        store64(words + layout.FILLED, row + 1)
         return 0
-    prior, holder = load64(cell), load64(words + HOLDER)
+    prior, holder = load64(cell), load64(words + layout.HOLDER)
     if _comes_first(shared, key, holder):
         store64(cell, whole)
-        store64(words + HOLDER, key)
+        store64(words + layout.HOLDER, key)
         if key != holder or prior != whole:
             return _put_integer(shared, block, holder, prior)
     elif prior != whole:
@@ -375,9 +316,9 @@ def _promote_integer(
     return 0
 
 
-@compiled
+@compiled_part
 def item_attribute(shared: int, block: int, at: int, end: int) -> int:
-    """Take one attribute of an event, exemplar or link; every value becomes text."""
+    """Read one attribute of an event, exemplar or link; every value becomes text."""
     key_at, key_size, value_at, value_size = _pair(at, end)
     if key_at < 0:
         return ODD
@@ -386,10 +327,12 @@ def item_attribute(shared: int, block: int, at: int, end: int) -> int:
         return ODD
     _mark_key(shared, key)
     value = any_text(shared, key, value_at, value_at + value_size)
-    if value < -1 or _seen(shared, ITEM_STAMPS, ITEM_MAP, key):
+    if value < -1 or _seen(shared, layout.ITEM_STAMPS, layout.ITEM_MAP, key):
         return ODD
-    count = load64(block + ITEM_PAIR)
-    store32(load64(block + PAIR_KEY) + 4 * count, key)
-    store32(load64(block + PAIR_VALUE) + 4 * count, value if value >= 0 else NULL_CODE)
-    store64(block + ITEM_PAIR, count + 1)
+    count = load64(block + layout.ITEM_PAIR)
+    store32(load64(block + layout.PAIR_KEY) + 4 * count, key)
+    store32(
+        load64(block + layout.PAIR_VALUE) + 4 * count, value if value >= 0 else layout.NULL_CODE
+    )
+    store64(block + layout.ITEM_PAIR, count + 1)
     return 0

@@ -1,18 +1,20 @@
-"""The compiled functions that Python calls, kept on disk.
+"""The compiled functions that Python calls, cached on disk.
 
-In:  the address of a `State`; arrays of codes and places, which the caller made large enough.
+In:  the address of a `State`; arrays of codes and places, which the caller makes large enough.
 Out: filled buffers; see each function.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apm_analytics.foundation.compiled import compiled
 from apm_analytics.ingest.wire import texts
-from apm_analytics.ingest.wire.compiled import entry, sources_hash
 from apm_analytics.ingest.wire.memory import copy
 from apm_analytics.ingest.wire.scan import scan_request
 
@@ -20,42 +22,74 @@ _Codes = NDArray[np.int32]
 _Places = NDArray[np.int64]
 
 
-class _Entries(NamedTuple):
-    scan: Callable[[int, int, int, int], int]
-    intern: Callable[[int, int, int], int]
-    forget: Callable[[int, int], None]
-    rehash: Callable[[int, int, int], None]
-    renumber: Callable[[_Codes, _Places, _Codes, _Codes, _Codes], tuple[int, int]]
-    measure: Callable[[_Codes, _Codes, _Codes], int]
-    gather: Callable[[_Codes, int, _Codes, _Codes, int], None]
-    follow: Callable[[_Codes, _Places, _Codes, _Places], None]
+_Scan = Callable[[int, int, int, int], int]
+_Intern = Callable[[int, int, int], int]
+_Forget = Callable[[int, int], None]
+_Rehash = Callable[[int, int, int], None]
+_Renumber = Callable[[_Codes, _Places, _Codes, _Codes, _Codes], tuple[int, int]]
+_Measure = Callable[[_Codes, _Codes, _Codes], int]
+_Gather = Callable[[_Codes, int, _Codes, _Codes, int], None]
+_Follow = Callable[[_Codes, _Places, _Codes, _Places], None]
 
 
-def _compile(version: int) -> _Entries:
-    """Close every entry over the sources' hash: numba then sees when one of them changed."""
+@cache
+def sources_hash() -> int:
+    """Return a positive hash of all sources that go into the compiled code.
 
-    @entry
+    numba checks only the file of a cached function. A function that closes over this hash is
+    compiled again when a function that it calls has changed.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return int(digest.hexdigest()[:15], 16)
+
+
+def _compile(
+    version: int,
+) -> tuple[_Scan, _Intern, _Forget, _Rehash, _Renumber, _Measure, _Gather, _Follow]:
+    # `version` is never 0; see `sources_hash`.
+
+    @compiled()
     def scan(shared: int, signal: int, at: int, end: int) -> int:
+        """Scan one request; see `scan.scan_request`."""
         return scan_request(shared, signal, at, end) if version else 0
 
-    @entry
+    @compiled()
     def intern(shared: int, at: int, size: int) -> int:
+        """Return the code of a text, new or known."""
         return texts.intern(shared, at, size) if version else 0
 
-    @entry
+    @compiled()
     def forget(shared: int, kept: int) -> None:
+        """Remove all texts from code `kept` on."""
         if version:
             texts.forget(shared, kept)
 
-    @entry
+    @compiled()
     def rehash(shared: int, old: int, old_slots: int) -> None:
+        """Enter the texts of another hash table into the present one; see `texts.rehash`."""
         if version:
             texts.rehash(shared, old, old_slots)
 
-    @entry
+    @compiled()
     def renumber(
         codes: _Codes, order: _Places, numbers: _Codes, used: _Codes, coded: _Codes
     ) -> tuple[int, int]:
+        """Number the texts of one column in order of appearance.
+
+        Parameters
+        ----------
+        codes : the texts of the column, -1 for none.
+        order : the rows in their new order; empty to keep the present one.
+        numbers : -1 for every text of the batch, before and after the call.
+        used : filled with the code of each number.
+        coded : filled with the number of each row, -1 for none.
+
+        Returns
+        -------
+        The number of texts in the column, and the number of rows without text.
+        """
         count = missing = 0 if version else 1
         for row in range(codes.size):
             code = codes[order[row] if order.size else row]
@@ -74,7 +108,7 @@ def _compile(version: int) -> _Entries:
             numbers[used[number]] = -1
         return count, missing
 
-    @entry
+    @compiled()
     def measure(ends: _Codes, codes: _Codes, offsets: _Codes) -> int:
         at = 0 if version else 1
         for row in range(codes.size):
@@ -83,13 +117,13 @@ def _compile(version: int) -> _Entries:
         offsets[codes.size] = at
         return at
 
-    @entry
+    @compiled()
     def gather(ends: _Codes, arena: int, codes: _Codes, offsets: _Codes, target: int) -> None:
         for row in range(codes.size if version else 0):
             size = offsets[row + 1] - offsets[row]
             copy(target + offsets[row], arena + ends[codes[row]], size)
 
-    @entry
+    @compiled()
     def follow(ends: _Codes, order: _Places, offsets: _Codes, places: _Places) -> None:
         at = 0 if version else 1
         for row in range(order.size):
@@ -100,57 +134,17 @@ def _compile(version: int) -> _Entries:
                 at += 1
         offsets[order.size] = at
 
-    return _Entries(scan, intern, forget, rehash, renumber, measure, gather, follow)
+    return scan, intern, forget, rehash, renumber, measure, gather, follow
 
 
-_entries = _compile(int(sources_hash()[:15], 16))
+scan, intern, forget, rehash, renumber, _measure, _gather, _follow = _compile(sources_hash())
 
 
 def cache_folder() -> Path | None:
-    """Give the folder where the compiled code is kept, None where numba found none."""
-    own: Any = _entries.scan
-    found = own.stats.cache_path
-    return None if found is None else Path(found)
-
-
-def scan(shared: int, signal: int, at: int, end: int) -> int:
-    """Scan one request; see `scan.scan_request`."""
-    return _entries.scan(shared, signal, at, end)
-
-
-def intern(shared: int, at: int, size: int) -> int:
-    """Give the code of a text, new or known."""
-    return _entries.intern(shared, at, size)
-
-
-def forget(shared: int, kept: int) -> None:
-    """Remove all texts from code `kept` on."""
-    _entries.forget(shared, kept)
-
-
-def rehash(shared: int, old: int, old_slots: int) -> None:
-    """Enter what another hash table has into the present one; see `texts.rehash`."""
-    _entries.rehash(shared, old, old_slots)
-
-
-def renumber(
-    codes: _Codes, order: _Places, numbers: _Codes, used: _Codes, coded: _Codes
-) -> tuple[int, int]:
-    """Give the texts of a column numbers of their own, in order of appearance.
-
-    Parameters
-    ----------
-    codes : the texts of the column, -1 for none.
-    order : the rows in which they are to appear; empty for as they are.
-    numbers : -1 for every text of the batch; and again afterwards.
-    used : filled with the code of each number.
-    coded : filled with the number of each row, -1 for none.
-
-    Returns
-    -------
-    How many texts the column has, and in how many rows there is none.
-    """
-    return _entries.renumber(codes, order, numbers, used, coded)
+    """Return the folder of the cached machine code, None where numba found none to write to."""
+    scan_entry: Any = scan
+    folder = scan_entry.stats.cache_path
+    return None if folder is None else Path(folder)
 
 
 def gather(
@@ -163,24 +157,25 @@ def gather(
     Where each begins, with the end of the last, and the bytes of all.
     """
     offsets = np.empty(len(codes) + 1, np.int32)
-    content = np.empty(_entries.measure(ends, codes, offsets), np.uint8)
-    _entries.gather(ends, arena.ctypes.data, codes, offsets, content.ctypes.data)
+    content = np.empty(_measure(ends, codes, offsets), np.uint8)
+    _gather(ends, arena.ctypes.data, codes, offsets, content.ctypes.data)
     return offsets, content
 
 
 def follow(ends: _Codes, order: _Places) -> tuple[_Codes, _Places]:
-    """Let what belongs to records come in their new order.
+    """Reorder the items of records, such as their attributes, as the records are reordered.
 
     Parameters
     ----------
-    ends : where what belongs to each record ends; it begins where the one before ends.
+    ends : where the items of each record end; they begin where those before end.
     order : the records in their new order.
 
     Returns
     -------
-    Where that of each now begins, with the end of the last; for each place what is to come there.
+    Where the items of each record now begin, with the end of the last; and the old place of each
+    item in its new order.
     """
     offsets = np.empty(len(order) + 1, np.int32)
     places = np.empty(ends[-1], np.int64)
-    _entries.follow(ends, order, offsets, places)
+    _follow(ends, order, offsets, places)
     return offsets, places

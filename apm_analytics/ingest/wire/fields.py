@@ -5,8 +5,8 @@ Out: the value and the address behind it; `ODD` in place of that address where t
      damaged or of a kind that is left to the protobuf library.
 """
 
-from apm_analytics.ingest.wire.compiled import compiled
-from apm_analytics.ingest.wire.memory import load8
+from apm_analytics.foundation.compiled import compiled_part
+from apm_analytics.ingest.wire.memory import load8, load32, load64
 
 # Not for the scanner: damaged, to be rejected, or rare. The library decides about the request.
 ODD = -1
@@ -15,7 +15,7 @@ _LONGEST_TAG = 5  # bytes; the library refuses longer ones
 _LONGEST_VARINT = 10
 
 
-@compiled
+@compiled_part
 def _long_varint(at: int, end: int) -> tuple[int, int]:
     value = 0
     shift = 0
@@ -31,7 +31,7 @@ def _long_varint(at: int, end: int) -> tuple[int, int]:
     return 0, ODD
 
 
-@compiled
+@compiled_part
 def varint(at: int, end: int) -> tuple[int, int]:
     """Read an integer; beyond 64 bits the upper ones are lost, as in the library."""
     if at >= end:
@@ -42,53 +42,48 @@ def varint(at: int, end: int) -> tuple[int, int]:
     return _long_varint(at, end)
 
 
-@compiled
-def _long_tag(at: int, end: int) -> tuple[int, int]:
+@compiled_part
+def _short_varint(at: int, end: int) -> tuple[int, int]:
+    """Read a tag or a length, which have 32 bits."""
+    if at >= end:
+        return 0, ODD
+    byte = load8(at)
+    if byte < 0x80:
+        return byte, at + 1
     value, behind = _long_varint(at, end)
     if behind < 0 or behind - at > _LONGEST_TAG or value > 0xFFFFFFFF:
         return 0, ODD
     return value, behind
 
 
-@compiled
-def tag(at: int, end: int) -> tuple[int, int]:
-    """Read a field's number and wire type; the caller has seen that `at` is before `end`."""
-    byte = load8(at)
-    if byte < 0x80:
-        return byte, at + 1
-    return _long_tag(at, end)
+@compiled_part
+def read_field(at: int, end: int) -> tuple[int, int, int, int]:
+    """Read one field of a message.
 
-
-@compiled
-def length(at: int, end: int) -> tuple[int, int]:
-    """Read the length of a text or message that ends inside of this one."""
-    if at >= end:
-        return 0, ODD
-    size = load8(at)
-    behind = at + 1
-    if size >= 0x80:
-        size, behind = _long_tag(at, end)
-        if behind < 0:
-            return 0, ODD
-    if size > end - behind:
-        return 0, ODD
-    return size, behind
-
-
-@compiled
-def skip(field: int, at: int, end: int) -> int:
-    """Give the address behind a field that nobody knows; groups are left to the library."""
-    if field < 8:  # number 0
-        return ODD
-    kind = field & 7
-    if kind == VARINT:
-        _, at = varint(at, end)
-        return at
+    Returns
+    -------
+    tag : field number and wire type, `number << 3 | type`.
+    value : the integer of a VARINT, the bits of a FIXED64 or FIXED32, the size of a LENGTH.
+    start : where the content begins.
+    behind : the address behind the field, at most `end`; `ODD` for a damaged field, and for
+        groups, which are left to the library.
+    """
+    tag, start = _short_varint(at, end)
+    if start < 0 or tag < 8:  # field number 0
+        return 0, 0, 0, ODD
+    kind = tag & 7
     if kind == LENGTH:
-        size, at = length(at, end)
-        return at + size if at >= 0 else ODD
+        size, start = _short_varint(start, end)
+        if start < 0 or size > end - start:
+            return 0, 0, 0, ODD
+        return tag, size, start, start + size
+    if kind == VARINT:
+        value, behind = varint(start, end)
+        return tag, value, start, behind
     if kind == FIXED64:
-        return at + 8 if end - at >= 8 else ODD
-    if kind == FIXED32:
-        return at + 4 if end - at >= 4 else ODD
-    return ODD
+        if end - start < 8:
+            return 0, 0, 0, ODD
+        return tag, load64(start), start, start + 8
+    if kind == FIXED32 and end - start >= 4:
+        return tag, load32(start), start, start + 4
+    return 0, 0, 0, ODD

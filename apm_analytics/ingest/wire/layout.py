@@ -1,10 +1,10 @@
-"""Where the scanner keeps what it reads: one block of 64-bit words that holds every address.
+"""Where the scanner stores what it reads: one block of 64-bit words that holds every address.
 
 In:  nothing.
 Out: the offset, in bytes, of every word; which columns a lake table needs, and their item sizes.
 
 The shared words come first, then a block for the heads of resources, scopes and metrics, then one
-a lake table. Every block begins with the count and capacity of its frames; the columns of a frame
+per lake table. Every block begins with the count and capacity of its frames; the columns of a frame
 grow together. `state` allocates, the scanner fills, `assembly` reads.
 """
 
@@ -15,34 +15,34 @@ from apm_analytics.lake.schema import PROMOTED, TEXT, column_name
 
 WORD = 8
 
-# --- shared: interned texts, limits, what is lacking ---
+# --- shared: interned texts, limits, the record that did not fit ---
 (
     SLOTS,  # address: hash table, upper half of the hash and code + 1 in each slot
     SLOT_MASK,
-    ENDS,  # address: int32, where each text begins in the arena; the next one tells its end
+    ENDS,  # address: int32, where each text begins in the arena; the next one is its end
     TEXT_STAMPS,  # address: int32, the last map in which a text was a key of text
     NUMBER_STAMPS,  # address: int32, the same for keys of numbers
-    ARENA,  # address: all texts, one behind the other
+    ARENA,  # address: all texts, one after another
     ITEM_STAMPS,  # address: int32, the same for keys of an event, exemplar or link
-    TEXTS,  # how many texts there are
+    TEXTS,  # the number of texts
     TEXTS_CAPACITY,
     ARENA_CAPACITY,
-    MAP,  # number of the present record's maps
-    ITEM_MAP,  # number of the present event's, exemplar's or link's map
-    EARLIEST,  # ns: what times are believed
+    MAP,  # number of the current record's maps
+    ITEM_MAP,  # number of the current event's, exemplar's or link's map
+    EARLIEST,  # ns: the limits of valid times
     LATEST,
     PLACE_COLUMN,  # address: uint8, the promoted column of each of the first texts
-    PLACE_CURRENT,  # address: uint8, whether it is the column's present name
+    PLACE_CURRENT,  # address: uint8, whether it is the column's current name
     SCRATCH,  # address: room to write a number as text
-    GROUP,  # the present resource and scope
-    LACKING,  # the block that has no room, and for how many bytes of a record
+    GROUP,  # the current resource and scope
+    LACKING,  # the block that has no room, and the size of the record
     LACKING_SIZE,
-    KEY_MARKS,  # address: int32, what is known of each text as a key, see below
+    KEY_MARKS,  # address: int32, the mark of each text as a key, see below
     ASKED,  # address: int32, the texts that became keys since `ASKED_COUNT` was set to 0
     ASKED_COUNT,
-    UNSURE,  # whether a record came that a privacy rule may change whatever its texts are
-    ENTERED,  # how many texts are in the hash table: those that may come again
-    NOVELTY,  # address: int32, of each field of texts how seldom they repeat, see `texts`
+    UNSURE,  # whether a record came that a privacy rule may change, whatever its texts
+    ENTERED,  # the number of texts in the hash table: those that may repeat
+    NOVELTY,  # address: int32, how seldom the texts of each field repeat, see `texts`
     RECALLED,  # address: attributes that came before, see `recall`
 ) = range(0, 27 * WORD, WORD)
 SHARED_BYTES = 27 * WORD
@@ -50,13 +50,13 @@ RECALLED_PLACES, RECALLED_PLACE_BYTES = 1024, 128  # the first a power of 2
 # The fields of NOVELTY: attributes, by the code of their key where it is one of the first; bodies.
 NOVELTY_KEYS = 4096
 BODIES = NOVELTY_KEYS
-# Of a key: nobody asked yet, asked for, no privacy rule has it, one has.
+# Marks of a key: unknown, waiting for an answer, without a privacy rule, with one.
 KEY_NEW, KEY_ASKED, KEY_CLEAN, KEY_RULED = range(4)
 
 # --- every block: count and capacity of each frame ---
 RECORD, TEXT_PAIR, NUMBER_PAIR, ITEM, LINK, ITEM_PAIR, LIST_ONE, LIST_TWO = range(0, 128, 16)
 FRAMES = (RECORD, TEXT_PAIR, NUMBER_PAIR, ITEM, LINK, ITEM_PAIR, LIST_ONE, LIST_TWO)
-CAPACITY = WORD  # behind the count
+CAPACITY = WORD  # after the count
 # The head block has frames of its own.
 RANGE, HEAD_GROUP, METRIC = FRAMES[:3]
 
@@ -78,7 +78,7 @@ _ALL = (*_SIGNED, *_METRICS)
 
 
 class Column(NamedTuple):
-    """One column of a frame: where its address is, its item size in bytes, who has it."""
+    """One column of a frame: the offset of its address, its item size in bytes, its tables."""
 
     offset: int
     frame: int
@@ -96,7 +96,7 @@ def _column(frame: int, size: int, tables: tuple[str, ...]) -> int:
     return offset
 
 
-# Heads: the parts of a resource or scope message that are no records, as address ranges.
+# Heads: the parts of a resource or scope message that are not records, as address ranges.
 RANGE_OWNER = _column(RANGE, 8, (HEAD,))  # group, or -1 - entry
 RANGE_START = _column(RANGE, 8, (HEAD,))
 RANGE_END = _column(RANGE, 8, (HEAD,))
@@ -115,7 +115,7 @@ OTHER_TIME = _column(RECORD, 8, (LOGS, *_METRICS))  # observed or start; 0 for n
 CONTEXT = _column(RECORD, 4, _ALL)
 FLAGS = _column(RECORD, 4, _ALL)  # unsigned
 DROPPED = _column(RECORD, 4, _SIGNED)  # unsigned
-# Bits: which of the columns below hold something.
+# Bits: which of the columns below hold a value.
 PRESENT = _column(RECORD, 8, _ALL)
 TEXT_END = _column(RECORD, 4, _ALL)
 NUMBER_END = _column(RECORD, 4, _ALL)
@@ -193,7 +193,7 @@ PAIR_VALUE = _column(ITEM_PAIR, 4, _WITH_ITEMS)
 LIST_ONE_VALUE = _column(LIST_ONE, 8, _COUNTED)
 LIST_TWO_VALUE = _column(LIST_TWO, 8, _COUNTED)
 
-# Promoted attributes: address, how many rows are filled, the name the last value came under.
+# Promoted attributes: address, number of filled rows, the name the last value came under.
 PROMOTED_KEYS = tuple(PROMOTED)
 PROMOTED_SIZES = tuple(4 if kind == TEXT else 8 for kind in PROMOTED.values())
 FIRST_PROMOTED = _COLUMNS_START + WORD * len(COLUMNS)
@@ -202,25 +202,25 @@ FILLED, HOLDER = WORD, 2 * WORD
 BLOCK_BYTES = FIRST_PROMOTED + PROMOTED_WORDS * len(PROMOTED)
 FIRST_PROMOTED_BIT = 8
 
-# The first texts of every batch, in this order: their code tells their column at once.
+# The first texts of every batch, in this order: their code is the index of their column.
 PLACE_NAMES = tuple(PLACES)
 PLACE_COUNT = len(PLACE_NAMES)
 TARGET_CODE = PLACE_NAMES.index(TARGET)
 _COLUMN_NUMBERS = {column_name(key): number for number, key in enumerate(PROMOTED_KEYS)}
 PLACE_COLUMNS = tuple(_COLUMN_NUMBERS[column] for column, _, _ in PLACES.values())
 PLACE_CURRENTS = tuple(current for _, _, current in PLACES.values())
-# Then the texts of values that are no texts.
+# Then the texts of other values.
 TRUE_CODE, FALSE_CODE, NULL_CODE, EMPTY_CODE = range(PLACE_COUNT, PLACE_COUNT + 4)
 FIRST_TEXTS = (*PLACE_NAMES, "true", "false", "null", "")
 
 
 def column(offset: int) -> Column:
-    """Give the column whose address is at an offset of a block."""
+    """Return the column whose address is at an offset of a block."""
     return COLUMNS[(offset - _COLUMNS_START) // WORD]
 
 
 def table_offset(number: int) -> int:
-    """Give the offset of a block: 0 is the head, then one a table of `TABLE_NAMES`."""
+    """Return the offset of a block: 0 is the head, then one per table of `TABLE_NAMES`."""
     return SHARED_BYTES + BLOCK_BYTES * number
 
 

@@ -4,137 +4,88 @@ In:  a LogRecord message.
 Out: one row of the block of logs and its pairs.
 """
 
+from apm_analytics.foundation.compiled import compiled_part
 from apm_analytics.ingest.decode.records import SEVERITIES
+from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.attributes import any_text, attribute, open_record
-from apm_analytics.ingest.wire.compiled import compiled
-from apm_analytics.ingest.wire.fields import ODD, length, skip, tag, varint
-from apm_analytics.ingest.wire.identifiers import put_span_id, put_trace_id
-from apm_analytics.ingest.wire.layout import (
-    BODIES,
-    BODY,
-    CONTEXT,
-    DROPPED,
-    EARLIEST,
-    EMPTY_CODE,
-    EVENT_NAME,
-    FLAGS,
-    GROUP,
-    HAS_SPAN,
-    HAS_TRACE,
-    LATEST,
-    NUMBER_END,
-    NUMBER_PAIR,
-    OTHER_TIME,
-    PRESENT,
-    RECORD,
-    SEVERITY,
-    SEVERITY_TEXT,
-    SPAN_ID,
-    TEXT_END,
-    TEXT_PAIR,
-    TIME,
-    TRACE_ID,
-)
-from apm_analytics.ingest.wire.memory import load32, load64, store32, store64
-from apm_analytics.ingest.wire.texts import intern
+from apm_analytics.ingest.wire.fields import ODD, read_field
+from apm_analytics.ingest.wire.memory import load64, put32, put64, put_id, store64
+from apm_analytics.ingest.wire.texts import intern, optional
 
 _HIGHEST_SEVERITY = max(SEVERITIES)
 assert set(range(_HIGHEST_SEVERITY + 1)) == SEVERITIES
 
 
-@compiled
+@compiled_part
 def log(shared: int, block: int, at: int, end: int) -> int:
-    """Take one log record; `ODD` where the library must decide."""
-    row = load64(block + RECORD)
-    store64(load64(block + PRESENT) + 8 * row, 0)
+    """Read one log record; `ODD` where the library must decide."""
+    row = load64(block + layout.RECORD)
+    put64(block + layout.PRESENT, row, 0)
     open_record(shared)
-    trace = own = at
-    trace_size = own_size = 0
+    trace = span_id = at
+    trace_size = span_id_size = 0
     severity_text = event_name = body = -1
     time = observed = severity = flags = dropped = 0
     had_body = False
     while at < end:
-        field, at = tag(at, end)
+        field, value, start, at = read_field(at, end)
         if at < 0:
             return ODD
-        if field & 7 == 2:
-            size, at = length(at, end)
-            if at < 0:
+        if field == 6 << 3 | 2:
+            if attribute(shared, block, row, start, at) < 0:
                 return ODD
-            if field == 6 << 3 | 2:
-                if attribute(shared, block, row, at, at + size) < 0:
-                    return ODD
-            elif field == 5 << 3 | 2:
-                body = any_text(shared, BODIES, at, at + size)
-                if body < -1 or had_body:
-                    return ODD
-                had_body = True
-            elif field == 3 << 3 | 2:
-                severity_text = intern(shared, at, size)
-                if severity_text < 0:
-                    return ODD
-            elif field == 9 << 3 | 2:
-                trace, trace_size = at, size
-            elif field == 10 << 3 | 2:
-                own, own_size = at, size
-            elif field == 12 << 3 | 2:
-                event_name = intern(shared, at, size)
-                if event_name < 0:
-                    return ODD
-            elif field < 8:
+        elif field == 5 << 3 | 2:
+            body = any_text(shared, layout.BODIES, start, at)
+            if body < -1 or had_body:
                 return ODD
-            at += size
+            had_body = True
         elif field == 1 << 3 | 1:
-            if end - at < 8:
-                return ODD
-            time = load64(at)
-            at += 8
+            time = value
         elif field == 11 << 3 | 1:
-            if end - at < 8:
-                return ODD
-            observed = load64(at)
-            at += 8
+            observed = value
         elif field == 2 << 3:
-            severity, at = varint(at, end)
-            if at < 0 or severity < 0 or severity > _HIGHEST_SEVERITY:
+            severity = value
+            if severity < 0 or severity > _HIGHEST_SEVERITY:
                 return ODD
+        elif field == 3 << 3 | 2:
+            severity_text = intern(shared, start, value)
+            if severity_text < 0:
+                return ODD
+        elif field == 9 << 3 | 2:
+            trace, trace_size = start, value
+        elif field == 10 << 3 | 2:
+            span_id, span_id_size = start, value
         elif field == 7 << 3:
-            dropped, at = varint(at, end)
-            if at < 0:
-                return ODD
+            dropped = value
         elif field == 8 << 3 | 5:
-            if end - at < 4:
-                return ODD
-            flags = load32(at)
-            at += 4
-        else:
-            at = skip(field, at, end)
-            if at < 0:
+            flags = value
+        elif field == 12 << 3 | 2:
+            event_name = intern(shared, start, value)
+            if event_name < 0:
                 return ODD
     if observed < 0:
         return ODD
-    seen = time if time != 0 else observed
-    if seen < 0 or seen < load64(shared + EARLIEST) or seen > load64(shared + LATEST):
+    if time == 0:
+        time = observed
+    if time < 0 or time < load64(shared + layout.EARLIEST) or time > load64(shared + layout.LATEST):
         return ODD
-    has_trace = put_trace_id(load64(block + TRACE_ID) + 32 * row, trace, trace_size)
-    has_span = put_span_id(load64(block + SPAN_ID) + 16 * row, own, own_size)
+    has_trace = put_id(block + layout.TRACE_ID, row, trace, trace_size, 16)
+    has_span = put_id(block + layout.SPAN_ID, row, span_id, span_id_size, 8)
     if has_trace < 0 or has_span < 0:
         return ODD
-    present = load64(block + PRESENT) + 8 * row
-    store64(present, load64(present) | has_trace * HAS_TRACE | has_span * HAS_SPAN)
-    store64(load64(block + TIME) + 8 * row, seen)
-    store64(load64(block + OTHER_TIME) + 8 * row, observed)
-    store32(load64(block + CONTEXT) + 4 * row, load64(shared + GROUP))
-    store32(load64(block + SEVERITY) + 4 * row, severity)
-    store32(
-        load64(block + SEVERITY_TEXT) + 4 * row,
-        severity_text if severity_text != EMPTY_CODE else -1,
-    )
-    store32(load64(block + BODY) + 4 * row, body)
-    store32(load64(block + EVENT_NAME) + 4 * row, event_name if event_name != EMPTY_CODE else -1)
-    store32(load64(block + FLAGS) + 4 * row, flags)
-    store32(load64(block + DROPPED) + 4 * row, dropped)
-    store32(load64(block + TEXT_END) + 4 * row, load64(block + TEXT_PAIR))
-    store32(load64(block + NUMBER_END) + 4 * row, load64(block + NUMBER_PAIR))
-    store64(block + RECORD, row + 1)
+    present = load64(load64(block + layout.PRESENT) + 8 * row)
+    present |= has_trace * layout.HAS_TRACE | has_span * layout.HAS_SPAN
+    put64(block + layout.PRESENT, row, present)
+    put64(block + layout.TIME, row, time)
+    put64(block + layout.OTHER_TIME, row, observed)
+    put32(block + layout.CONTEXT, row, load64(shared + layout.GROUP))
+    put32(block + layout.SEVERITY, row, severity)
+    put32(block + layout.SEVERITY_TEXT, row, optional(severity_text))
+    put32(block + layout.BODY, row, body)
+    put32(block + layout.EVENT_NAME, row, optional(event_name))
+    put32(block + layout.FLAGS, row, flags)
+    put32(block + layout.DROPPED, row, dropped)
+    put32(block + layout.TEXT_END, row, load64(block + layout.TEXT_PAIR))
+    put32(block + layout.NUMBER_END, row, load64(block + layout.NUMBER_PAIR))
+    store64(block + layout.RECORD, row + 1)
     return 0

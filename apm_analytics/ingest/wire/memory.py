@@ -1,10 +1,10 @@
 """Read and write memory at addresses, as one machine instruction each.
 
-In:  addresses as int64; the caller has checked that they lie inside of a buffer.
+In:  addresses as int64; the caller has checked that they lie inside a buffer.
 Out: integers, sign- or zero-extended to 64 bits.
 
-Arrays as arguments of many small compiled functions cost more than what the functions do, so the
-scanner passes addresses. Nothing here checks a bound: `fields` checks every read of a payload, and
+Passing arrays to many small compiled functions costs more than their work, so the scanner passes
+addresses. Nothing here checks a bound: `fields` checks every read of a payload, and
 `state` every buffer before a record is written to it.
 """
 
@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from apm_analytics.ingest.wire.compiled import compiled
+from apm_analytics.foundation.compiled import compiled_part
 
 Load = Callable[[int], int]
 Store = Callable[[int, int], None]
@@ -54,11 +54,9 @@ def _store(bits: int) -> Store:
 
 
 load8 = _load(8, signed=False)
-load16 = _load(16, signed=False)
 load32 = _load(32, signed=True)
 load64 = _load(64, signed=True)
 store8 = _store(8)
-store16 = _store(16)
 store32 = _store(32)
 store64 = _store(64)
 
@@ -74,11 +72,23 @@ def _double_bits(typing: Any, value: Any) -> Any:
 double_bits = cast(Callable[[float], int], _double_bits)
 
 
-# The last piece of a text is read again together with the piece before it, so that no byte beyond
-# the text is touched.
+@compiled_part
+def put32(column: int, row: int, value: int) -> None:
+    """Write row `row` of a column of 32-bit items; `column` is the address of its address."""
+    store32(load64(column) + 4 * row, value)
 
 
-@compiled
+@compiled_part
+def put64(column: int, row: int, value: int) -> None:
+    """Write row `row` of a column of 64-bit items; `column` is the address of its address."""
+    store64(load64(column) + 8 * row, value)
+
+
+# The last eight (or four) bytes of a text overlap the piece before, so that no byte beyond the text
+# is touched.
+
+
+@compiled_part
 def equal(one: int, other: int, size: int) -> bool:
     """Compare `size` bytes at two addresses."""
     if size >= 8:
@@ -96,7 +106,7 @@ def equal(one: int, other: int, size: int) -> bool:
     return True
 
 
-@compiled
+@compiled_part
 def copy(target: int, source: int, size: int) -> None:
     """Copy `size` bytes between buffers that do not overlap."""
     if size >= 8:
@@ -114,22 +124,34 @@ def copy(target: int, source: int, size: int) -> None:
             store8(target + at, load8(source + at))
 
 
-@compiled
+@compiled_part
 def _spread(digits: int) -> int:
     """Turn 4 bytes into their 8 hex digits in text order."""
-    # Each nibble into a byte of its own, the high nibble of a byte first.
+    # Spread each nibble into its own byte, the high nibble first.
     spread = (digits & 0xFFFF) | ((digits & 0xFFFF0000) << 16)
     spread = (spread & 0x000000FF000000FF) | ((spread & 0x0000FF000000FF00) << 8)
     spread = ((spread >> 4) & 0x000F000F000F000F) | ((spread & 0x000F000F000F000F) << 8)
-    # 48 makes a digit of it; 10 and above need 39 more to become a letter.
+    # Adding 48 makes a digit; 10 and above need 39 more to become a letter.
     letters = ((spread + 0x0606060606060606) >> 4) & 0x0101010101010101
     return spread + 0x3030303030303030 + letters * 39
 
 
-@compiled
+@compiled_part
 def hex_text(target: int, source: int, size: int) -> None:
     """Write `size` bytes (a multiple of 4) as lower-case hex digits."""
     at = 0
     while at < size:
         store64(target + 2 * at, _spread(load32(source + at) & 0xFFFFFFFF))
         at += 4
+
+
+@compiled_part
+def put_id(column: int, row: int, at: int, size: int, full_size: int) -> int:
+    """Write an id of 8 or 16 bytes into a column of hex digits.
+
+    Returns 1 for an id, 0 for a missing one (empty or all zero), -1 for one of another size.
+    """
+    if size == full_size:
+        hex_text(load64(column) + 2 * full_size * row, at, full_size)
+        return 1 if load64(at) != 0 or load64(at + full_size - 8) != 0 else 0
+    return 0 if size == 0 else -1

@@ -4,115 +4,76 @@ In:  a row of the block of points; an Exemplar message.
 Out: the shared columns of the row; one exemplar with its pairs.
 """
 
+from apm_analytics.foundation.compiled import compiled_part
+from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.attributes import item_attribute, open_item, open_record
-from apm_analytics.ingest.wire.compiled import compiled
-from apm_analytics.ingest.wire.fields import ODD, length, skip, tag
-from apm_analytics.ingest.wire.identifiers import put_span_id, put_trace_id
-from apm_analytics.ingest.wire.layout import (
-    CONTEXT,
-    EARLIEST,
-    FLAGS,
-    GROUP,
-    HAS_SPAN,
-    HAS_TRACE,
-    ITEM,
-    ITEM_PAIR,
-    ITEM_PAIR_END,
-    ITEM_PAIR_FROM,
-    ITEM_PRESENT,
-    ITEM_SPAN,
-    ITEM_TIME,
-    ITEM_TRACE,
-    ITEM_VALUE,
-    LATEST,
-    METRIC_ROW,
-    NUMBER_END,
-    NUMBER_PAIR,
-    OTHER_TIME,
-    PRESENT,
-    RECORD,
-    TEXT_END,
-    TEXT_PAIR,
-    TIME,
-)
-from apm_analytics.ingest.wire.memory import double_bits, load64, store32, store64
+from apm_analytics.ingest.wire.fields import ODD, read_field
+from apm_analytics.ingest.wire.memory import double_bits, load64, put32, put64, put_id, store64
 
 
-@compiled
+@compiled_part
 def begin(shared: int, block: int) -> int:
-    row = load64(block + RECORD)
-    store64(load64(block + PRESENT) + 8 * row, 0)
+    """Begin a point and return its row."""
+    row = load64(block + layout.RECORD)
+    put64(block + layout.PRESENT, row, 0)
     open_record(shared)
     return row
 
 
-@compiled
+@compiled_part
 def finish(
-    shared: int, block: int, row: int, metric: int, time: int, start: int, flags: int, has: int
+    shared: int, block: int, row: int, metric: int, time: int, start_time: int, flags: int, has: int
 ) -> int:
-    """Write what all kinds share; `ODD` for a time that is not believed."""
-    if start < 0 or time < 0:
+    """Write the shared columns; `ODD` for a time outside the limits."""
+    if start_time < 0 or time < 0:
         return ODD
-    if time < load64(shared + EARLIEST) or time > load64(shared + LATEST):
+    if time < load64(shared + layout.EARLIEST) or time > load64(shared + layout.LATEST):
         return ODD
-    present = load64(block + PRESENT) + 8 * row
-    store64(present, load64(present) | has)
-    store64(load64(block + TIME) + 8 * row, time)
-    store64(load64(block + OTHER_TIME) + 8 * row, start)
-    store32(load64(block + CONTEXT) + 4 * row, load64(shared + GROUP))
-    store32(load64(block + METRIC_ROW) + 4 * row, metric)
-    store32(load64(block + FLAGS) + 4 * row, flags)
-    store32(load64(block + TEXT_END) + 4 * row, load64(block + TEXT_PAIR))
-    store32(load64(block + NUMBER_END) + 4 * row, load64(block + NUMBER_PAIR))
-    store64(block + RECORD, row + 1)
+    put64(block + layout.PRESENT, row, load64(load64(block + layout.PRESENT) + 8 * row) | has)
+    put64(block + layout.TIME, row, time)
+    put64(block + layout.OTHER_TIME, row, start_time)
+    put32(block + layout.CONTEXT, row, load64(shared + layout.GROUP))
+    put32(block + layout.METRIC_ROW, row, metric)
+    put32(block + layout.FLAGS, row, flags)
+    put32(block + layout.TEXT_END, row, load64(block + layout.TEXT_PAIR))
+    put32(block + layout.NUMBER_END, row, load64(block + layout.NUMBER_PAIR))
+    store64(block + layout.RECORD, row + 1)
     return 0
 
 
-@compiled
+@compiled_part
 def exemplar(shared: int, block: int, at: int, end: int) -> int:
-    row = load64(block + ITEM)
-    time = value = 0
-    trace = own = at
-    trace_size = own_size = 0
-    store32(load64(block + ITEM_PAIR_FROM) + 4 * row, load64(block + ITEM_PAIR))
+    """Read one exemplar; `ODD` where the library must decide."""
+    row = load64(block + layout.ITEM)
+    time = bits = 0
+    trace = span_id = at
+    trace_size = span_id_size = 0
+    put32(block + layout.ITEM_PAIR_FROM, row, load64(block + layout.ITEM_PAIR))
     open_item(shared)
     while at < end:
-        field, at = tag(at, end)
+        field, value, start, at = read_field(at, end)
         if at < 0:
             return ODD
-        kind = field & 7
-        if kind == 1:
-            if end - at < 8 or field < 8:
-                return ODD
-            if field == 2 << 3 | 1:
-                time = load64(at)
-            elif field == 3 << 3 | 1:
-                value = load64(at)
-            elif field == 6 << 3 | 1:
-                value = double_bits(float(load64(at)))
-            at += 8
-        elif kind == 2:
-            size, at = length(at, end)
-            if at < 0 or field < 8:
-                return ODD
-            if field == 4 << 3 | 2:
-                own, own_size = at, size
-            elif field == 5 << 3 | 2:
-                trace, trace_size = at, size
-            elif field == 7 << 3 | 2 and item_attribute(shared, block, at, at + size) < 0:
-                return ODD
-            at += size
-        else:
-            at = skip(field, at, end)
-            if at < 0:
-                return ODD
-    has_trace = put_trace_id(load64(block + ITEM_TRACE) + 32 * row, trace, trace_size)
-    has_span = put_span_id(load64(block + ITEM_SPAN) + 16 * row, own, own_size)
+        if field == 2 << 3 | 1:
+            time = value
+        elif field == 3 << 3 | 1:
+            bits = value
+        elif field == 6 << 3 | 1:
+            bits = double_bits(float(value))
+        elif field == 4 << 3 | 2:
+            span_id, span_id_size = start, value
+        elif field == 5 << 3 | 2:
+            trace, trace_size = start, value
+        elif field == 7 << 3 | 2 and item_attribute(shared, block, start, at) < 0:
+            return ODD
+    has_trace = put_id(block + layout.ITEM_TRACE, row, trace, trace_size, 16)
+    has_span = put_id(block + layout.ITEM_SPAN, row, span_id, span_id_size, 8)
     if time < 0 or has_trace < 0 or has_span < 0:
         return ODD
-    store64(load64(block + ITEM_TIME) + 8 * row, time)
-    store64(load64(block + ITEM_VALUE) + 8 * row, value)
-    store64(load64(block + ITEM_PRESENT) + 8 * row, has_trace * HAS_TRACE | has_span * HAS_SPAN)
-    store32(load64(block + ITEM_PAIR_END) + 4 * row, load64(block + ITEM_PAIR))
-    store64(block + ITEM, row + 1)
+    present = has_trace * layout.HAS_TRACE | has_span * layout.HAS_SPAN
+    put64(block + layout.ITEM_TIME, row, time)
+    put64(block + layout.ITEM_VALUE, row, bits)
+    put64(block + layout.ITEM_PRESENT, row, present)
+    put32(block + layout.ITEM_PAIR_END, row, load64(block + layout.ITEM_PAIR))
+    store64(block + layout.ITEM, row + 1)
     return 0

@@ -1,30 +1,30 @@
-"""Recall attributes that came before, key and value as one.
+"""Recall attributes that came before, key and value together.
 
 In:  a KeyValue message.
-Out: what was read from the same bytes before; else the place where to note it.
+Out: the result of reading the same bytes before, or the place where to store it.
 
-Most attributes come again and again. One look at a small table, which stays in the processor's
-cache, stands for reading the message and for two look-ups among all texts of the batch.
+Most attributes repeat. One look-up in a small table, which stays in the processor's cache, replaces
+reading the message and two look-ups among all texts of the batch.
 """
 
-from apm_analytics.ingest.wire.compiled import compiled
-from apm_analytics.ingest.wire.layout import RECALLED, RECALLED_PLACE_BYTES, RECALLED_PLACES
+from apm_analytics.foundation.compiled import compiled_part
+from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.memory import copy, equal, load64, store64
 
 # The kinds of an attribute's value.
 NOTHING, TEXT, BOOL, INTEGER, DOUBLE = range(5)
-# A place: the tag of what it knows; the tag that was missed last; key, kind, where in the message
-# the text is and its size; the value, or the text's code; the message.
+# A place holds the tag of its message; the tag that was missed last; key, kind, the offset of the
+# text in the message and its size; the value, or the code of the text; the message.
 _TAG, _MISSED, _WHAT, _VALUE, _MESSAGE = range(0, 40, 8)
-_LEAST_BYTES, _MOST_BYTES = 10, RECALLED_PLACE_BYTES - _MESSAGE
+_LEAST_BYTES, _MOST_BYTES = 10, layout.RECALLED_PLACE_BYTES - _MESSAGE
 _ODD_FACTOR = -7046029254386353131  # 2**64 divided by the golden ratio
 
 
-@compiled
+@compiled_part
 def tag_of(at: int, size: int) -> int:
-    """Give what a message is looked for by, hash and size; 0 where it is too short or too long.
+    """Return a message's tag, made of hash and size; 0 where it is too short or too long.
 
-    Only its ends are hashed: messages that differ in between take each other's place.
+    Only both ends are hashed; messages that differ in between replace each other.
     """
     if size < _LEAST_BYTES or size > _MOST_BYTES:
         return 0
@@ -36,27 +36,28 @@ def tag_of(at: int, size: int) -> int:
     return (hashed ^ (hashed >> 32)) << 8 | size
 
 
-@compiled
+@compiled_part
 def place_of(shared: int, tag: int) -> int:
-    """Give the address of the place for a tag."""
-    return load64(shared + RECALLED) + RECALLED_PLACE_BYTES * (tag >> 8 & (RECALLED_PLACES - 1))
+    """Return the address of the place for a tag."""
+    number = tag >> 8 & (layout.RECALLED_PLACES - 1)
+    return load64(shared + layout.RECALLED) + layout.RECALLED_PLACE_BYTES * number
 
 
-@compiled
+@compiled_part
 def is_known(place: int, tag: int, at: int, size: int) -> bool:
-    """Tell whether the message is the one that its place knows; of equal tags sizes are equal."""
+    """Return whether the place holds this message; equal tags imply equal sizes."""
     return load64(place + _TAG) == tag and equal(place + _MESSAGE, at, size)
 
 
-@compiled
+@compiled_part
 def recalled(place: int) -> tuple[int, int, int, int, int]:
-    """Give key, kind, value or code of the text, where the text is, and its size."""
+    """Return key, kind, value or code of the text, address of the text, and its size."""
     what = load64(place + _WHAT)
     text = place + _MESSAGE + (what >> 8 & 0xFF)
     return what >> 24, what >> 16 & 0xFF, load64(place + _VALUE), text, what & 0xFF
 
 
-@compiled
+@compiled_part
 def note(
     place: int,
     tag: int,
@@ -68,9 +69,9 @@ def note(
     text: int,
     length: int,
 ) -> None:
-    """Note what was read where the same message was missed last; else that it was missed.
+    """Store what was read if the same message was missed last; else store that it was missed.
 
-    What comes only once thus takes no place from what comes often.
+    A message that comes once thus does not replace one that comes often.
     """
     if load64(place + _MISSED) != tag:
         store64(place + _MISSED, tag)
@@ -82,11 +83,11 @@ def note(
     copy(place + _MESSAGE, at, size)
 
 
-@compiled
+@compiled_part
 def forget_texts(shared: int, kept: int) -> None:
-    """Forget what has a text from code `kept` on."""
-    for number in range(RECALLED_PLACES):
-        place = load64(shared + RECALLED) + RECALLED_PLACE_BYTES * number
+    """Forget the messages with a text from code `kept` on."""
+    for number in range(layout.RECALLED_PLACES):
+        place = load64(shared + layout.RECALLED) + layout.RECALLED_PLACE_BYTES * number
         key, kind, value, _, _ = recalled(place)
         if key >= kept or (kind == TEXT and value >= kept):
             store64(place + _TAG, 0)

@@ -1,6 +1,6 @@
-"""Allocate, grow and roll back what the scanner fills.
+"""Allocate, grow and roll back the buffers that the scanner fills.
 
-In:  the signal, about how many bytes will come, the times that are believed.
+In:  the signal, the expected number of bytes, the limits of valid times.
 Out: the address of the state for the scanner, and arrays over the filled columns.
 """
 
@@ -37,16 +37,16 @@ TABLES_OF = {
     "metrics": layout.METRIC_TABLES,
     "logs": ("logs",),
 }
-# Where a batch begins; everything doubles from there. Pages that are never written cost nothing, so
-# buffers are begun as large as a batch of so many bytes usually needs.
+# Initial sizes; buffers double when full. Memory pages that are never written cost nothing, so the
+# initial buffers fit the expected number of bytes.
 LEAST_ROWS, _BYTES_A_ROW = 1_024, 128
 LEAST_PAIRS, _BYTES_A_PAIR = 4_096, 48
 LEAST_TEXTS, _BYTES_A_TEXT = 2_048, 128
 LEAST_ARENA, _ARENA_SHARE = 32 * 1_024, 2
-# Texts in the hash table: a small one stays in the processor's cache.
+# Texts in the hash table: a small table stays in the processor's cache.
 LEAST_ENTERED = 16 * 1_024
 _UNUSED = 2**62
-# One number for each text.
+# Buffers with one number per text.
 _BESIDE_TEXTS = (
     layout.TEXT_STAMPS,
     layout.NUMBER_STAMPS,
@@ -62,7 +62,7 @@ class State:
     Parameters
     ----------
     expected : bytes of all payloads together.
-    allocate : gives a buffer of each size in bytes; tests put a guard page behind each.
+    allocate : returns one buffer per size in bytes; tests put a guard page behind each.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class State:
             strict=True,
         ):
             self._set(offset, address_of(array))
-        # Other tables get their buffers when a record for them comes.
+        # Other tables get their buffers with their first record.
         self._grow_block(HEAD, 1)
         self._grow_block(self.tables[0], 1)
         first = [text.encode() for text in layout.FIRST_TEXTS]
@@ -110,42 +110,42 @@ class State:
         self.words[offset // WORD] = value
 
     def count(self, block: str, frame: int) -> int:
-        """Give the number of rows of a frame."""
+        """Return the number of rows of a frame."""
         return self._get(table_offset(BLOCKS.index(block)) + frame)
 
     def column(self, block: str, offset: int, kind: type[np.generic]) -> NDArray[Any]:
-        """Give the filled part of a column as an array of `kind`."""
+        """Return the filled part of a column as an array of `kind`."""
         column = COLUMNS[(offset - COLUMNS[0].offset) // WORD]
         place = table_offset(BLOCKS.index(block)) + offset
         return self._buffers[place][: column.size * self.count(block, column.frame)].view(kind)
 
     def promoted(self, block: str, number: int) -> tuple[NDArray[np.uint8], int]:
-        """Give the buffer of a promoted column and how many of its rows are filled."""
+        """Return the buffer of a promoted column and the number of filled rows."""
         place = table_offset(BLOCKS.index(block)) + FIRST_PROMOTED + PROMOTED_WORDS * number
         return self._buffers[place], self._get(place + FILLED)
 
     def texts(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Give where each text begins, with the end of the last, and the bytes of all."""
+        """Return where each text begins, with the end of the last, and the bytes of all."""
         count = self._get(layout.TEXTS)
         ends = self._buffers[layout.ENDS][: 4 * (count + 1)].view(np.int32)
         return ends, self._buffers[layout.ARENA][: int(ends[-1])]
 
     def text(self, code: int) -> str:
-        """Give one text by its code."""
+        """Return the text of a code."""
         ends, arena = self.texts()
         return arena[ends[code] : ends[code + 1]].tobytes().decode()
 
     def _count_words(self) -> NDArray[np.int64]:
-        """Give the indices of the words that say how much is filled, but for texts."""
+        """Return the indices of the words that count rows, texts excepted."""
         blocks = [table_offset(BLOCKS.index(name)) for name in (HEAD, *self.tables)]
         return np.array([(block + frame) // WORD for block in blocks for frame in FRAMES])
 
     def mark(self) -> tuple[NDArray[np.int64], int]:
-        """Remember how much is filled."""
+        """Return how much is filled, for `roll_back`."""
         return self.words[self._counts], self._get(layout.TEXTS)
 
     def roll_back(self, mark: tuple[NDArray[np.int64], int]) -> None:
-        """Take back all rows and texts that came after the mark."""
+        """Remove all rows and texts that came after the mark."""
         self.words[self._counts] = mark[0]
         for name in self.tables:
             rows = self.count(name, layout.RECORD)
@@ -156,36 +156,36 @@ class State:
         forget(self.address, mark[1])
 
     def begin_request(self) -> None:
-        """Forget what was noted of the request before: ranges, and what nobody asked for."""
+        """Clear the ranges and the unanswered keys of the previous request."""
         self._set(table_offset(0) + layout.RANGE, 0)
         self._set(layout.UNSURE, 0)
         self.answer(self.asked_keys(), layout.KEY_NEW)
 
     @property
     def unsure(self) -> bool:
-        """Tell whether the request has a key with a rule, or a record of very many attributes."""
+        """Return whether the request has a key with a rule, or a record of very many attributes."""
         return bool(self._get(layout.UNSURE))
 
     def asked_keys(self) -> list[int]:
-        """Give the keys of the request of which nobody said yet whether they have a rule."""
-        found = self._buffers[layout.ASKED].view(np.int32)[: self._get(layout.ASKED_COUNT)]
-        keys: list[int] = found.tolist()
+        """Return the keys of the request that have not been checked for privacy rules yet."""
+        count = self._get(layout.ASKED_COUNT)
+        keys: list[int] = self._buffers[layout.ASKED].view(np.int32)[:count].tolist()
         return keys
 
     def answer(self, keys: list[int], mark: int) -> None:
-        """Say of keys that were asked for what is known: one of `layout.KEY_CLEAN` and so on."""
+        """Set the mark of keys: `layout.KEY_CLEAN`, `KEY_RULED` or `KEY_NEW`."""
         self._buffers[layout.KEY_MARKS].view(np.int32)[keys] = mark
         self._set(layout.ASKED_COUNT, 0)
 
     def grow(self) -> None:
-        """Make room for the record that found none."""
+        """Make room for the record that did not fit."""
         size = self._get(layout.LACKING_SIZE)
         block = (self._get(layout.LACKING) - self.address - table_offset(0)) // layout.BLOCK_BYTES
         self._grow_block(BLOCKS[block], size)
         self._grow_texts(size, 2 * size)
 
     def _grow_block(self, name: str, size: int) -> None:
-        """Let every frame of a block take `size` rows more."""
+        """Make room for `size` more rows in every frame of a block."""
         block = table_offset(BLOCKS.index(name))
         for frame in FRAMES:
             items = _items(name, frame)
@@ -207,7 +207,7 @@ class State:
         return LEAST_PAIRS
 
     def _enlarge(self, places: list[tuple[int, int]], count: int, rows: int) -> None:
-        """Replace buffers of (place, item size) by larger ones that begin with what was used."""
+        """Replace buffers of (place, item size) by larger ones; the first `count` items stay."""
         buffers = self._allocate([item * rows for _, item in places])
         for (place, item), buffer in zip(places, buffers, strict=True):
             if count:
@@ -216,8 +216,8 @@ class State:
             self._set(place, address_of(buffer))
 
     def _grow_texts(self, texts: int, size: int) -> None:
-        """Let the texts take so many more, of so many bytes together."""
-        # The spare is that of `attributes.has_room`.
+        """Make room for so many more texts, of `size` bytes together."""
+        # The spare room that `attributes.has_room` needs.
         texts, size = texts + 128, size + 128
         count, capacity = self._get(layout.TEXTS), self._get(layout.TEXTS_CAPACITY)
         used = int(self._buffers[layout.ENDS].view(np.int32)[count]) if capacity else 0
@@ -239,22 +239,24 @@ class State:
         self._grow_slots(self._get(layout.ENTERED) + texts if capacity else LEAST_ENTERED)
 
     def _grow_slots(self, entered: int) -> None:
-        """Let the hash table hold so many texts."""
+        """Make room for so many texts in the hash table."""
         slots = self._get(layout.SLOT_MASK) + 1
         if 2 * entered > slots or layout.SLOTS not in self._buffers:
             old = self._buffers.get(layout.SLOTS)
-            wanted = 1 << (2 * entered).bit_length()
-            self._enlarge([(layout.SLOTS, 8)], 0, wanted)
+            slots_needed = 1 << (2 * entered).bit_length()
+            self._enlarge([(layout.SLOTS, 8)], 0, slots_needed)
             self._buffers[layout.SLOTS][:] = 0
-            self._set(layout.SLOT_MASK, wanted - 1)
+            self._set(layout.SLOT_MASK, slots_needed - 1)
             if old is not None:
                 rehash(self.address, address_of(old), slots)
 
 
 @cache
 def _items(name: str, frame: int) -> list[tuple[int, int]]:
-    """Give the offset and item size of every column that a block has in a frame."""
-    items = [(one.offset, one.size) for one in COLUMNS if one.frame == frame and name in one.tables]
+    """Return the offset and item size of every column of a block's frame."""
+    items = [
+        (each.offset, each.size) for each in COLUMNS if each.frame == frame and name in each.tables
+    ]
     if frame == layout.RECORD and name != HEAD:
         items += [
             (FIRST_PROMOTED + PROMOTED_WORDS * number, item)
@@ -264,6 +266,6 @@ def _items(name: str, frame: int) -> list[tuple[int, int]]:
 
 
 def address_of(array: NDArray[Any]) -> int:
-    """Give where an array lies in memory."""
+    """Return the address of an array's first item."""
     address: int = array.__array_interface__["data"][0]
     return address

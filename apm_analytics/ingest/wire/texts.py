@@ -1,30 +1,15 @@
-"""Number the texts of a batch: equal texts get equal codes, but for values that hardly repeat.
+"""Number the texts of a batch; equal texts get equal codes, except values that hardly repeat.
 
 In:  texts as addresses and sizes.
-Out: codes from 0 on; the texts lie behind each other in the arena, as Arrow wants them.
+Out: codes from 0 on; the texts lie one after another in the arena, as Arrow needs them.
 
-Each look-up of a text that never came before waits for memory, and the larger the table the longer.
-Values of fields that hardly repeat (ids, paths) are therefore mostly appended unseen.
+Looking up a new text waits for memory, the longer the larger the hash table. Values of fields that
+hardly repeat (ids, paths) are therefore mostly appended without a look-up.
 """
 
-from apm_analytics.ingest.wire.compiled import compiled
+from apm_analytics.foundation.compiled import compiled_part
+from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.fields import ODD
-from apm_analytics.ingest.wire.layout import (
-    ARENA,
-    BODIES,
-    ENDS,
-    ENTERED,
-    ITEM_STAMPS,
-    KEY_MARKS,
-    KEY_NEW,
-    NOVELTY,
-    NUMBER_STAMPS,
-    SCRATCH,
-    SLOT_MASK,
-    SLOTS,
-    TEXT_STAMPS,
-    TEXTS,
-)
 from apm_analytics.ingest.wire.memory import (
     copy,
     equal,
@@ -40,24 +25,24 @@ from apm_analytics.ingest.wire.recall import forget_texts
 _ODD_FACTOR = -7046029254386353131  # 2**64 divided by the golden ratio
 _UPPER = -(1 << 32)
 _NO_ASCII = -9187201950435737472  # the upper bit of each of 8 bytes
-# Of 20 digits, sign included, is the longest 64-bit integer.
+# Characters of the longest 64-bit integer, sign included.
 LONGEST_INTEGER = 20
-# Of a field: so many more new texts than old ones, each of which counts for `_HIT`, and it hardly
-# repeats; below none it does, for the rest of the batch.
+# A field hardly repeats once it had _NOVEL more new texts than repeated ones, each of which counts
+# _HIT times. When the count would fall below 0, it repeats, for the rest of the batch.
 _NOVEL, _HIT, _SETTLED = 64, 8, -1
-# Of its texts one in 16 is looked up all the same: should they begin to repeat, that shows.
+# One in 16 of its texts is looked up nevertheless, to notice when they begin to repeat.
 _TRIED = 15
-# Shorter ones repeat sooner or later.
+# Bytes; shorter texts repeat sooner or later.
 _SHORT = 8
 
 
-@compiled
+@compiled_part
 def _mix(hashed: int, piece: int) -> int:
     hashed = (hashed ^ piece) * _ODD_FACTOR
     return hashed ^ ((hashed >> 29) & 0x7FFFFFFFF)
 
 
-@compiled
+@compiled_part
 def _hash(at: int, size: int) -> int:
     hashed = size
     if size >= 8:
@@ -73,9 +58,9 @@ def _hash(at: int, size: int) -> int:
     return _mix(hashed, size)
 
 
-@compiled
+@compiled_part
 def is_utf8(at: int, size: int) -> bool:
-    """Tell whether bytes are UTF-8, without surrogates and overlong forms."""
+    """Return whether bytes are UTF-8, without surrogates and overlong forms."""
     end = at + size
     while at < end:
         if end - at >= 8 and load64(at) & _NO_ASCII == 0:
@@ -102,12 +87,12 @@ def is_utf8(at: int, size: int) -> bool:
     return True
 
 
-@compiled
+@compiled_part
 def intern(shared: int, at: int, size: int) -> int:
-    """Give the code of a text, new or known; `ODD` where it is no UTF-8."""
+    """Return the code of a text, new or known; `ODD` where it is not UTF-8."""
     hashed = _hash(at, size)
-    slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
-    ends, arena = load64(shared + ENDS), load64(shared + ARENA)
+    slots, mask = load64(shared + layout.SLOTS), load64(shared + layout.SLOT_MASK)
+    ends, arena = load64(shared + layout.ENDS), load64(shared + layout.ARENA)
     place = _home(hashed, mask)
     while True:
         slot = load64(slots + 8 * place)
@@ -122,51 +107,57 @@ def intern(shared: int, at: int, size: int) -> int:
     code = _append(shared, at, size)
     if code >= 0:
         store64(slots + 8 * place, (hashed & _UPPER) | (code + 1))
-        store64(shared + ENTERED, load64(shared + ENTERED) + 1)
+        store64(shared + layout.ENTERED, load64(shared + layout.ENTERED) + 1)
     return code
 
 
-@compiled
+@compiled_part
+def optional(code: int) -> int:
+    """Return a text's code, -1 where the text is empty."""
+    return code if code != layout.EMPTY_CODE else -1
+
+
+@compiled_part
 def _home(slot: int, mask: int) -> int:
-    """Give the place where the search for a hash begins; a slot has all of it that counts."""
+    """Return where the search for a hash, or for the hash in a slot, begins."""
     return (slot >> 32) & mask
 
 
-@compiled
+@compiled_part
 def _append(shared: int, at: int, size: int) -> int:
     if not is_utf8(at, size):
         return ODD
-    code = load64(shared + TEXTS)
-    ends = load64(shared + ENDS)
+    code = load64(shared + layout.TEXTS)
+    ends = load64(shared + layout.ENDS)
     start = load32(ends + 4 * code)
-    copy(load64(shared + ARENA) + start, at, size)
+    copy(load64(shared + layout.ARENA) + start, at, size)
     store32(ends + 4 * code + 4, start + size)
-    store32(load64(shared + TEXT_STAMPS) + 4 * code, -1)
-    store32(load64(shared + NUMBER_STAMPS) + 4 * code, -1)
-    store32(load64(shared + ITEM_STAMPS) + 4 * code, -1)
-    store32(load64(shared + KEY_MARKS) + 4 * code, KEY_NEW)
-    store64(shared + TEXTS, code + 1)
+    store32(load64(shared + layout.TEXT_STAMPS) + 4 * code, -1)
+    store32(load64(shared + layout.NUMBER_STAMPS) + 4 * code, -1)
+    store32(load64(shared + layout.ITEM_STAMPS) + 4 * code, -1)
+    store32(load64(shared + layout.KEY_MARKS) + 4 * code, layout.KEY_NEW)
+    store64(shared + layout.TEXTS, code + 1)
     return code
 
 
-@compiled
+@compiled_part
 def number_value(shared: int, field: int, at: int, size: int) -> int:
-    """Give a code of a value of a field of `layout.NOVELTY`; compare it by `same` only."""
-    if field > BODIES:
+    """Return a code of a value of a field of `layout.NOVELTY`; compare such codes with `same`."""
+    if field > layout.BODIES:
         return intern(shared, at, size)
-    novelty = load64(shared + NOVELTY) + 4 * field
+    novelty = load64(shared + layout.NOVELTY) + 4 * field
     if load32(novelty) == _SETTLED:
         return intern(shared, at, size)
     return _number_novel(shared, novelty, at, size)
 
 
-@compiled
+@compiled_part
 def _number_novel(shared: int, novelty: int, at: int, size: int) -> int:
     novel = load32(novelty)
     if novel >= _NOVEL and novel & _TRIED != 0 and size >= _SHORT:
         store32(novelty, novel + 1)
         return _append(shared, at, size)
-    count = load64(shared + TEXTS)
+    count = load64(shared + layout.TEXTS)
     code = intern(shared, at, size)
     if code >= count:
         store32(novelty, novel + 1)
@@ -177,12 +168,12 @@ def _number_novel(shared: int, novelty: int, at: int, size: int) -> int:
     return code
 
 
-@compiled
+@compiled_part
 def same(shared: int, one: int, other: int) -> bool:
-    """Tell whether two codes, -1 for none, stand for equal texts."""
+    """Return whether two codes, -1 for none, stand for equal texts."""
     if one == other or one < 0 or other < 0:
         return one == other
-    ends, arena = load64(shared + ENDS), load64(shared + ARENA)
+    ends, arena = load64(shared + layout.ENDS), load64(shared + layout.ARENA)
     start, second = load32(ends + 4 * one), load32(ends + 4 * other)
     size = load32(ends + 4 * one + 4) - start
     return load32(ends + 4 * other + 4) - second == size and equal(
@@ -190,12 +181,12 @@ def same(shared: int, one: int, other: int) -> bool:
     )
 
 
-@compiled
+@compiled_part
 def forget(shared: int, kept: int) -> None:
     """Remove all texts from code `kept` on."""
-    slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
-    ends, arena = load64(shared + ENDS), load64(shared + ARENA)
-    for code in range(kept, load64(shared + TEXTS)):
+    slots, mask = load64(shared + layout.SLOTS), load64(shared + layout.SLOT_MASK)
+    ends, arena = load64(shared + layout.ENDS), load64(shared + layout.ARENA)
+    for code in range(kept, load64(shared + layout.TEXTS)):
         start = load32(ends + 4 * code)
         place = _home(_hash(arena + start, load32(ends + 4 * code + 4) - start), mask)
         slot = load64(slots + 8 * place)
@@ -204,14 +195,14 @@ def forget(shared: int, kept: int) -> None:
             slot = load64(slots + 8 * place)
         if slot != 0:
             _take_out(slots, mask, place)
-            store64(shared + ENTERED, load64(shared + ENTERED) - 1)
-    store64(shared + TEXTS, kept)
+            store64(shared + layout.ENTERED, load64(shared + layout.ENTERED) - 1)
+    store64(shared + layout.TEXTS, kept)
     forget_texts(shared, kept)
 
 
-@compiled
+@compiled_part
 def _take_out(slots: int, mask: int, hole: int) -> None:
-    """Empty a slot, and move up what a search would no longer reach behind it."""
+    """Empty a slot, and move up the entries that a search would no longer reach."""
     place = (hole + 1) & mask
     slot = load64(slots + 8 * place)
     while slot != 0:
@@ -223,15 +214,15 @@ def _take_out(slots: int, mask: int, hole: int) -> None:
     store64(slots + 8 * hole, 0)
 
 
-@compiled
+@compiled_part
 def rehash(shared: int, old: int, old_slots: int) -> None:
-    """Enter what another hash table has into the present one, which is empty.
+    """Enter the texts of another hash table into the present one, which is empty.
 
     Parameters
     ----------
     old, old_slots : address and number of slots of the other table.
     """
-    slots, mask = load64(shared + SLOTS), load64(shared + SLOT_MASK)
+    slots, mask = load64(shared + layout.SLOTS), load64(shared + layout.SLOT_MASK)
     for number in range(old_slots):
         slot = load64(old + 8 * number)
         if slot != 0:
@@ -241,12 +232,12 @@ def rehash(shared: int, old: int, old_slots: int) -> None:
             store64(slots + 8 * place, slot)
 
 
-@compiled
+@compiled_part
 def intern_integer(shared: int, value: int) -> int:
-    """Give the code of an integer's decimal text."""
-    end = load64(shared + SCRATCH) + LONGEST_INTEGER
+    """Return the code of an integer's decimal text."""
+    end = load64(shared + layout.SCRATCH) + LONGEST_INTEGER
     at = end
-    # Counted below zero, where the least 64-bit integer has a place too.
+    # Negative, because the least 64-bit integer has no positive counterpart.
     rest = value if value < 0 else -value
     while True:
         quotient = -(-rest // 10) if rest > -(2**63) else -922337203685477580
@@ -261,9 +252,9 @@ def intern_integer(shared: int, value: int) -> int:
     return intern(shared, at, end - at)
 
 
-@compiled
+@compiled_part
 def small_integer(at: int, size: int) -> int:
-    """Read a text of 1 to 18 decimal digits; `ODD` for any other."""
+    """Return the value of a text of 1 to 18 decimal digits; `ODD` for any other text."""
     if size < 1 or size > 18:
         return ODD
     value = 0

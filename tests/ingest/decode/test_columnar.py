@@ -1,4 +1,4 @@
-"""The scanner against the protobuf library, which is its reference."""
+"""The scanner gives what the protobuf library gives, its reference. Covers all of `ingest.wire`."""
 
 import random
 import signal as signals
@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parents[2] / "support"
 
 @pytest.fixture(autouse=True, scope="module")
 def _by_scanner() -> Iterator[None]:
-    """Let the scanner decode small requests too."""
+    """Use the scanner for small requests too."""
     otlp.warm_up()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(requests, "SCANNER_PAYS_A_CALL_BYTES", 0)
@@ -60,8 +60,8 @@ def test_any_requests_give_what_the_library_gives(
     draw: random.Random, signal: str, oddity: float, count: int, ordered: bool
 ) -> None:
     payloads = [Requests(draw, oddity).request(signal) for _ in range(count)]
-    found, _ = disagreement(signal, payloads, ordered=ordered)
-    assert not found
+    differing, _ = disagreement(signal, payloads, ordered=ordered)
+    assert not differing
     ours, theirs = otlp.decode_requests(signal, payloads, LIMITS), _library(signal, payloads)
     assert ours.rejected == theirs.rejected or str(ours.rejected) == str(theirs.rejected)
     assert (ours.warnings, ours.broken) == (theirs.warnings, theirs.broken)
@@ -70,15 +70,15 @@ def test_any_requests_give_what_the_library_gives(
 
 
 def test_20_000_damaged_requests_give_what_the_library_gives() -> None:
-    # Most damage is left to the library; what is not must be a good share, or nothing is compared.
+    # Most damaged requests are left to the library; enough others must remain to compare.
     assert fuzz(20_000, seed=1) > 5_000
 
 
 def test_no_byte_beyond_a_request_or_a_buffer_is_touched() -> None:
     command = [sys.executable, "fuzz_columnar.py", "--requests", "1000", "--guarded", "--seed", "7"]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "1,000 requests agree" in done.stdout
+    run = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "1,000 requests agree" in run.stdout
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_byte_beyond_a_guarded_buffer_cannot_be_read(beyond: str) -> None:
         f"array, place = g.{beyond}\n"
         "ctypes.string_at(array.__array_interface__['data'][0] + place, 1)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, timeout=60)
-    assert done.returncode == -signals.SIGSEGV
+    run = subprocess.run([sys.executable, "-c", program], cwd=HERE, timeout=60)
+    assert run.returncode == -signals.SIGSEGV
 
 
 @pytest.mark.parametrize("build", [traces, metrics, logs])
@@ -103,7 +103,7 @@ def test_an_ordinary_request_needs_no_library(build: Any) -> None:
     assert Scanner(signal, 0, LIMITS, {}).take(request.SerializeToString())
 
 
-def test_what_the_scanner_leaves_follows_what_it_takes() -> None:
+def test_rows_of_the_library_follow_those_of_the_scanner() -> None:
     nested, payload = traces(2), traces(3).SerializeToString()
     span = nested.resource_spans[0].scope_spans[0].spans[0]
     span.attributes.append(attribute("cart", {"items": [1, 2.5, b"x"]}))
@@ -121,7 +121,7 @@ def test_what_the_scanner_leaves_follows_what_it_takes() -> None:
     )
 
 
-def test_a_request_left_to_the_library_leaves_no_text_behind() -> None:
+def test_a_request_left_to_the_library_leaves_no_text() -> None:
     request = traces(2)
     request.resource_spans[0].scope_spans[0].spans[0].attributes[0].value.string_value = "secret"
     request.resource_spans[0].scope_spans[0].spans[1].trace_id = b"short"
@@ -151,8 +151,8 @@ def test_both_names_of_an_attribute_are_folded_as_by_the_library() -> None:
         for _ in range(draw.randint(1, 5)):
             span.attributes.append(attribute(draw.choice(names), draw.choice(values)))
         payloads.append(request.SerializeToString())
-    found, taken = disagreement("traces", payloads)
-    assert not found and taken > 150
+    differing, taken = disagreement("traces", payloads)
+    assert not differing and taken > 150
 
 
 @pytest.mark.parametrize("distinct", [1_000_000, 30_000, 300])
@@ -165,11 +165,11 @@ def test_values_that_hardly_repeat_give_what_the_library_gives(distinct: int) ->
             span.attributes.append(attribute("http.target", path))
             span.attributes.append(attribute("url.path", draw.choice((path, "/cart"))))
             span.attributes.append(attribute("app.cart", f"cart-{draw.randrange(distinct)}"))
-        if number % 7 == 0:  # left to the library, and taken back
+        if number % 7 == 0:  # left to the library, and its rows removed
             span.trace_id = b"short"
         payloads.append(request.SerializeToString())
-    found, taken = disagreement("traces", payloads)
-    assert not found and taken == 600 - len(range(0, 600, 7))
+    differing, taken = disagreement("traces", payloads)
+    assert not differing and taken == 600 - len(range(0, 600, 7))
 
 
 def test_values_that_hardly_repeat_are_not_looked_up_and_others_have_one_code() -> None:
@@ -188,7 +188,7 @@ def test_values_that_hardly_repeat_are_not_looked_up_and_others_have_one_code() 
     ]
 
 
-def test_attributes_that_come_again_give_what_the_library_gives() -> None:
+def test_repeated_attributes_give_what_the_library_gives() -> None:
     draw, payloads = random.Random(5), []
     texts = [f"{number}" * size for number in range(1, 9) for size in (0, 1, 7, 30, 60, 95, 120)]
     texts += [f"head {number:03} and a tail that all have in common" for number in range(40)]
@@ -199,20 +199,20 @@ def test_attributes_that_come_again_give_what_the_library_gives() -> None:
         for span in request.resource_spans[0].scope_spans[0].spans:
             for name in draw.sample(names, 4):
                 span.attributes.append(attribute(name, draw.choice(values)))
-            # Known first by requests that are taken back, and then by others.
+            # First in requests whose rows are removed, then in others.
             span.attributes.append(attribute("app.cart", f"cart-{number // 7}"))
         if number % 7 < 2:
             span.trace_id = b"short"
         payloads.append(request.SerializeToString())
-    found, taken = disagreement("traces", payloads)
-    assert not found and taken > 240
+    differing, taken = disagreement("traces", payloads)
+    assert not differing and taken > 240
 
 
 def test_buffers_grow_with_requests_of_any_size() -> None:
     sizes = (1, 5_000, 3, 20_000)
     payloads = [traces(count, first=1 + count).SerializeToString() for count in sizes]
-    found, taken = disagreement("traces", payloads)
-    assert not found and taken == len(sizes)
+    differing, taken = disagreement("traces", payloads)
+    assert not differing and taken == len(sizes)
 
 
 def test_more_bytes_than_arrow_can_count_are_left_to_the_library(
@@ -225,7 +225,7 @@ def test_more_bytes_than_arrow_can_count_are_left_to_the_library(
     assert scanner.tables()["spans"].num_rows == 4
 
 
-def test_a_large_resource_is_left_to_the_library_and_leaves_nothing_behind() -> None:
+def test_a_large_resource_is_left_to_the_library_and_leaves_no_row() -> None:
     crowded = traces(2)
     for number in range(10_000):
         crowded.resource_spans[0].resource.attributes.append(attribute(f"k{number}", "v"))

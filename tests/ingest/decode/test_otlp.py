@@ -1,4 +1,8 @@
-"""Both encodings of OTLP become the same rows; what cannot be taken is named."""
+"""Both encodings of OTLP become the same rows; rejected records are named.
+
+Covers `otlp`, `protobuf`, `records`, `columns` and `sink`, and of `ingest.json` `otlp`, `fields`,
+`otlp_metrics` and `jaeger`.
+"""
 
 from typing import Any
 
@@ -216,7 +220,7 @@ def test_an_unknown_field_is_kept_and_counted() -> None:
         ({"events": [{"timeUnixNano": "x"}]}, "timeUnixNano", "need an integer"),
     ],
 )
-def test_a_bad_span_is_put_aside_and_the_good_ones_kept(
+def test_an_invalid_span_is_rejected_and_the_others_are_decoded(
     change: dict[str, Any], field: str, reason: str
 ) -> None:
     document = one_span(**change)
@@ -229,14 +233,14 @@ def test_a_bad_span_is_put_aside_and_the_good_ones_kept(
     assert field in rejected.path and reason in rejected.reason
 
 
-def test_a_rejected_record_can_be_mended_and_imported() -> None:
+def test_a_rejected_record_can_be_corrected_and_imported() -> None:
     (rejected,) = from_json(one_span(kind="SPAN_KIND_ODD")).rejected
     rejected.record["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["kind"] = 2
     row = from_json(rejected.record).tables["spans"].to_pylist()[0]
     assert (row["service_name"], row["kind"], row["scope_name"]) == ("shop", "server", "tests")
 
 
-def test_a_rejected_protobuf_span_can_be_mended_and_imported() -> None:
+def test_a_rejected_protobuf_span_can_be_corrected_and_imported() -> None:
     request = traces(2)
     request.resource_spans[0].scope_spans[0].spans[0].end_time_unix_nano = START_NS - 1
     decoded = otlp.decode_protobuf("traces", request.SerializeToString())
@@ -249,12 +253,12 @@ def test_a_rejected_protobuf_span_can_be_mended_and_imported() -> None:
 
 
 def test_enum_numbers_outside_the_specification_are_refused_in_metrics_and_logs() -> None:
-    measured, told = as_json(metrics()), as_json(logs())
+    measured, logged = as_json(metrics()), as_json(logs())
     measured["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][1]["sum"][
         "aggregationTemporality"
     ] = 7
-    told["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["severityNumber"] = 99
-    for document, field in ((measured, "aggregationTemporality"), (told, "severityNumber")):
+    logged["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["severityNumber"] = 99
+    for document, field in ((measured, "aggregationTemporality"), (logged, "severityNumber")):
         (rejected,) = from_json(document).rejected
         assert rejected.path.endswith(field) and "need a number from 0 to" in rejected.reason
 
@@ -267,7 +271,7 @@ def test_a_protobuf_id_of_another_length_is_refused(size: int) -> None:
     assert rejected.path.endswith("traceId") and f"{size} bytes, need 16" in rejected.reason
 
 
-def test_a_bad_point_leaves_the_others_of_its_metric() -> None:
+def test_an_invalid_point_is_rejected_without_the_others_of_its_metric() -> None:
     document = as_json(metrics())
     points = document["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["gauge"]["dataPoints"]
     points.append({"timeUnixNano": "0", "asDouble": 1})
@@ -288,7 +292,7 @@ def test_a_point_flagged_as_without_value_is_kept() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff\xfe", b"null", b'{"resourceSpans": 7}{']
 )
-def test_what_is_no_otlp_is_refused(content: bytes) -> None:
+def test_other_documents_than_otlp_are_refused(content: bytes) -> None:
     with pytest.raises(BadInput):
         otlp.decode_json(content)
 

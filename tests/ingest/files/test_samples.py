@@ -1,4 +1,7 @@
-"""Documents of other projects come in, and agree with the Parquet another converter made."""
+"""Documents of other projects are imported, and agree with the Parquet of another converter.
+
+Covers the import end to end, from `importer` to the lake.
+"""
 
 import json
 from collections.abc import Callable
@@ -15,7 +18,7 @@ from apm_analytics.lake.schema import OLD_NAMES, PROMOTED, RESOURCE_COLUMNS, col
 
 Row = dict[str, Any]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Documents that are damaged on purpose, and how many of their records are good.
+# Documents that are damaged on purpose, with the number of their valid records.
 DAMAGED = {"malformed.jsonl": 1, "multifile_malformed_traces.jsonl": 0, "malformed.json": 0}
 REJECTED = {
     "log_invalid_severity.json",
@@ -28,7 +31,7 @@ REJECTED = {
 }
 
 
-def test_all_sample_documents_come_in(real_data: Path, tmp_path: Path) -> None:
+def test_all_sample_documents_are_imported(real_data: Path, tmp_path: Path) -> None:
     files = [
         file
         for file in sorted((real_data / "otlp-samples").rglob("*"))
@@ -36,7 +39,7 @@ def test_all_sample_documents_come_in(real_data: Path, tmp_path: Path) -> None:
     ]
     assert len(files) > 70
     for number, file in enumerate(files):
-        # A lake each: some documents are repeated between files.
+        # One lake per file, because some documents are repeated between files.
         lake = tmp_path / str(number)
         (entry,) = import_files([file], lake, earliest=EPOCH, progress=False).files
         if file.name in DAMAGED:
@@ -95,18 +98,18 @@ SAME: dict[str, Callable[[Row], Any]] = {
 
 
 def as_texts(row: Row) -> dict[str, str]:
-    """All attributes of one of our rows as text, under their present names."""
-    found = {key: str(value) for key, value in row["attributes"] or []}
-    found |= {key: f"{value:g}" for key, value in row["attributes_num"] or []}
-    found |= {
+    """Return all attributes of one of our rows as text, under their current names."""
+    texts = {key: str(value) for key, value in row["attributes"] or []}
+    texts |= {key: f"{value:g}" for key, value in row["attributes_num"] or []}
+    texts |= {
         key: str(row[column_name(key)]) for key in PROMOTED if row[column_name(key)] is not None
     }
-    return found
+    return texts
 
 
 def their_texts(attributes: str) -> dict[str, str]:
-    """Their attributes the same way."""
-    found = {}
+    """Return their attributes the same way."""
+    texts = {}
     for key, value in json.loads(attributes).items():
         if isinstance(value, bool):
             text = "true" if value else "false"
@@ -116,8 +119,8 @@ def their_texts(attributes: str) -> dict[str, str]:
             text = json.dumps(value, separators=(",", ":"))
         else:
             text = str(value)
-        found[OLD_NAMES.get(key, key)] = text
-    return found
+        texts[OLD_NAMES.get(key, key)] = text
+    return texts
 
 
 @pytest.mark.parametrize("name", CONVERTED)
@@ -145,9 +148,9 @@ def test_rows_and_fields_agree_with_another_converter(
             assert as_texts(our) == their_texts(attributes_of(their))
             resource = {k: v for k, v in our["resource_attributes"] or []}
             for key, value in json.loads(their["ResourceAttributes"]).items():
-                held = resource.get(key) or our.get(RESOURCE_COLUMNS.get(key, "")) or ""
-                held = held or our["deployment_environment_name"]
-                assert held == (value if isinstance(value, str) else json.dumps(value))
+                stored = resource.get(key) or our.get(RESOURCE_COLUMNS.get(key, "")) or ""
+                stored = stored or our["deployment_environment_name"]
+                assert stored == (value if isinstance(value, str) else json.dumps(value))
             for field, read in SAME.items():
                 if field in their:
                     assert (read(our) or None) == (their[field] or None), field

@@ -1,4 +1,4 @@
-"""OTLP JSON that the scanner takes gives the rows that `otlp_json` gives, its reference."""
+"""Transcoded OTLP JSON gives the rows of `json.otlp`, its reference. Covers `kernel` as well."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from apm_analytics.ingest.json import transcode
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_damaged_documents_give_the_same_rows_or_are_left(signal: str) -> None:
-    found, taken = batch(signal, seed=11, count=2_000)
-    assert not found
-    # Most damage is left; what is not must be a good share, or nothing is compared.
+def test_damaged_documents_give_the_same_rows_or_are_not_transcoded(signal: str) -> None:
+    differing, taken = batch(signal, seed=11, count=2_000)
+    assert not differing
+    # Most damaged documents are not transcoded; enough others must remain to compare.
     assert taken > 100
 
 
 @pytest.mark.parametrize("build", [traces, metrics, logs])
-def test_what_exporters_write_is_taken(build: Any) -> None:
+def test_documents_of_exporters_are_transcoded(build: Any) -> None:
     request = build()
     signal = build.__name__
-    if build is logs:  # a body of pairs is left
+    if build is logs:  # a body of pairs is left to the library
         request.resource_logs[0].scope_logs[0].log_records[1].body.string_value = "a\n<b>"
     document = as_json(request, enum_numbers=True)
     named = as_json(request)
@@ -32,12 +32,12 @@ def test_what_exporters_write_is_taken(build: Any) -> None:
         orjson.dumps(document, option=orjson.OPT_INDENT_2),
         orjson.dumps(named),
     ):
-        found, taken = disagreement(signal, [text, text.replace(b"<", b"\\u003c")])
-        assert not found and taken == 2
+        differing, taken = disagreement(signal, [text, text.replace(b"<", b"\\u003c")])
+        assert not differing and taken == 2
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "document",
     [
         b"",
         b"[]",
@@ -58,5 +58,5 @@ def test_what_exporters_write_is_taken(build: Any) -> None:
         + b'{"arrayValue":{"values":[' * 99,
     ],
 )
-def test_what_is_unusual_is_left(odd: bytes) -> None:
-    assert transcode.to_protobuf(odd) is None
+def test_unusual_documents_are_not_transcoded(document: bytes) -> None:
+    assert transcode.to_protobuf(document) is None

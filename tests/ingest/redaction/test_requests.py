@@ -1,4 +1,7 @@
-"""What the privacy rules take out is gone before anything is kept; the rest is untouched."""
+"""The privacy rules remove secrets before anything is stored; the rest is unchanged.
+
+Covers `requests`, `scan` and `rewrite`.
+"""
 
 import random
 from collections.abc import Callable
@@ -49,28 +52,28 @@ CLEAN = [
 
 
 def request(*pairs: tuple[str, Any]) -> ExportTraceServiceRequest:
-    made = otlp_requests.traces(2)
-    span = made.resource_spans[0].scope_spans[0].spans[1]
+    message = otlp_requests.traces(2)
+    span = message.resource_spans[0].scope_spans[0].spans[1]
     span.attributes.extend(otlp_requests.attribute(key, value) for key, value in pairs)
-    return made
+    return message
 
 
-def redacted(made: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
-    kept = REDACTOR.redact("traces", made.SerializeToString())
-    return ExportTraceServiceRequest.FromString(kept)
+def redacted(message: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
+    left = REDACTOR.redact("traces", message.SerializeToString())
+    return ExportTraceServiceRequest.FromString(left)
 
 
 @pytest.mark.parametrize("pair", SECRETS, ids=str)
-def test_secrets_do_not_pass(pair: tuple[str, Any]) -> None:
-    made = request(pair)
-    kept = redacted(made)
-    assert kept != made
+def test_secrets_are_removed(pair: tuple[str, Any]) -> None:
+    message = request(pair)
+    left = redacted(message)
+    assert left != message
     for secret in ("dXNlcj", "Ada", "1234", "4111", "ada@", "abc123", "0123456789", "abcdef0"):
-        assert secret not in str(kept)
+        assert secret not in str(left)
 
 
 @pytest.mark.parametrize("pair", CLEAN, ids=str)
-def test_what_is_clean_comes_back_as_the_same_bytes(pair: tuple[str, Any]) -> None:
+def test_clean_requests_are_returned_as_the_same_bytes(pair: tuple[str, Any]) -> None:
     content = request(pair).SerializeToString()
     assert REDACTOR.redact("traces", content) is content
 
@@ -78,34 +81,36 @@ def test_what_is_clean_comes_back_as_the_same_bytes(pair: tuple[str, Any]) -> No
 def places(secret: str) -> dict[str, Callable[[ExportTraceServiceRequest], None]]:
     pair = otlp_requests.attribute("note", secret)
 
-    def span(made: ExportTraceServiceRequest) -> Any:
-        return made.resource_spans[0].scope_spans[0].spans[0]
+    def span(message: ExportTraceServiceRequest) -> Any:
+        return message.resource_spans[0].scope_spans[0].spans[0]
 
     return {
-        "span name": lambda made: setattr(span(made), "name", secret),
-        "status": lambda made: setattr(span(made).status, "message", secret),
-        "resource": lambda made: made.resource_spans[0].resource.attributes.append(pair),
-        "scope": lambda made: made.resource_spans[0].scope_spans[0].scope.attributes.append(pair),
-        "event": lambda made: span(made).events.add().attributes.append(pair),
-        "event name": lambda made: span(made).events.add(name=secret),
-        "link": lambda made: span(made).links.add().attributes.append(pair),
+        "span name": lambda message: setattr(span(message), "name", secret),
+        "status": lambda message: setattr(span(message).status, "message", secret),
+        "resource": lambda message: message.resource_spans[0].resource.attributes.append(pair),
+        "scope": lambda message: (
+            message.resource_spans[0].scope_spans[0].scope.attributes.append(pair)
+        ),
+        "event": lambda message: span(message).events.add().attributes.append(pair),
+        "event name": lambda message: span(message).events.add(name=secret),
+        "link": lambda message: span(message).links.add().attributes.append(pair),
     }
 
 
 @pytest.mark.parametrize("place", places(""))
-def test_every_place_of_a_trace_is_looked_at(place: str) -> None:
-    made = request()
-    places("ada@shop.example")[place](made)
-    assert "ada@" not in str(redacted(made))
+def test_every_place_of_a_trace_is_checked(place: str) -> None:
+    message = request()
+    places("ada@shop.example")[place](message)
+    assert "ada@" not in str(redacted(message))
 
 
-def test_log_bodies_and_exemplars_are_looked_at() -> None:
+def test_log_bodies_and_exemplars_are_checked() -> None:
     logs = otlp_requests.logs()
     records = logs.resource_logs[0].scope_logs[0].log_records
     records[0].body.string_value = "password=hunter2"
     records[1].body.CopyFrom(otlp_requests.any_value({"password": "hunter3"}))
-    kept = REDACTOR.redact("logs", logs.SerializeToString())
-    assert b"hunter" not in kept and len(kept) > 50
+    left = REDACTOR.redact("logs", logs.SerializeToString())
+    assert b"hunter" not in left and len(left) > 50
     metrics = otlp_requests.metrics()
     points = metrics.resource_metrics[0].scope_metrics[0].metrics[2].histogram.data_points
     points[0].exemplars[0].filtered_attributes.append(
@@ -117,14 +122,14 @@ def test_log_bodies_and_exemplars_are_looked_at() -> None:
 @pytest.mark.parametrize("pair", SECRETS, ids=str)
 def test_json_is_redacted_alike(pair: tuple[str, Any]) -> None:
     document = orjson.dumps(otlp_requests.as_json(request(pair)))
-    kept = orjson.loads(REDACTOR.redact("traces+json", document))
-    assert kept != orjson.loads(document)
-    attributes = kept["resourceSpans"][0]["scopeSpans"][0]["spans"][1]["attributes"]
+    left = orjson.loads(REDACTOR.redact("traces+json", document))
+    assert left != orjson.loads(document)
+    attributes = left["resourceSpans"][0]["scopeSpans"][0]["spans"][1]["attributes"]
     for secret in ("dXNlcj", "Ada", "1234", "4111", "ada@", "abc123", "0123456789", "abcdef0"):
         assert secret not in str(attributes)
 
 
-def test_clean_json_comes_back_as_the_same_bytes() -> None:
+def test_clean_json_is_returned_as_the_same_bytes() -> None:
     document = orjson.dumps(otlp_requests.as_json(request(*CLEAN)))
     assert REDACTOR.redact("traces+json", document) is document
 
@@ -143,7 +148,7 @@ def test_a_second_key_does_not_hide_the_first() -> None:
     assert b"hunter" not in REDACTOR.redact("traces", content)
 
 
-def test_what_cannot_be_read_is_left_to_the_decoder() -> None:
+def test_unreadable_requests_are_left_to_the_decoder() -> None:
     content = request(*SECRETS).SerializeToString()[:-1]
     assert REDACTOR.redact("traces", content) == content
     with pytest.raises(BadInput, match="no JSON"):
@@ -182,22 +187,22 @@ VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=6), TEXTS)
-def test_the_quick_look_never_misses_what_the_rules_change(
+def test_the_scan_never_misses_what_the_rules_change(
     pairs: list[tuple[str, Any]], name: str
 ) -> None:
-    made = request(*pairs)
-    made.resource_spans[0].scope_spans[0].spans[0].name = name
-    quick = redacted(made)
-    REDACTOR._redact_message(made)  # every text and key, whatever the scan says
-    assert quick == made
+    message = request(*pairs)
+    message.resource_spans[0].scope_spans[0].spans[0].name = name
+    by_scan = redacted(message)
+    REDACTOR._redact_message(message)  # every text and key, without a scan
+    assert by_scan == message
 
 
-def test_only_the_records_that_hold_a_secret_are_written_anew() -> None:
-    odd = b"\x2a\x01a\x2a\x01b"  # a name twice, as no library would write it
+def test_only_the_records_with_a_secret_are_rewritten() -> None:
+    odd = b"\x2a\x01a\x2a\x01b"  # a name twice, which no library would write
     content = b"".join(field(2, span) for span in (odd, b"\x2a\x10ada@shop.example", odd))
-    kept = REDACTOR.redact("traces", field(1, field(2, content)))
-    assert kept.count(odd) == 2 and b"ada@" not in kept
-    spans = ExportTraceServiceRequest.FromString(kept).resource_spans[0].scope_spans[0].spans
+    left = REDACTOR.redact("traces", field(1, field(2, content)))
+    assert left.count(odd) == 2 and b"ada@" not in left
+    spans = ExportTraceServiceRequest.FromString(left).resource_spans[0].scope_spans[0].spans
     assert [span.name for span in spans][::2] == ["b", "b"] and len(spans) == 3
 
 
@@ -205,45 +210,47 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2, len(content)]) + content
 
 
-def test_secrets_anywhere_in_a_large_request_are_found_as_by_reading_all_of_it() -> None:
+def test_scanning_a_large_request_gives_the_same_as_parsing_all_of_it() -> None:
     draw = random.Random(7)
     for _ in range(60):
-        made = ExportTraceServiceRequest()
+        message = ExportTraceServiceRequest()
         for _ in range(draw.randrange(1, 4)):
-            made.MergeFrom(otlp_requests.traces(draw.randrange(1, 6)))
+            message.MergeFrom(otlp_requests.traces(draw.randrange(1, 6)))
         holders: list[Any] = []
-        for entry in made.resource_spans:
+        for entry in message.resource_spans:
             entry.schema_url = draw.choice(["", "https://opentelemetry.io/schemas/1.30.0"])
             holders.append(entry.resource)
             for group in entry.scope_spans:
                 holders += [group.scope, *group.spans]
         for holder in draw.sample(holders, min(len(holders), draw.randrange(4))):
-            # An empty text last: nothing of its message comes behind it.
+            # An empty text last: its message ends there.
             for key, value in draw.sample([*SECRETS, ("password", ""), ("password", 0)], 2):
                 holder.attributes.append(otlp_requests.attribute(key, value))
-        quick = redacted(made)
-        REDACTOR._redact_message(made)
-        assert quick == made
+        by_scan = redacted(message)
+        REDACTOR._redact_message(message)
+        assert by_scan == message
 
 
 def test_redacting_what_the_scanner_took_gives_the_same_bytes_as_redacting_first() -> None:
     requests.warm_up()
     draw = random.Random(11)
-    kept_as_they_were = 0
-    for _ in range(6):  # texts and keys are known again from request to request
+    unchanged = 0
+    for _ in range(6):  # texts and keys repeat from request to request
         redactor = Redactor(RULES)
         reading = requests.Requests(Sink(), Limits.around_now(), None, 1024 * 1024)
         alike = requests.Requests(Sink(), Limits.around_now(), None, 1024 * 1024)
         for _ in range(60):
-            made = otlp_requests.traces(draw.randrange(1, 5))
-            entry = made.resource_spans[0]
+            message = otlp_requests.traces(draw.randrange(1, 5))
+            entry = message.resource_spans[0]
             spans = entry.scope_spans[0].spans
             for span in spans:
                 for key, value in draw.sample(CLEAN, 3):
                     span.attributes.append(otlp_requests.attribute(key, value))
             if draw.random() < 0.4:
                 place = draw.choice(list(places("")))
-                places(draw.choice(["ada@shop.example", "fine", "4111111111111111"]))[place](made)
+                places(draw.choice(["ada@shop.example", "fine", "4111111111111111"]))[place](
+                    message
+                )
             if draw.random() < 0.3:  # few texts, some of them several times; many
                 for number in range(draw.choice((3, 12))):
                     mail = f"{'ada@' * (number % 7)}shop.example"
@@ -254,24 +261,24 @@ def test_redacting_what_the_scanner_took_gives_the_same_bytes_as_redacting_first
                 draw.choice([*spans, entry.resource, entry.scope_spans[0].scope]).attributes.append(
                     pair
                 )
-            content = made.SerializeToString()
+            content = message.SerializeToString()
             first = REDACTOR.redact("traces", content)
             assert reading.read_redacted("traces", content, redactor) == first
-            kept_as_they_were += first is content
+            unchanged += first is content
             alike.read("traces", first)
         assert reading.finish().tables["spans"].equals(alike.finish().tables["spans"])
-    assert kept_as_they_were > 100
+    assert unchanged > 100
 
 
-def test_a_record_of_very_many_attributes_is_refused_on_every_way() -> None:
+def test_a_record_of_very_many_attributes_is_refused_by_every_path() -> None:
     requests.warm_up()
     reading = requests.Requests(Sink(), Limits.around_now(), None, 1024 * 1024)
-    made = otlp_requests.traces(1)
-    span = made.resource_spans[0].scope_spans[0].spans[0]
+    message = otlp_requests.traces(1)
+    span = message.resource_spans[0].scope_spans[0].spans[0]
     for number in range(scan.MAX_PAIRS + 1):
         span.attributes.add(key=f"{number}")
     with pytest.raises(BadInput, match="attributes in one record"):
-        reading.read_redacted("traces", made.SerializeToString(), REDACTOR)
+        reading.read_redacted("traces", message.SerializeToString(), REDACTOR)
     assert not reading.finish().tables
 
 
@@ -292,7 +299,7 @@ def test_a_rule_that_needs_too_short_a_part_is_refused(tmp_path: Path) -> None:
         Redactor(load_rules(file, salt="s"))
 
 
-def test_more_keys_than_there_is_room_for_are_still_ruled() -> None:
+def test_rules_apply_to_more_keys_than_the_table_holds() -> None:
     redactor = Redactor(RULES)
     for start in range(0, scan.KEY_SLOTS, 2000):
         pairs = [(f"key{number}", 1) for number in range(start, start + 2000)]

@@ -1,0 +1,2 @@
+from . import otlp as otlp
+from . import transcode as transcode
