@@ -1,7 +1,7 @@
-"""Decode requests on their way into the same parts.
+"""Redact and decode requests that will become the same parts.
 
 In:  requests of any signal and encoding.
-Out: what became of each request; tables with the lake's columns, dead letters.
+Out: the outcome of each request; tables with the lake's columns, and dead letters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,11 @@ from apm_analytics.ingest.files import dead_letters
 from apm_analytics.ingest.files.dead_letters import Letter
 from apm_analytics.ingest.json import otlp as otlp_json
 from apm_analytics.ingest.json import transcode
-from apm_analytics.ingest.receiver.repeats import plain_kind, sent_as
+from apm_analytics.ingest.kinds import plain_kind, sent_as
 from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.units import Units
 from apm_analytics.ingest.wire.arrays import encoded, encoded_schema
 from apm_analytics.lake.journal.journal import Entry
-from apm_analytics.serve.refusals import Reason, Refused
 
 SIGNALS = ("traces", "metrics", "logs")
 JSON = "+json"
@@ -38,7 +37,7 @@ NAMED_REJECTIONS = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one request that was taken: records put aside, and the first reasons."""
+    """The outcome of an accepted request: number of rejected records, and the first reasons."""
 
     rejected: int = 0
     message: str = ""
@@ -46,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Taken:
-    """A request that was taken: the outcome for its sender, the entry for the journal."""
+    """An accepted request: the outcome for its sender, the entry for the journal."""
 
     outcome: Outcome
     entry: Entry
@@ -54,21 +53,22 @@ class Taken:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a stage gives: one table a lake table, and the dead letters."""
+    """The result of a stage: one table per lake table, and the dead letters."""
 
     tables: dict[str, pa.Table]
     letters: list[Letter]
 
 
 class Stage:
-    """Requests that are on their way into the same parts; one thread at a time uses it.
+    """Requests that will become the same parts; used by one thread at a time.
 
     Spans and logs of all requests go into one set of buffers, so that they share dictionaries.
-    Metrics are decoded group by group: whether a unit changed must be known before the answer.
+    Metrics are decoded per group of requests: whether a unit changed must be known before the
+    response.
 
     Parameters
     ----------
-    expected : about how many bytes will come.
+    expected : expected size of all requests together (bytes).
     """
 
     def __init__(self, units: Units, expected: int) -> None:
@@ -82,21 +82,25 @@ class Stage:
 
     def take(
         self, entries: Sequence[Entry], redactor: Redactor | None = None
-    ) -> list[Taken | Refused]:
-        """Redact and decode entries, each by itself; one that is refused leaves no row.
+    ) -> list[Taken | BadInput]:
+        """Redact and decode entries one by one; a refused entry leaves no rows.
 
         Parameters
         ----------
-        redactor : left out where the entries are redacted already.
+        redactor : None if the entries are already redacted.
+
+        Returns
+        -------
+        One result per entry, in order: `Taken`, or a `BadInput` that says why it was refused.
 
         Raises
         ------
         ApmError
-            The manifest, which knows the units, cannot be used.
+            The manifest, which holds the units, cannot be read.
         """
-        results: dict[int, Taken | Refused] = {}
+        results: dict[int, Taken | BadInput] = {}
         metrics: dict[str, list[int]] = {}
-        # JSON that is journalled already is in the form in which it was taken.
+        # Journalled JSON already has the form in which it was accepted.
         kept = [one if redactor is None else _as_protobuf(one) for one in entries]
         for place, entry in enumerate(kept):
             kind = plain_kind(entry.kind)
@@ -112,7 +116,7 @@ class Stage:
                     continue
                 results[place] = Taken(self._take_one(kind, kept[place].payload), kept[place])
             except BadInput as error:
-                results[place] = Refused(Reason.MALFORMED, str(error))
+                results[place] = error
         for kind, places in metrics.items():
             taken = self._take_metrics(kind, [kept[place].payload for place in places])
             for place, result in zip(places, taken, strict=True):
@@ -122,7 +126,7 @@ class Stage:
         return [results[place] for place in range(len(entries))]
 
     def finish(self) -> Rows:
-        """Give everything; the stage is not used again."""
+        """Return all tables and dead letters; the stage must not be used afterwards."""
         tables = {name: _joined(name, several) for name, several in self._metrics.items()}
         letters = self._letters
         for requests in self._requests.values():
@@ -155,11 +159,11 @@ class Stage:
             self._requests[signal] = Requests(sink, self._limits, None, self._expected)
         return self._requests[signal], sink
 
-    def _take_metrics(self, kind: str, payloads: list[bytes]) -> list[Outcome | Refused]:
+    def _take_metrics(self, kind: str, payloads: list[bytes]) -> list[Outcome | BadInput]:
         decoded = _decode_metrics(kind, payloads, self._limits, {})
         refused = self._units.refused(decoded.tables)
         if refused:
-            # Rare: read again, now that it is known which metrics to put aside.
+            # Rare: decode again, now that the metrics to reject are known.
             decoded = _decode_metrics(kind, payloads, self._limits, refused)
         for name, table in decoded.tables.items():
             self._metrics.setdefault(name, []).append(table)
@@ -168,7 +172,7 @@ class Stage:
         for record in decoded.rejected:
             rejected.setdefault(record.document, []).append(record)
         return [
-            Refused(Reason.MALFORMED, decoded.broken[number])
+            BadInput(decoded.broken[number])
             if number in decoded.broken
             else _outcome(rejected.get(number, []))
             for number in range(len(payloads))
@@ -176,16 +180,16 @@ class Stage:
 
 
 def _as_protobuf(entry: Entry) -> Entry:
-    """Give JSON of the usual form as protobuf, with the fingerprint of what was sent."""
+    """Convert JSON of the usual form to protobuf, keeping the fingerprint of the sent bytes."""
     signal, json, _ = plain_kind(entry.kind).partition(JSON)
-    found = transcode.to_protobuf(entry.payload) if json else None
-    if found is None or found[0] != signal:
+    transcoded = transcode.to_protobuf(entry.payload) if json else None
+    if transcoded is None or transcoded[0] != signal:
         return entry
-    return Entry(sent_as(signal, entry.payload), found[1])
+    return Entry(sent_as(signal, entry.payload), transcoded[1])
 
 
 def _kept(entry: Entry, left: bytes) -> Entry:
-    """Give the entry of what redaction left; changed, it keeps the fingerprint of what was sent."""
+    """Return the redacted entry; if changed, its kind keeps the fingerprint of the sent bytes."""
     if left is entry.payload:
         return entry
     known = plain_kind(entry.kind) != entry.kind
@@ -211,7 +215,7 @@ def _decode_metrics(
 
 
 def _read_json(signal: str, payload: bytes, requests: Requests, sink: Sink, limits: Limits) -> None:
-    """Read stricter than importing does: no other signal, no damaged UTF-8, no Jaeger's JSON."""
+    """Read JSON more strictly than the importer: no other signal, invalid UTF-8 or Jaeger JSON."""
     if requests.take_json(payload, signal):
         return
     before = len(sink.rejected)
@@ -220,21 +224,21 @@ def _read_json(signal: str, payload: bytes, requests: Requests, sink: Sink, limi
     except orjson.JSONDecodeError as error:
         raise BadInput(f"no JSON: {error.msg} at byte {error.pos}") from error
     for record in sink.rejected[before:]:
-        # Importing keeps such a document for a person; a sender can be told at once.
+        # The importer keeps such a document in the dead letters; a sender gets the error directly.
         if record.path in _JSON_TOP:
             del sink.rejected[before:]
             raise BadInput(f"{record.path}: {record.reason}")
 
 
 def _joined(name: str, tables: list[pa.Table]) -> pa.Table:
-    """Put tables of one lake table together; some came by the library, with plain texts."""
+    """Concatenate tables of one lake table; the library's have plain strings, not dictionaries."""
     if len(tables) == 1:
         return tables[0]
-    wanted = encoded_schema(name)
-    alike = [
-        table if table.schema.types == wanted.types else encoded(name, table) for table in tables
+    schema = encoded_schema(name)
+    uniform = [
+        table if table.schema.types == schema.types else encoded(name, table) for table in tables
     ]
-    return pa.concat_tables(alike).unify_dictionaries().combine_chunks()
+    return pa.concat_tables(uniform).unify_dictionaries().combine_chunks()
 
 
 def _outcome(rejected: Sequence[Rejected]) -> Outcome:
@@ -254,7 +258,7 @@ def _letter(rejected: Rejected) -> Letter:
 
 
 def write_letters(lake: Path, document: str, letters: list[Letter]) -> None:
-    """Keep the rejected records of one segment; a replay writes the same file again.
+    """Write the rejected records of one segment; a replay writes the same file again.
 
     Raises
     ------

@@ -16,12 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from apm_analytics.foundation.errors import ApmError
+from apm_analytics.ingest.kinds import fingerprint, sent_fingerprint
 from apm_analytics.ingest.receiver.metrics import Metrics
-from apm_analytics.ingest.receiver.repeats import (
-    Repeats,
-    fingerprint,
-    sent_fingerprint,
-)
+from apm_analytics.ingest.receiver.repeats import Repeats
 from apm_analytics.ingest.receiver.writer import Batch, Writer
 from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.staging import Outcome, Stage, Taken
@@ -254,7 +251,12 @@ class Pipeline:
                 for sent, result in zip(entries, taken, strict=True)
                 if isinstance(result, Taken)
             ]
-            results = [one.outcome if isinstance(one, Taken) else one for one in taken]
+            results: list[Outcome | Refused] = [
+                result.outcome
+                if isinstance(result, Taken)
+                else Refused(Reason.MALFORMED, str(result))
+                for result in taken
+            ]
             if not kept:
                 return results
             try:

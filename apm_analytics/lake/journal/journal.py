@@ -1,11 +1,11 @@
-"""A journal in front of the lake: what it holds is on the disk before it is acknowledged.
+"""A write-ahead journal: a request is on the disk before it is acknowledged.
 
-In:  entries, each the bytes of one request and what kind it is.
-Out: segments `<lake>/journal/<writer>/<id>.segment`, read back after a crash.
+In:  entries, each the bytes and the kind of one request.
+Out: segments `<lake>/journal/<writer>/<id>.segment`, replayed after a crash.
 
 A segment becomes parts under its `document` name, so that replaying it twice adds nothing
-(docs/decisions on the journal). Every writer locks a folder of its own; the lock ends with
-the process, whatever ends it, and the next writer takes the folder over.
+(docs/decisions/0010-journal-and-group-commit.md). Every writer locks its own folder. The lock ends
+with the process, however it ends, and the next writer adopts the folder.
 """
 
 import fcntl
@@ -26,11 +26,11 @@ from apm_analytics.lake.journal.blockfile import BLOCK, PIECE_BYTES, BlockFile
 FOLDER = "journal"
 LOCK = "lock"
 SUFFIX = ".segment"
-# A checksum failed in the middle: set aside for a person, never replayed by itself.
+# A segment with a checksum error in the middle: set aside for an operator, never replayed.
 DAMAGED = ".damaged"
-# Entries of one write follow each other; a head of zeros ends them, and the next ones begin at a
-# block. In segments of OLD_MAGIC, which are still read, all entries followed each other.
-MAGIC, OLD_MAGIC = b"APMJRNL2", b"APMJRNL1"
+# The entries of one write are adjacent; a head of zeros ends them, and the next write starts at a
+# block boundary.
+MAGIC = b"APMJRNL2"
 _HEAD = struct.Struct("<IIB")  # bytes of the payload, CRC-32 of kind and payload, bytes of the kind
 
 
@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Segment:
-    """One file of the journal; `document` is what the manifest knows it by."""
+    """One file of the journal; `document` is its name in the manifest."""
 
     path: Path
 
@@ -53,20 +53,20 @@ class Segment:
         return f"journal:{self.path.stem}"
 
     def remove(self) -> None:
-        """Remove the file; its rows are parts now."""
+        """Remove the file, once its rows are in parts."""
         self.path.unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
-        """Rename the file so that no replay takes it again."""
+        """Rename the file so that it is never replayed; return the new path."""
         return self.path.rename(self.path.with_suffix(DAMAGED))
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a segment holds: entries up to the first that is not whole.
+    """The content of a segment: entries up to the first incomplete one.
 
-    `torn_bytes` is the tail of a write that a crash cut short: never acknowledged. `damaged`
-    says that a whole entry does not fit its checksum: the disk changed it.
+    `torn_bytes` is the size of a last write that a crash cut short; it was never acknowledged.
+    `damaged` is True if a complete entry does not match its checksum: the disk changed it.
     """
 
     entries: list[Entry]
@@ -75,7 +75,7 @@ class Content:
 
 
 class Journal:
-    """The journal of one writer; one thread at a time calls it.
+    """The journal of one writer; used by one thread at a time.
 
     Examples
     --------
@@ -85,12 +85,12 @@ class Journal:
     """
 
     def __init__(self, lake: Path) -> None:
-        """Make and lock a folder for this writer.
+        """Create and lock a folder for this writer.
 
         Raises
         ------
         ApmError
-            The disk refused.
+            The disk failed.
         """
         self.folder = lake / FOLDER / uuid.uuid4().hex
         self._room = mmap.mmap(-1, PIECE_BYTES)
@@ -101,11 +101,11 @@ class Journal:
             lock = _locked(self.folder)
         except OSError as error:
             raise _refused(self.folder, error) from error
-        assert lock is not None  # nobody else knows the name
+        assert lock is not None  # the name is random
         self._owned: dict[Path, int] = {self.folder: lock}
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Write entries and wait until the disk has them; on an error none of them counts.
+        """Write entries and wait until they are on the disk; on an error none of them is kept.
 
         Raises
         ------
@@ -123,20 +123,20 @@ class Journal:
             raise _refused(self.folder, error) from error
 
     def rotate(self) -> list[Segment]:
-        """Close what was written since the last call and give it."""
+        """Close and return the segments written since the last call."""
         self._finish()
         closed, self._closed = self._closed, []
         return closed
 
     def adopt(self) -> list[Segment]:
-        """Take over what writers that are gone have left, oldest first."""
+        """Adopt and return the segments of writers that have ended, oldest first."""
         left: list[Path] = []
         for folder in self.folder.parent.glob("*/"):
             if folder in self._owned:
                 continue
             try:
                 lock = _locked(folder)
-            except FileNotFoundError:  # its new owner has just finished with it
+            except FileNotFoundError:  # its new owner has just removed it
                 continue
             if lock is not None:
                 self._owned[folder] = lock
@@ -144,13 +144,13 @@ class Journal:
         return [Segment(path) for path in sorted(left, key=lambda path: path.stat().st_mtime_ns)]
 
     def tidy(self) -> None:
-        """Remove adopted folders that are empty now."""
+        """Remove adopted folders that are empty."""
         for folder in [*self._owned]:
             if folder != self.folder:
                 self._give_up(folder)
 
     def close(self) -> None:
-        """Close the journal; a folder that still holds something waits for the next writer."""
+        """Close the journal; the next writer adopts a folder that is not empty."""
         self._finish()
         self.tidy()
         self._give_up(self.folder)
@@ -161,7 +161,7 @@ class Journal:
     def _begin(self) -> BlockFile:
         file = BlockFile(self.folder / f"{uuid.uuid4().hex}{SUFFIX}", self._room)
         try:
-            # The name is on the disk too, not only what the file holds.
+            # The directory entry must be on the disk as well as the file.
             folder = os.open(self.folder, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -169,7 +169,7 @@ class Journal:
                 os.close(folder)
         except OSError:
             file.close()
-            with suppress(OSError):  # an empty one is no harm
+            with suppress(OSError):  # an empty file does no harm
                 file.path.unlink()
             raise
         return file
@@ -186,19 +186,19 @@ class Journal:
         self._file = None
 
     def _take_back(self) -> None:
-        """Cut off what a failed write left; where that fails too, go on in a new segment."""
+        """Truncate a failed write; if that fails too, continue in a new segment."""
         if self._file is None:
             return
         try:
             self._file.take_back()
         except OSError:
-            # What was acknowledged before is safe; what failed may come back in a replay.
+            # Acknowledged entries are safe; the failed ones may reappear in a replay.
             self._finish()
 
     def _give_up(self, folder: Path) -> None:
         if any(path.name != LOCK for path in folder.iterdir()):
             return
-        # Unlinked while it is held: whoever opened it meanwhile finds it taken and goes on.
+        # Unlinked while held: a process that opened it meanwhile finds it locked and continues.
         (folder / LOCK).unlink(missing_ok=True)
         with suppress(OSError):
             folder.rmdir()
@@ -206,7 +206,7 @@ class Journal:
 
 
 def read(segment: Segment) -> Content:
-    """Read a segment back, as far as it is whole.
+    """Read a segment up to the first incomplete entry.
 
     Raises
     ------
@@ -217,8 +217,7 @@ def read(segment: Segment) -> Content:
         content = segment.path.read_bytes()
     except OSError as error:
         raise _refused(segment.path, error) from error
-    magic = content[: len(MAGIC)]
-    if magic not in (MAGIC, OLD_MAGIC):
+    if not content.startswith(MAGIC):
         written = len(content.rstrip(b"\0"))
         return Content([], written, damaged=written > len(MAGIC))
     entries: list[Entry] = []
@@ -228,8 +227,8 @@ def read(segment: Segment) -> Content:
         start = at + _HEAD.size + kind_size
         end = start + size
         if kind_size == 0:
-            # Where nothing was written the file reads as zeros.
-            if begins or magic == OLD_MAGIC:
+            # Unwritten blocks read as zeros.
+            if begins:
                 break
             at, begins = -(-end // BLOCK) * BLOCK, True
             continue
@@ -243,12 +242,12 @@ def read(segment: Segment) -> Content:
             return Content(entries, len(content) - at, damaged=True)
         entries.append(Entry(kind.decode("ascii"), payload))
         at, begins = end, False
-    # Reserved and never written, or lost in a power failure: zeros.
+    # Zeros: reserved but never written, or lost in a power failure.
     return Content(entries, len(content[at:].rstrip(b"\0")))
 
 
 def _cut_short(content: bytes, start: int, end: int) -> bool:
-    """Tell whether the write of a payload ended early: its last block was never written."""
+    """Return whether the last block of a payload was never written."""
     last = (end - 1) // BLOCK * BLOCK
     return not content[max(start, last) :].strip(b"\0")
 
@@ -263,7 +262,7 @@ def _pieces(entries: Sequence[Entry]) -> list[bytes]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Tell whether a running receiver owns this folder."""
+    """Return whether a running receiver owns this folder."""
     if not (folder / LOCK).exists():
         return False
     lock = _locked(folder)
@@ -273,7 +272,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def _locked(folder: Path) -> int | None:
-    """Lock a folder; None when its writer is alive."""
+    """Lock a folder; return None if its writer is alive."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -286,5 +285,5 @@ def _locked(folder: Path) -> int | None:
 def _refused(path: Path, error: OSError) -> ApmError:
     return ApmError(
         f"could not use the journal {path}: {error}; nothing was acknowledged; "
-        "free space or mend the disk, sending goes on by itself"
+        "free space or repair the disk; senders retry by themselves"
     )

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import grpc
 import otlp_requests
-from live_receiver import count, exporting, running
-from old_journal import old_segment
+from live_receiver import exporting
 from warm_receiver import Started, started
 
-from apm_analytics.ingest.receiver import Config
 from apm_analytics.lake import query
-from apm_analytics.lake.journal.journal import Entry
 
 KILLS = 50
 SENDERS = 4
@@ -86,16 +83,3 @@ def test_fifty_kills_under_load_lose_nothing_and_double_nothing(tmp_path: Path) 
         .fetchall()[0]
     )
     assert (rows, ids) == (load.made * SPANS_A_REQUEST, load.made * SPANS_A_REQUEST)
-
-
-def test_a_journal_of_the_format_before_is_replayed(tmp_path: Path) -> None:
-    left = tmp_path / "journal" / "gone"
-    left.mkdir(parents=True)
-    entries = [
-        Entry("traces", otlp_requests.traces(3, first=first).SerializeToString())
-        for first in (1, 500)
-    ]
-    (left / "1.segment").write_bytes(old_segment(entries))
-    with running(Config(tmp_path)):
-        pass
-    assert count(tmp_path) == 6

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from old_journal import old_segment
 
 from apm_analytics.foundation.errors import ApmError
 from apm_analytics.lake.journal import blockfile, journal
@@ -73,13 +72,6 @@ def test_a_file_system_without_direct_writes_is_noticed() -> None:
         assert not blockfile.try_direct(file)
     finally:
         os.close(file)
-
-
-def test_a_segment_of_the_format_before_is_read(tmp_path: Path) -> None:
-    sent = [Entry("traces", b"first" * 2000), Entry("logs+json", b"{}")]
-    path = tmp_path / "old.segment"
-    path.write_bytes(old_segment(sent))
-    assert journal.read(Segment(path)) == journal.Content(sent)
 
 
 def test_the_next_writer_takes_over_after_kill_9(tmp_path: Path) -> None:

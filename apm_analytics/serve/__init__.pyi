@@ -1,0 +1,15 @@
+from .access import Access as Access
+from .access import Sender as Sender
+from .access import load_access as load_access
+from .access import new_token as new_token
+from .encodings import decompress as decompress
+from .encodings import decompress_message as decompress_message
+from .grpc_connections import close_idlest as close_idlest
+from .http_connections import CONNECTION as CONNECTION
+from .http_connections import BoundedProtocol as BoundedProtocol
+from .http_connections import bounded_protocol as bounded_protocol
+from .http_connections import open_connections as open_connections
+from .limits import Readers as Readers
+from .refusals import STATUS_TRAILER as STATUS_TRAILER
+from .refusals import Reason as Reason
+from .refusals import Refused as Refused
