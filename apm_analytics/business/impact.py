@@ -53,11 +53,6 @@ class Impact:
     placebo_p: float  # share of quiet windows that look at least as bad as the incident
     gap_ratio: float  # windows of the incident without a value; they count neither way
 
-    @property
-    def certain(self) -> bool:
-        """Tell whether the interval excludes no loss at all."""
-        return self.loss_lower > 0 or self.loss_upper < 0
-
 
 @dataclass(frozen=True)
 class Counterfactual:

@@ -8,7 +8,7 @@ Counts and rates are corrected for sampling. A window without any telemetry is m
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import duckdb
 import polars as pl
@@ -25,8 +25,7 @@ from apm_analytics.business.specs import (
     SqlSource,
 )
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
-from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
-from apm_analytics.signals import sampling
+from apm_analytics.signals import operations, sampling
 
 WHOLE = ""  # the segment of a figure that is not split
 UNKNOWN = "unknown"
@@ -183,7 +182,7 @@ def grid(
     [(first, last)] = con.sql(
         "select min(time)::timestamp, max(time)::timestamp from spans"
     ).fetchall()
-    first, last = _naive(since) or first, _naive(until) or last
+    first, last = operations.naive(since) or first, operations.naive(until) or last
     if first is None or last is None:
         raise NotFound("the lake holds no spans, so there is no time to measure in; import some")
     step = timedelta(seconds=window_s)
@@ -356,10 +355,7 @@ def _segment(name: str | None) -> str:
     """Give the SQL of a segment; text, never null, never the mark of the whole."""
     if name is None:
         return f"'{UNKNOWN}'"
-    column = column_name(name)
-    known = {*map(column_name, PROMOTED), *RESOURCE_COLUMNS.values()}
-    held = column if column in known else f"attributes[{_quoted(name)}]"
-    return f"coalesce(nullif({held}::varchar, ''), '{UNKNOWN}')"
+    return f"coalesce(nullif({operations.attribute_sql(name)}::varchar, ''), '{UNKNOWN}')"
 
 
 def _described(kpi: Kpi) -> str:
@@ -373,12 +369,6 @@ def _described(kpi: Kpi) -> str:
     if isinstance(source, SqlSource):
         return "its query"
     return f"spans where {source.where}"
-
-
-def _naive(time: datetime | None) -> datetime | None:
-    if time is None or time.tzinfo is None:
-        return time
-    return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def _quoted(text: str) -> str:

@@ -14,7 +14,7 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 HOUR_S = 3_600
-EPOCH_HOUR_OF_WEEK = 96  # 1970-01-01 was a Thursday; hour 0 is Sunday 00:00 UTC
+EPOCH_HOUR_OF_WEEK = 96  # 1970-01-01 was a Thursday; hour 0 is Sunday 00:00 UTC, as in Prometheus
 HOURS_PER_WEEK = 168
 EMPTY = 0.02  # of a typical hour, added before logarithms are taken
 

@@ -95,7 +95,7 @@ def test_the_line_counts_on_through_the_documents_of_a_file(tmp_path: Path) -> N
 
 
 def test_two_documents_of_one_name_are_refused(tmp_path: Path) -> None:
-    assert "'answers' is taken by" in refused(tmp_path, slo_shop.slo(), slo_shop.slo())
+    assert "'answers' is already used at" in refused(tmp_path, slo_shop.slo(), slo_shop.slo())
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from transaction_spans import MONDAY, SPECS, Span, noon, write
 
 from apm_analytics.cli import apm
 from apm_analytics.lake.hot import HotView
-from apm_analytics.transactions import report as business
+from apm_analytics.transactions import report
 from apm_analytics.transactions import specs as transactions_specs
 from apm_analytics.transactions.live import Watcher
 
@@ -59,8 +59,8 @@ def test_a_violation_is_flagged_while_the_transaction_still_runs(tmp_path: Path)
     (ended,) = watching.look(at(noon(1) + 4)).to_dicts()
     assert (ended["state"], ended["so_far_s"]) == ("completed", 3.5)
     assert watching.look(at(noon(1) + 5)).is_empty()
-    assert "checkout has run 2 s (SLA 0.5 s), trace b" in business.told(running)
-    assert "checkout completed after 3.5 s" in business.told(ended)
+    assert "checkout has run 2 s (SLA 0.5 s), trace b" in report.line(running)
+    assert "checkout completed after 3.5 s" in report.line(ended)
 
 
 def test_outside_the_hours_of_its_sla_nothing_is_flagged(tmp_path: Path) -> None:
