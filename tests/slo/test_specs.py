@@ -76,7 +76,7 @@ def test_a_target_in_percent_is_exact(tmp_path: Path) -> None:
         (slo_shop.slo(objective="target: 0.9, timeSliceWindow: 5m"), 16, "no time slices"),
         (slo_shop.threshold("target: 0.9"), 14, "needs op and value"),
         (slo_shop.threshold("target: 0.9, op: lte, value: 1", quantile=", quantile: 0.9"), 14,
-         "a quantile is of a time slice"),
+         "a quantile needs time slices"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_with_its_line(

@@ -126,7 +126,7 @@ def test_thresholds_that_moved_since_the_last_publication_are_listed(
 def test_new_and_gone_operations_are_listed(small: SmallReport) -> None:
     text = Page(small.write()).text
     assert re.search(r"New operations\s+storefront · GET /wishlist", text)
-    assert re.search(r"Without requests since a day\s+storefront · GET /legacy", text)
+    assert re.search(r"No requests for a day\s+storefront · GET /legacy", text)
 
 
 def test_first_errors_of_an_operation_are_listed(small: SmallReport, tmp_path: Path) -> None:
@@ -221,4 +221,4 @@ def test_a_report_of_a_short_lake_says_that_there_is_nothing_to_compare(
         last = pl.lit(frame["time"].max()) - pl.duration(hours=2)
         frame.filter(pl.col("time") > last).write_parquet(tmp_path / f"{name}.parquet")
     text = Page(small.write(derived=tmp_path)).text
-    assert "covers no more than a day" in text and "Anomalous now 2" in text
+    assert "cover at most one day" in text and "Anomalous now 2" in text
