@@ -70,7 +70,7 @@ def budget(budgets: pl.DataFrame) -> str:
     unmeasured = budgets.height - measured.height
     left_out = f"; {unmeasured} cannot be measured" if unmeasured else ""
     if measured.is_empty():
-        return f"Budget: none of the {unmeasured} objectives can be measured in this lake."
+        return f"Budget: no objective can be measured in this lake ({unmeasured} are defined)."
     spent = measured.filter(pl.col("budget_consumed") > 1).sort("budget_consumed", descending=True)
     if spent.is_empty():
         most = measured.sort("budget_consumed", descending=True).row(0, named=True)

@@ -73,7 +73,7 @@ def test_health_counts_operations_and_names_the_furthest() -> None:
     )
     said = executive.health(scores(6), window_s=300)
     assert said.startswith("Health: 2 of 3 operations")
-    assert "furthest from it was shop GET /: p95 2 s, expected 0.4 s" in said
+    assert "furthest outside was shop GET /: p95 2 s, expected 0.4 s" in said
     assert "no model is trained yet" in executive.health(None, window_s=300)
 
 
@@ -81,7 +81,7 @@ def test_the_budget_names_what_is_overspent_and_what_cannot_be_measured() -> Non
     assert "all 2 objectives are within" in executive.budget(budgets(0.2, 0.7))
     assert "slo-1 (fast) has spent most of it, 70%" in executive.budget(budgets(0.2, 0.7))
     said = executive.budget(budgets(0.2, 1.3, None))
-    assert "1 of 2 objectives have overspent" in said and "slo-1 (fast) with 130%" in said
+    assert "1 of 2 objectives have overspent" in said and "slo-1 (fast) has spent most, 130%" in said
     assert "1 cannot be measured" in said
     assert "no objective can be measured" in executive.budget(budgets(None))
 
@@ -96,7 +96,7 @@ def test_money_compares_whole_weeks_or_says_that_it_cannot() -> None:
     assert "before;" not in executive.money(measured(10), None)
     assert "do not cover seven days of revenue" in executive.money(measured(5), None)
     nothing = Measured(measured(5).values, {})
-    assert "no figure of specs/kpis.yaml that is money" in executive.money(nothing, None)
+    assert "no KPI with `money`" in executive.money(nothing, None)
 
 
 def test_a_change_is_good_or_bad_by_which_way_is_better() -> None:

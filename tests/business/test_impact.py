@@ -110,7 +110,7 @@ def test_what_cannot_be_said_is_refused_with_its_reason() -> None:
         impact.of_incident(frame(draw.figure), at[0] - timedelta(days=5), at[0])
     with pytest.raises(NotEnoughData, match="nothing could be lost"):
         impact.of_incident(frame(np.zeros(draw.figure.size)), *at)
-    with pytest.raises(BadInput, match="none below 0"):
+    with pytest.raises(BadInput, match="no values below 0"):
         impact.of_incident(frame(-draw.figure), *at)
     with pytest.raises(BadParameter, match="swap them"):
         impact.of_incident(frame(draw.figure), at[1], at[0])
