@@ -5,6 +5,7 @@ Out: Polars frames, one row per item; times in UTC, ratios as shares of 1.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
 
 import polars as pl
@@ -32,6 +33,13 @@ BUDGETS: Schema = {
     "excluded": NUMBER,
     "unmeasured": pl.Int64(),
     "reason": TEXT,
+}
+# Columns whose attribute has another name.
+ATTRIBUTES = {
+    "budget": "allowed",
+    "budget_left": "left",
+    "budget_consumed": "consumed",
+    "excluded": "excluded_total",
 }
 BURNS: Schema = {
     "slo": TEXT,
@@ -83,12 +91,7 @@ def exclusions(reports: Iterable[SloReport]) -> pl.DataFrame:
     return _frame(
         EXCLUSIONS,
         (
-            (
-                report.slo.name,
-                entry.name,
-                entry.start.replace(tzinfo=None),
-                entry.end.replace(tzinfo=None),
-            )
+            (report.slo.name, entry.name, entry.start, entry.end)
             for report in reports
             for entry in report.maintenance
         ),
@@ -111,21 +114,7 @@ def restatements(reports: Iterable[SloReport]) -> pl.DataFrame:
     """Return `RESTATEMENTS`: what late data changed in earlier statements."""
     return _frame(
         RESTATEMENTS,
-        (
-            (
-                change.slo,
-                change.objective,
-                change.stated_at.replace(tzinfo=None),
-                change.until,
-                change.total_before,
-                change.total_now,
-                change.bad_before,
-                change.bad_now,
-                change.run_id,
-            )
-            for report in reports
-            for change in report.restatements
-        ),
+        (_values(change, RESTATEMENTS) for report in reports for change in report.restatements),
     )
 
 
@@ -165,35 +154,19 @@ def exact(amount: Decimal) -> str:
 
 
 def _budgets(budgets: Iterable[Budget]) -> pl.DataFrame:
-    return _frame(
-        BUDGETS,
-        (
-            (
-                budget.slo,
-                budget.objective,
-                budget.start,
-                budget.until,
-                budget.end,
-                budget.unit,
-                budget.total,
-                budget.bad,
-                budget.target,
-                budget.attainment,
-                budget.verdict,
-                budget.allowed,
-                budget.left,
-                budget.consumed,
-                budget.excluded_total,
-                budget.unmeasured,
-                budget.reason,
-            )
-            for budget in budgets
-        ),
-    )
+    return _frame(BUDGETS, (_values(budget, BUDGETS) for budget in budgets))
+
+
+def _values(item: object, schema: Schema) -> tuple[object, ...]:
+    return tuple(getattr(item, ATTRIBUTES.get(column, column)) for column in schema)
 
 
 def _frame(schema: Schema, rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
-    floats = [
-        [float(value) if isinstance(value, Decimal) else value for value in row] for row in rows
-    ]
-    return pl.DataFrame(floats, schema=schema, orient="row")
+    plain = [[_plain(value) for value in row] for row in rows]
+    return pl.DataFrame(plain, schema=schema, orient="row")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return float(value)
+    return value.replace(tzinfo=None) if isinstance(value, datetime) else value

@@ -1,4 +1,4 @@
-"""The cost of an incident, from the lake to a sentence."""
+"""The cost of an incident, from the lake to a sentence: `business.costs` and `business.summary`."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -171,7 +171,7 @@ def test_the_command_prints_the_loss(shop: tuple[Path, float], folder: Path) -> 
 
 
 def scores(episodes: list[tuple[str, int, int]]) -> pl.DataFrame:
-    """Scores in windows of 5 minutes: each episode is an operation with a range out of bounds."""
+    """Scores in windows of 5 min: each episode is a range of one operation out of bounds."""
     rows = [
         {
             "service_name": "shop",

@@ -1,4 +1,4 @@
-"""Three sentences: each says what the figures say, and that it cannot say where it cannot."""
+"""`business.executive`: three sentences that agree with the figures or state what is missing."""
 
 from datetime import datetime, timedelta
 
@@ -36,7 +36,7 @@ def scores(unusual: int) -> pl.DataFrame:
 
 
 def measured(days: int, daily: float = 100.0, growth: float = 0.0) -> Measured:
-    """Hourly revenue that grows by `growth` a week, and a share."""
+    """Hourly revenue that grows by `growth` per week, and a share."""
     source = {"kind": "metric", "name": "x", "aggregate": "sum"}
     fields = {"title": "revenue", "unit": "EUR", "better": "up"}
     revenue = Kpi.model_validate({"name": "revenue", "money": True, "source": source, **fields})
@@ -81,7 +81,9 @@ def test_the_budget_names_what_is_overspent_and_what_cannot_be_measured() -> Non
     assert "all 2 objectives are within" in executive.budget(budgets(0.2, 0.7))
     assert "slo-1 (fast) has spent most of it, 70%" in executive.budget(budgets(0.2, 0.7))
     said = executive.budget(budgets(0.2, 1.3, None))
-    assert "1 of 2 objectives have overspent" in said and "slo-1 (fast) has spent most, 130%" in said
+    assert (
+        "1 of 2 objectives have overspent" in said and "slo-1 (fast) has spent most, 130%" in said
+    )
     assert "1 cannot be measured" in said
     assert "no objective can be measured" in executive.budget(budgets(None))
 

@@ -1,4 +1,7 @@
-"""Business figures from every kind of source, on one grid, and what a wrong one says."""
+"""KPIs from every kind of source on one grid, and errors of wrong sources.
+
+Tests `business.kpis`, `business.specs` and `business.kpi_files`.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,7 +24,7 @@ SAMPLED = "ot=th:8"  # one of two is kept
 
 
 def spans() -> dict[str, list[object]]:
-    """Six hours of one request each 10 minutes; hour 3 is without any; half of hour 5 sampled."""
+    """Six hours with one request per 10 min; none in hour 3; half of hour 5 is sampled."""
     rows: dict[str, list[object]] = {
         name: []
         for name in (
@@ -62,7 +65,7 @@ def spans() -> dict[str, list[object]]:
 
 
 def points() -> dict[str, list[object]]:
-    """Orders as deltas and as a counter that restarts in hour 2; points tell of the hour before."""
+    """Orders as deltas and as a counter that restarts in hour 2; a point describes the past hour."""
     counter = [10.0, 14.0, 1.0, 4.0, 9.0, 9.0]
     hours = range(1, 7)
     return {

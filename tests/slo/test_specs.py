@@ -1,4 +1,7 @@
-"""OpenSLO documents: what is understood, and the line of what is not."""
+"""OpenSLO documents: supported fields, and errors with their line.
+
+Tests `slo.specs`, and through it `slo.schema` and `slo.model`.
+"""
 
 from datetime import datetime
 from decimal import Decimal

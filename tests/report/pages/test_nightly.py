@@ -1,3 +1,8 @@
+"""`report.pages.nightly`: the report is complete and nothing foreign can run in it.
+
+Tests `sections`, `first_screen` and `templates` as well.
+"""
+
 import base64
 import hashlib
 import json
@@ -25,7 +30,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> SmallReport:
 
 
 class Page(HTMLParser):
-    """What a browser would find: scripts that run, data scripts, attributes that load or run."""
+    """Collect what a browser would find: scripts, data scripts, attributes that load or run."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -210,7 +215,7 @@ def test_a_report_without_any_training_is_still_a_report(
             reasons=["no models"],
         )
     ).text
-    assert "There are no baselines yet" in text and "no snapshot yet" in text
+    assert "No model is trained yet" in text and "no snapshot yet" in text
 
 
 def test_a_report_of_a_short_lake_says_that_there_is_nothing_to_compare(
