@@ -65,7 +65,7 @@ def spans() -> dict[str, list[object]]:
 
 
 def points() -> dict[str, list[object]]:
-    """Orders as deltas and as a counter that restarts in hour 2; a point describes the past hour."""
+    """Orders as deltas and as a counter that restarts in hour 2; points are of the past hour."""
     counter = [10.0, 14.0, 1.0, 4.0, 9.0, 9.0]
     hours = range(1, 7)
     return {

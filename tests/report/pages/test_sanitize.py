@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from apm_analytics.report.pages.sanitize import TAGS, clean
 
-
 END = "</tr></tbody></table>"
 
 
