@@ -280,11 +280,11 @@ def _notes(report: SloReport) -> list[str]:
     return sentences
 
 
-def _worst(found: Sequence[SloReport]) -> list[str]:
+def _worst(reports: Sequence[SloReport]) -> list[str]:
     """Return the traces to draw: the first violations of each SLO."""
     ids = [
         trace
-        for report in found
+        for report in reports
         for trace in report.violations["trace_id"].to_list()[:DRAWN]
         if trace is not None
     ]
