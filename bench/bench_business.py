@@ -1,6 +1,6 @@
-"""Does what is said of the business hold? Associations and losses against known truth.
+"""Check associations and losses of incidents against known truth.
 
-In:  --seeds, how many draws a line; fixed, so that two runs agree.
+In:  --seeds, how many draws per line; fixed, so that two runs agree.
 Out: a table with each figure, what it must reach, and whether it does; exit code 1 when one
      does not.
 
@@ -35,7 +35,7 @@ class Table:
     lines: list[str] = field(default_factory=list)
 
     def add(self, what: str, found: float, low: float, high: float, note: str = "") -> None:
-        """Add one figure that must lie in [low, high]."""
+        """Add a figure that must lie in [low, high]."""
         good = low <= found <= high
         self.failed += not good
         wanted = (
@@ -46,7 +46,7 @@ class Table:
         print(f"{what:64}{found:>9.4f}  {wanted:>14}  {'ok' if good else 'MISSED':8}{note}")
 
     def peer(self, what: str, found: float) -> None:
-        """Add a figure of a peer, which must reach nothing."""
+        """Add a figure of a peer, without a limit."""
         print(f"  {what:62}{found:>9.4f}")
 
 
@@ -83,7 +83,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Associations:
-    """What a method finds, over all draws."""
+    """Return what a method finds, over all draws."""
 
     false: float
     recall: float
@@ -144,7 +144,7 @@ def _associations(draws: Iterable[Related]) -> Associations:
 
 @dataclass(frozen=True)
 class Losses:
-    """How the losses that are estimated compare with the true ones."""
+    """Compare estimated losses with the true ones."""
 
     covered: float
     error: float

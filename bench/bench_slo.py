@@ -1,4 +1,4 @@
-"""30 days of 5 million transactions: how long the SLO report and the critical paths take.
+"""Time the SLO report and the critical paths on 30 days of 5 million transactions.
 
 In:  --transactions, --traces (of ten spans, for the critical paths).
 Out: CPU and wall seconds on standard output; exit 1 when a limit is missed.
@@ -40,7 +40,7 @@ OPERATIONS = ("GET /products", "GET /search", "POST /cart/items", "POST /checkou
 
 
 def main() -> None:
-    """Make both lakes, measure, print, judge."""
+    """Write both lakes, measure, print, and check the limits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transactions", type=int, default=5_000_000)
     parser.add_argument("--traces", type=int, default=100_000)
@@ -120,7 +120,7 @@ def _paths(lake: Path) -> str:
 
 
 def _roots(day: int, count: int) -> pa.Table:
-    """One day of requests to the storefront, about six a session."""
+    """Return one day of requests to the storefront, about six per session."""
     random = np.random.default_rng(day)
     names = pa.array(OPERATIONS).take(pa.array(random.choice(4, count, p=[0.4, 0.3, 0.2, 0.1])))
     sessions = pa.array((np.arange(count) // 6 + day * count).astype("int64"))
@@ -140,7 +140,7 @@ def _roots(day: int, count: int) -> pa.Table:
 
 
 def _traces(count: int) -> pa.Table:
-    """Traces of ten spans: a root, three calls one after the other, two below each."""
+    """Return traces of ten spans: a root, three sequential calls, two children of each."""
     random = np.random.default_rng(0)
     shape = [(-1, 0, 1000), (0, 10, 300), (0, 320, 300), (0, 630, 300)]
     shape += [(parent, 20 + 130 * child, 120) for parent in (1, 2, 3) for child in (0, 1)]
@@ -184,7 +184,7 @@ def _table(known: dict[str, pa.Array]) -> pa.Table:
 
 
 def _hex(random: np.random.Generator, count: int, size: int) -> pa.Array:
-    """Random ids as hex text."""
+    """Return random ids as hex text."""
     digits = np.frombuffer(b"0123456789abcdef", "u1")
     fixed = digits[random.integers(0, 16, (count, 2 * size))].view(f"S{2 * size}").ravel()
     return pc.cast(pa.array(fixed), pa.string())

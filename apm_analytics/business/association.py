@@ -1,11 +1,12 @@
-"""Which technical metric moves with which business figure: association, with lag, q and n.
+"""Find associations between KPIs and technical metrics, with lag, q and n.
 
-In:  business figures, technical metrics and demand on one grid of windows.
-Out: one row a pair: how strongly the metric, so many windows earlier, moves with the figure.
+In:  KPIs, technical metrics and demand on one grid of windows.
+Out: one row per pair: the strongest correlation of the KPI with the metric some windows earlier.
 
-Five steps: take out trend and hour of the week; partial out demand; whiten by the metric's own
-autoregression; the largest correlation over the lags with the metric leading (Fisher's z, Sidak
-over the lags); Benjamini-Hochberg over all pairs. An association is no proof of a cause.
+Five steps: remove trend and hour of the week; partial out demand; whiten by the metric's
+autoregression; take the largest correlation over the lags with the metric leading (Fisher's z,
+Sidak over the lags); apply Benjamini-Hochberg over all pairs. An association is not a proof of a
+cause.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from apm_analytics.business import whitening
+from apm_analytics.business.week_profile import EPOCH_HOUR_OF_WEEK, HOURS_PER_WEEK
 from apm_analytics.business.whitening import Floats, Ints
 from apm_analytics.foundation.errors import BadInput, BadParameter
 
@@ -25,9 +27,6 @@ MIN_DAYS = 21.0
 MAX_GAP_RATIO = 0.2
 HOUR_S = 3_600
 DAY_S = 86_400.0
-HOURS_PER_WEEK = 168
-# 1970-01-01 was a Thursday; hour 0 of the week is Sunday 00:00 UTC, as in Prometheus.
-EPOCH_HOUR_OF_WEEK = 96
 # Variance of the median of w standard normal values, exact to four digits.
 MEDIAN_VARIANCE = {3: 0.4487, 4: 0.2982, 5: 0.2868, 6: 0.2147, 7: 0.2104, 8: 0.1682, 9: 0.1661}
 ASSOCIATED, NOT_ASSOCIATED, BY_DEMAND, INSUFFICIENT = (
@@ -56,7 +55,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 
 @dataclass(frozen=True)
 class _Prepared:
-    """One series, ready to be compared; `reason` says why it is not."""
+    """One series ready to be compared, or the `reason` why it cannot be."""
 
     residuals: Floats
     memory: Floats
@@ -65,8 +64,8 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The largest correlation of a pair; `lag` in windows, `p` for all lags together."""
+class _Correlation:
+    """The largest correlation of a pair; `lag` in windows, `p` over all lags."""
 
     r: float
     lag: int
@@ -82,12 +81,12 @@ class _Grid:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """All series, with or without the second step, and what their pairs show."""
+class _Analysis:
+    """All prepared series and the correlations of their pairs."""
 
     kpis: dict[str, _Prepared]
     metrics: dict[str, _Prepared]
-    found: dict[Pair, _Found | None]
+    pairs: dict[Pair, _Correlation | None]
     q: dict[Pair, float]
 
 
@@ -100,30 +99,30 @@ def associate(
     q: float = 0.05,
     masked: pl.Series | None = None,
 ) -> pl.DataFrame:
-    """Compare every business figure with every technical metric.
+    """Compare every KPI with every technical metric.
 
     Parameters
     ----------
-    kpis, metrics : a column `time` (UTC, equally spaced, the same in both) and one column a
+    kpis, metrics : a column `time` (UTC, equally spaced, the same in both) and one column per
         series; null or NaN where missing.
-    demand : what both may follow, such as the request rate, one value a window.
+    demand : a common driver of both, such as the request rate, one value per window.
     max_lag : the metric may lead by 0 to this many windows.
     q : false discovery rate over all pairs.
-    masked : windows to leave out, such as known incidents; true is left out.
+    masked : true for windows to leave out, such as known incidents.
 
     Returns
     -------
-    A frame with `SCHEMA`, the strongest first. `status` is `insufficient` (with its reason, and
-    never an r of 0) for under 3 weeks, over 20 % gaps or a constant series. `r_with_demand` is
-    what a look without the second step would have found. `confounders` names what explains the
-    pair away: demand, or a metric that moves more strongly with the same figure.
+    A frame with `SCHEMA`, strongest association first. `status` is `insufficient`, with a reason
+    and without r, for less than 3 weeks, more than 20 % gaps or a constant series.
+    `r_with_demand` is the correlation without the second step. `confounders` names what explains
+    the pair away: demand, or a metric with a stronger association to the same KPI.
 
     Raises
     ------
     BadInput
-        Times that differ, are not equally spaced, or come twice.
+        Times differ, are not equally spaced, or are repeated.
     BadParameter
-        `max_lag` below 0, or `q` not between 0 and 1.
+        `max_lag` is below 0, or `q` is not between 0 and 1.
 
     Examples
     --------
@@ -139,10 +138,10 @@ def associate(
     if demand is not None:
         demanded = whitening.deseasonalised(np.where(hidden, np.nan, _floats(demand)), hours)
     grid = _Grid(step_s, hours, hidden)
-    look = _look(kpis, metrics, grid, demanded, max_lag)
-    plain = look if demanded is None else _look(kpis, metrics, grid, None, max_lag)
-    rows = [_row(pair, look, plain, step_s, q) for pair in look.found]
-    _name_confounders(rows, look, step_s, q)
+    analysis = _analyse(kpis, metrics, grid, demanded, max_lag)
+    plain = analysis if demanded is None else _analyse(kpis, metrics, grid, None, max_lag)
+    rows = [_row(pair, analysis, plain, step_s, q) for pair in analysis.pairs]
+    _name_confounders(rows, analysis, step_s, q)
     return (
         pl.DataFrame(rows, schema=SCHEMA)
         .with_columns(pl.col("r").abs().alias("strength"))
@@ -152,7 +151,7 @@ def associate(
 
 
 def adjusted(p_values: Sequence[float]) -> Floats:
-    """Give Benjamini and Hochberg's q of each p; NaN, which is no test, stays NaN [1]_.
+    """Return Benjamini and Hochberg's q of each p [1]_; NaN (no test) stays NaN.
 
     References
     ----------
@@ -177,62 +176,60 @@ def _floats(values: pl.Series) -> Floats:
 
 
 def _grid(kpis: pl.DataFrame, metrics: pl.DataFrame) -> tuple[float, Ints]:
-    """Check the common times; give their step in seconds and the hours of the week."""
+    """Check the common times; return their step in seconds and their hours of the week."""
     times = kpis["time"].cast(pl.Datetime("us"))
     if not times.equals(metrics["time"].cast(pl.Datetime("us"))):
-        raise BadInput(
-            "business figures and metrics have different times; align them on one grid first"
-        )
+        raise BadInput("KPIs and metrics have different times; align them on one grid first")
     stamps = times.cast(pl.Int64).to_numpy()
     steps = np.unique(np.diff(stamps))
     if steps.size > 1 or (steps.size and steps[0] <= 0):
         raise BadInput(
             f"times are not equally spaced: steps of {steps.min() / 1e6:g} to "
-            f"{steps.max() / 1e6:g} s; sort them, drop doubles and leave gaps as nulls"
+            f"{steps.max() / 1e6:g} s; sort them, drop duplicates and leave gaps as nulls"
         )
     step_s = float(steps[0]) / 1e6 if steps.size else float(HOUR_S)
     return step_s, (stamps // (HOUR_S * 10**6) + EPOCH_HOUR_OF_WEEK) % HOURS_PER_WEEK
 
 
-def _look(
+def _analyse(
     kpis: pl.DataFrame, metrics: pl.DataFrame, grid: _Grid, demand: Floats | None, max_lag: int
-) -> _Look:
+) -> _Analysis:
     left = {name: _prepare(kpis[name], grid, demand) for name in _names(kpis)}
     right = {name: _prepare(metrics[name], grid, demand) for name in _names(metrics)}
-    found = {
+    pairs = {
         (kpi, metric): _compare(left[kpi], right[metric], max_lag)
         for kpi in left
         for metric in right
     }
-    qs = adjusted([one.p if one else np.nan for one in found.values()])
-    return _Look(left, right, found, dict(zip(found, qs.tolist(), strict=True)))
+    qs = adjusted([pair.p if pair else np.nan for pair in pairs.values()])
+    return _Analysis(left, right, pairs, dict(zip(pairs, qs.tolist(), strict=True)))
 
 
-def _row(pair: Pair, look: _Look, plain: _Look, step_s: float, q: float) -> Row:
-    """Say what a pair shows; the confounders beside demand come later."""
+def _row(pair: Pair, analysis: _Analysis, plain: _Analysis, step_s: float, q: float) -> Row:
+    """Return the row of a pair; confounders other than demand are named later."""
     kpi, metric = pair
     row: Row = {"kpi": kpi, "metric": metric, "confounders": "", "reason": ""}
-    found, before = look.found[pair], plain.found[pair]
-    if found is None:
-        reasons = {kpi: look.kpis[kpi].reason, metric: look.metrics[metric].reason}
-        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
-        return {**row, "status": INSUFFICIENT, "reason": said or "too few windows have both"}
-    associated = look.q[pair] <= q
-    # Explained away is what was there without demand and has lost at least half of its strength.
+    correlation, before = analysis.pairs[pair], plain.pairs[pair]
+    if correlation is None:
+        reasons = {kpi: analysis.kpis[kpi].reason, metric: analysis.metrics[metric].reason}
+        reason = "; ".join(f"{name}: {why}" for name, why in reasons.items() if why)
+        return {**row, "status": INSUFFICIENT, "reason": reason or "too few windows have both"}
+    associated = analysis.q[pair] <= q
+    # Explained by demand: associated without this step, and at least halved by it.
     by_demand = (
         not associated
         and before is not None
         and plain.q[pair] <= q
-        and abs(found.r) <= abs(before.r) / 2
+        and abs(correlation.r) <= abs(before.r) / 2
     )
     return {
         **row,
         "status": ASSOCIATED if associated else BY_DEMAND if by_demand else NOT_ASSOCIATED,
-        "r": found.r,
-        "lag_s": found.lag * step_s,
-        "p": found.p,
-        "q": look.q[pair],
-        "n": found.n,
+        "r": correlation.r,
+        "lag_s": correlation.lag * step_s,
+        "p": correlation.p,
+        "q": analysis.q[pair],
+        "n": correlation.n,
         "r_with_demand": before.r if before else None,
         "confounders": DEMAND if by_demand else "",
     }
@@ -243,7 +240,7 @@ def _prepare(
     grid: _Grid,
     demand: Floats | None,
 ) -> _Prepared:
-    """Take one series through the first two steps, or say why it cannot be judged."""
+    """Apply the first two steps to one series, or return why it cannot be judged."""
     raw = _floats(values)
     raw[~np.isfinite(raw)] = np.nan
     known = np.flatnonzero(np.isfinite(raw))
@@ -266,19 +263,19 @@ def _prepare(
     if seen.sum() * grid.step_s < (1 - MAX_GAP_RATIO) * MIN_DAYS * DAY_S:
         reason = f"{seen.sum() * grid.step_s / DAY_S:.1f} days are left without masks and gaps"
         return _Prepared(nothing, nothing, nothing, reason)
-    # What season and demand explain wholly has no news of its own.
+    # A series fully explained by season and demand has no variation of its own.
     if np.var(rest[seen]) <= whitening.MIN_VARIANCE_RATIO * np.var(raw[np.isfinite(raw)]):
         return _Prepared(nothing, nothing, nothing, "nothing is left beside season and demand")
     memory = whitening.autoregression(rest)
     return _Prepared(rest, memory, whitening.filled(rest, memory))
 
 
-def _compare(kpi: _Prepared, metric: _Prepared, max_lag: int) -> _Found | None:
-    """Find the lag with the largest correlation, and how likely chance alone finds one."""
+def _compare(kpi: _Prepared, metric: _Prepared, max_lag: int) -> _Correlation | None:
+    """Find the lag with the largest correlation, and its p over all lags."""
     if kpi.reason or metric.reason:
         return None
     leading, following = _led(metric, kpi, metric.memory, 0)
-    best: _Found | None = None
+    best: _Correlation | None = None
     for lag in range(max_lag + 1):
         x, y = leading[: leading.size - lag], following[lag:]
         both = np.isfinite(x) & np.isfinite(y)
@@ -289,20 +286,20 @@ def _compare(kpi: _Prepared, metric: _Prepared, max_lag: int) -> _Found | None:
         r = _correlation(x[both], y[both])
         if best is None or abs(r) > abs(best.r):
             p = 2 * float(ndtr(-abs(np.arctanh(r)) * np.sqrt(freedom)))
-            best = _Found(r, lag, p, count)
+            best = _Correlation(r, lag, p, count)
     if best is None:
         return None
     # Sidak over the lags; log1p keeps tiny p exact.
     p = -np.expm1((max_lag + 1) * np.log1p(-min(best.p, 1 - 1e-16)))
-    return _Found(best.r, best.lag, float(p), best.n)
+    return _Correlation(best.r, best.lag, float(p), best.n)
 
 
 def _freedom(count: int, given: int = 0) -> float:
-    """Give Fisher's n - 3, less what the medians of the week and what is given have used up.
+    """Return Fisher's n - 3, corrected for the weekly medians and `given` other variables.
 
-    A residual from the median of w normal values has the covariance I + (v - 2 / w) J, v the
-    variance of that median; the products of two such residuals vary as those of
-    (trace^2 / squared norm) free values.
+    A residual from the median of w normal values has the covariance I + (v - 2 / w) J, with v the
+    variance of that median; products of two such residuals vary like those of
+    (trace^2 / squared norm) independent values.
     """
     weeks = min(max(round(count / HOURS_PER_WEEK), min(MEDIAN_VARIANCE)), max(MEDIAN_VARIANCE))
     rest = weeks * MEDIAN_VARIANCE[weeks] - 1
@@ -316,17 +313,17 @@ def _correlation(x: Floats, y: Floats) -> float:
     return float(np.clip(x @ y / scale, -1 + 1e-12, 1 - 1e-12)) if scale > 0 else 0.0
 
 
-def _name_confounders(rows: list[Row], look: _Look, step_s: float, q: float) -> None:
-    """Name, for each association, the stronger ones of the same figure that explain it away."""
+def _name_confounders(rows: list[Row], analysis: _Analysis, step_s: float, q: float) -> None:
+    """Name for each association the stronger metrics of the same KPI that explain it away."""
     kept = [row for row in rows if row["status"] == ASSOCIATED]
     for row in kept:
-        kpi, metric = look.kpis[row["kpi"]], look.metrics[row["metric"]]
+        kpi, metric = analysis.kpis[row["kpi"]], analysis.metrics[row["metric"]]
         x, y = _led(metric, kpi, metric.memory, round(row["lag_s"] / step_s))
         explained = []
         for other in kept:
             if other["kpi"] != row["kpi"] or abs(other["r"]) <= abs(row["r"]):
                 continue
-            rival = look.metrics[other["metric"]]
+            rival = analysis.metrics[other["metric"]]
             z, _ = _led(rival, kpi, metric.memory, round(other["lag_s"] / step_s))
             if _partial_p(x, y, z) > q:
                 explained.append(other["metric"])
@@ -334,7 +331,7 @@ def _name_confounders(rows: list[Row], look: _Look, step_s: float, q: float) -> 
 
 
 def _partial_p(x: Floats, y: Floats, z: Floats) -> float:
-    """Give the p of the correlation of x and y given z."""
+    """Return the p of the correlation of x and y given z."""
     both = np.isfinite(x) & np.isfinite(y) & np.isfinite(z)
     freedom = _freedom(int(both.sum()), given=1)
     if freedom <= 0:
@@ -345,7 +342,7 @@ def _partial_p(x: Floats, y: Floats, z: Floats) -> float:
 
 
 def _led(metric: _Prepared, kpi: _Prepared, memory: Floats, lag: int) -> tuple[Floats, Floats]:
-    """Filter both alike, with what was missing missing again, and move the metric by its lead."""
+    """Whiten both alike, restore missing values, and shift the metric by its lag."""
     leading = whitening.innovations(metric.filled, memory)
     following = whitening.innovations(kpi.filled, memory)
     leading[~np.isfinite(metric.residuals)] = np.nan

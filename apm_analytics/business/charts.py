@@ -1,6 +1,6 @@
-"""Charts of the business view: what moves with what, and what an incident cost.
+"""Draw associations, the costs of an incident, and error budgets.
 
-In:  frames of `business.association`, `business.costs` and `business.kpis`; times are UTC.
+In:  frames of `business.association`, `business.costs` and `slo.tables`; times are UTC.
 Out: charts of a bounded size, as in `charts.plots`.
 """
 
@@ -13,23 +13,23 @@ from apm_analytics.business.costs import Costs
 from apm_analytics.charts.plots import nothing
 from apm_analytics.charts.theme import AT, GREY, PALETTE, RED, UTC_AXIS, WIDTH, Chart, finish, lean
 
-# More arrows than these nobody follows.
+# More edges are unreadable.
 MAX_EDGES = 30
 LAYOUT_SEED = 7
 
 
-def network(found: pl.DataFrame) -> Chart:
-    """Draw figures and the metrics that move with them; thicker is stronger, red moves against.
+def network(associations: pl.DataFrame) -> Chart:
+    """Draw KPIs and their associated metrics; thicker is stronger, red is negative.
 
     Parameters
     ----------
-    found : of `business.association.associate`.
+    associations : from `business.association.associate`.
     """
-    edges = found.filter(
+    edges = associations.filter(
         pl.col("status") == association.ASSOCIATED, pl.col("confounders") == ""
     ).head(MAX_EDGES)
     if edges.is_empty():
-        return nothing("no metric is associated with a business figure")
+        return nothing("no metric is associated with a KPI")
     graph = nx.Graph()
     for row in edges.iter_rows(named=True):
         graph.add_edge(row["kpi"], row["metric"], weight=abs(row["r"]))
@@ -73,12 +73,12 @@ def network(found: pl.DataFrame) -> Chart:
 
 
 def course(cost: Costs | None) -> Chart:
-    """Draw a figure around an incident: what was, what would have been, and its band.
+    """Draw a KPI around an incident: actual, expected and the interval.
 
-    The figure is the one that is money, else the first that could be estimated.
+    The KPI is the one that is money, otherwise the first with an estimate.
     """
     if cost is None or cost.windows.is_empty():
-        return nothing("what would have been cannot be said; the table says why")
+        return nothing("no loss could be estimated; the table has the reasons")
     estimated = cost.table.filter(pl.col("kpi").is_in(cost.windows["kpi"].unique().to_list())).sort(
         "money", descending=True, maintain_order=True
     )
@@ -105,7 +105,7 @@ def course(cost: Costs | None) -> Chart:
 
 
 def losses(cost: Costs | None) -> Chart:
-    """Draw the loss of every figure and segment as a share of what was expected."""
+    """Draw the loss of every KPI and segment as a share of the expected value."""
     if cost is None:
         return nothing("no incident is known")
     frame = cost.table.filter(pl.col("status") == costs.ESTIMATED).select(
@@ -122,7 +122,7 @@ def losses(cost: Costs | None) -> Chart:
         ),
     )
     if frame.is_empty():
-        return nothing("no loss can be said; the table says why")
+        return nothing("no loss could be estimated; the table has the reasons")
     names = frame["label"].to_list()
     base = alt.Chart(lean(frame)).encode(
         y=alt.Y("label:N", sort=names, title=None, axis=alt.Axis(labelLimit=280))
@@ -130,7 +130,7 @@ def losses(cost: Costs | None) -> Chart:
     ranges = base.mark_rule(strokeWidth=3, opacity=0.5, color=PALETTE[0]).encode(
         x=alt.X(
             "share_lower:Q",
-            title="lost, as a share of what was expected, with its interval",
+            title="loss as a share of the expected value, with its interval",
             axis=alt.Axis(format=".0%"),
         ),
         x2="share_upper:Q",
@@ -145,11 +145,11 @@ def losses(cost: Costs | None) -> Chart:
 
 
 def budgets(frame: pl.DataFrame) -> Chart:
-    """Draw how much of each error budget is spent; beyond the line it is overspent.
+    """Draw the spent share of each error budget; beyond the line it is overspent.
 
     Parameters
     ----------
-    frame : of `slo.tables.budgets`.
+    frame : from `slo.tables.budgets`.
     """
     known = frame.filter(pl.col("budget_consumed").is_not_null()).select(
         pl.concat_str("slo", "objective", separator=" \u00b7 ").alias("label"),

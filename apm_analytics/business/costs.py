@@ -1,12 +1,12 @@
-"""What an incident cost the business: every figure that adds up, whole and by segment.
+"""Estimate what an incident cost: the loss of every additive KPI, in total and by segment.
 
-In:  a lake through `lake.query`, the KPIs, when the incident was, the calendar.
-Out: a table with expected, actual, loss and interval; the windows of each figure as a picture
-     needs them. What cannot be said is "insufficient" with its reason, never a loss of zero.
+In:  a lake through `lake.query`, the KPIs, start and end of the incident, the calendar.
+Out: a table with expected, actual, loss and interval; the windows of each KPI for a chart. What
+     cannot be estimated is "insufficient" with its reason, never a loss of zero.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -23,7 +23,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "title": pl.String,
     "unit": pl.String,
     "money": pl.Boolean,
-    "segment": pl.String,  # "all" for the whole figure
+    "segment": pl.String,  # "all" for the total
     "status": pl.String,  # estimated, insufficient
     "expected": pl.Float64,
     "actual": pl.Float64,
@@ -37,13 +37,13 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "reason": pl.String,
 }
 ALL = "all"
-# After an incident the figure is followed for this long, so that a picture shows what came back.
+# How long the chart continues after an incident, to show the recovery.
 AFTER = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one incident cost; `windows` has `kpi` beside the columns of `impact`."""
+    """The costs of one incident; `windows` has `kpi` and the columns of `impact`."""
 
     start: datetime
     end: datetime
@@ -64,23 +64,23 @@ def of_incident(
     calendar: Calendar | None = None,
     control: Sequence[str] = (),
 ) -> Costs:
-    """Say what an incident cost.
+    """Estimate the loss of every additive KPI in an incident.
 
     Parameters
     ----------
-    con : what `lake.query.connect` gave.
-    known : KPIs by name; those that do not add up are left out.
-    start, end : of the incident; without a zone they are UTC.
+    con : from `lake.query.connect`.
+    known : KPIs by name; those that are not additive are left out.
+    start, end : of the incident; naive times are UTC.
     window_s : length of a window, in seconds.
-    history_days : how far back the figure is known to be usual.
-    level : of the intervals.
-    calendar : other incidents and maintenance in it do not teach.
-    control : segments that the incident spared.
+    history_days : days of history to learn from.
+    level : confidence level of the intervals.
+    calendar : its other incidents and maintenance windows are left out of the history.
+    control : segments that were not affected.
 
     Raises
     ------
     BadParameter
-        An end that is not after its start, or no KPI adds up.
+        The end is not after the start, or no KPI is additive.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def of_incident(
         raise BadParameter(f"the incident ends at {end}, not after its start {start}; swap them")
     additive = [kpi for kpi in known.values() if kpi.additive]
     if not additive:
-        raise BadParameter("no KPI adds up (aggregate sum, increase or count); see kpis.yaml")
+        raise BadParameter("no KPI is additive (aggregate sum, increase or count); see kpis.yaml")
     since, until = start - timedelta(days=history_days), end + AFTER
     rows: list[dict[str, object]] = []
     windows: list[pl.DataFrame] = []
@@ -102,17 +102,17 @@ def of_incident(
             figures = {ALL: _measured(con, kpi, window_s, since, until, split=False)}
             if split:
                 frame = _measured(con, kpi, window_s, since, until, split=True)
-                figures |= {str(key[0]): one for key, one in frame.group_by("segment")}
+                figures |= {str(key[0]): part for key, part in frame.group_by("segment")}
         except ApmError as error:
             rows.append(_row(kpi, ALL, str(error)))
             continue
         spared = [figures[name].sort("time") for name in control if name in figures]
-        other = sum((one["value"] for one in spared[1:]), spared[0]["value"]) if spared else None
+        other = sum((part["value"] for part in spared[1:]), spared[0]["value"]) if spared else None
         for segment in sorted(figures, key=lambda name: (name != ALL, name)):
             figure = figures[segment].sort("time")
             masked = _masked(figure, calendar, start, end, window_s)
             try:
-                found = impact.of_incident(
+                estimate = impact.of_incident(
                     figure.select("time", "value"),
                     start,
                     end,
@@ -123,9 +123,9 @@ def of_incident(
             except NotEnoughData as error:
                 rows.append(_row(kpi, segment, str(error)))
                 continue
-            rows.append(_row(kpi, segment, found.impact))
+            rows.append(_row(kpi, segment, estimate.impact))
             if segment == ALL:
-                windows.append(found.windows.select(pl.lit(kpi.name).alias("kpi"), pl.all()))
+                windows.append(estimate.windows.select(pl.lit(kpi.name).alias("kpi"), pl.all()))
     empty = pl.DataFrame(schema={"kpi": pl.String, "time": pl.Datetime("us")})
     return Costs(
         start,
@@ -137,7 +137,7 @@ def of_incident(
 
 
 def readable(costs: Costs | None) -> pl.DataFrame:
-    """Give the table as a person reads it: rounded, one column for the interval."""
+    """Return the table for reading: rounded, with one column for the interval."""
     if costs is None:
         return pl.DataFrame(schema={"figure": pl.String, "loss": pl.Float64})
     interval = pl.format("{} to {}", pl.col("loss_lower").round(1), pl.col("loss_upper").round(1))
@@ -160,7 +160,7 @@ def _measured(
     *,
     split: bool,
 ) -> pl.DataFrame:
-    """Measure between `since` and `until`, as far as the lake reaches."""
+    """Measure a KPI in the part of [since, until) that the lake covers."""
     whole = kpis.grid(con, window_s=window_s)
     first = max(since.replace(tzinfo=None), whole["time"][0])
     last = min(until.replace(tzinfo=None), whole["time"][-1] + timedelta(seconds=window_s))
@@ -176,7 +176,7 @@ def _masked(
     end: datetime,
     window_s: int,
 ) -> pl.Series:
-    """Mark the windows of other incidents and of maintenance."""
+    """Return which windows overlap other incidents or maintenance."""
     hidden = pl.Series([False] * len(figure))
     for entry in calendar or ():
         itself = entry.kind == "incident" and entry.start < end and entry.end > start
@@ -188,7 +188,7 @@ def _masked(
     return hidden
 
 
-def _row(kpi: Kpi, segment: str, found: impact.Impact | str) -> dict[str, object]:
+def _row(kpi: Kpi, segment: str, outcome: impact.Impact | str) -> dict[str, object]:
     row: dict[str, object] = {
         "kpi": kpi.name,
         "title": kpi.title,
@@ -196,17 +196,7 @@ def _row(kpi: Kpi, segment: str, found: impact.Impact | str) -> dict[str, object
         "money": kpi.money,
         "segment": segment,
     }
-    if isinstance(found, str):
-        return {**row, "status": INSUFFICIENT, "reason": found}
-    names = (
-        "expected",
-        "actual",
-        "loss",
-        "loss_lower",
-        "loss_upper",
-        "method",
-        "placebos",
-        "placebo_error",
-        "placebo_p",
-    )
-    return {**row, "status": ESTIMATED, **{name: getattr(found, name) for name in names}}
+    if isinstance(outcome, str):
+        return {**row, "status": INSUFFICIENT, "reason": outcome}
+    estimate = {name: value for name, value in asdict(outcome).items() if name in SCHEMA}
+    return {**row, "status": ESTIMATED, **estimate}

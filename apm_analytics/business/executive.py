@@ -1,7 +1,7 @@
-"""Three sentences for those who read nothing else: health, budget, money.
+"""Summarise health, error budgets and money in one sentence each, for executives.
 
-In:  derived/scores.parquet, the budgets of the SLOs, the business figures, the latest cost.
-Out: sentences made of the figures, and the frames that the page draws.
+In:  derived/scores.parquet, the budgets of the SLOs, the KPIs, the cost of the latest incident.
+Out: three sentences, and a comparison of the last seven days with the seven before.
 """
 
 from datetime import datetime, timedelta
@@ -24,20 +24,20 @@ PERIODS: dict[str, type[pl.DataType]] = {
     "last_7_days": pl.Float64,
     "7_days_before": pl.Float64,
     "change": pl.Float64,
-    "good": pl.Boolean,  # null where nothing can be compared
+    "good": pl.Boolean,  # null without a comparison
 }
 
 
 def health(scores: pl.DataFrame | None, *, window_s: int) -> str:
-    """Say how many operations kept to what is normal in the last day of the data.
+    """Summarise how many operations stayed within their bounds in the last day of the data.
 
     Parameters
     ----------
-    scores : derived/scores.parquet, where something was trained.
+    scores : derived/scores.parquet, if there is a trained model.
     window_s : length of its windows, in seconds.
     """
     if scores is None or scores.is_empty():
-        return "Health: nothing is learned yet, so nothing can be called unusual."
+        return "Health: no model is trained yet, so nothing can be called unusual."
     end = episodes.end_of(scores, window_s)
     assert end is not None  # a frame with rows has an end
     lasting = episodes.episodes(scores, window_s).filter(
@@ -45,53 +45,53 @@ def health(scores: pl.DataFrame | None, *, window_s: int) -> str:
     )
     watched = scores.select(episodes.OPERATION).n_unique()
     unusual = lasting.select(episodes.OPERATION).n_unique()
-    said = (
-        f"Health: {watched - unusual} of {watched} operations kept to what is normal in the "
+    sentence = (
+        f"Health: {watched - unusual} of {watched} operations stayed within their bounds in the "
         "last day of the data"
     )
-    own = lasting.filter(pl.col("signal") != episodes.TOGETHER)
-    if own.is_empty():
-        return f"{said}."
-    worst = own.row(0, named=True)
+    single = lasting.filter(pl.col("signal") != episodes.TOGETHER)
+    if single.is_empty():
+        return f"{sentence}."
+    worst = single.row(0, named=True)
     return (
-        f"{said}; furthest from it was {worst['service_name']} {worst['operation']}: "
+        f"{sentence}; furthest outside was {worst['service_name']} {worst['operation']}: "
         f"{episodes.sentence(worst, end)}."
     )
 
 
 def budget(budgets: pl.DataFrame) -> str:
-    """Say which objectives have spent their error budget.
+    """Summarise which objectives have overspent their error budget.
 
     Parameters
     ----------
-    budgets : of `slo.tables.budgets`.
+    budgets : from `slo.tables.budgets`.
     """
     measured = budgets.filter(pl.col("budget_consumed").is_not_null())
-    unsaid = budgets.height - measured.height
-    left_out = f"; {unsaid} cannot be measured" if unsaid else ""
+    unmeasured = budgets.height - measured.height
+    left_out = f"; {unmeasured} cannot be measured" if unmeasured else ""
     if measured.is_empty():
-        return f"Budget: no objective can be measured in this lake ({unsaid} are named)."
+        return f"Budget: no objective can be measured in this lake ({unmeasured} are defined)."
     spent = measured.filter(pl.col("budget_consumed") > 1).sort("budget_consumed", descending=True)
     if spent.is_empty():
         most = measured.sort("budget_consumed", descending=True).row(0, named=True)
         return (
-            f"Budget: all {measured.height} objectives are within their error budget; most is "
-            f"spent of {most['slo']} ({most['objective']}), "
+            f"Budget: all {measured.height} objectives are within their error budget; "
+            f"{most['slo']} ({most['objective']}) has spent most of it, "
             f"{most['budget_consumed']:.0%}{left_out}."
         )
     worst = spent.row(0, named=True)
     return (
         f"Budget: {spent.height} of {measured.height} objectives have overspent their error "
-        f"budget, most of all {worst['slo']} ({worst['objective']}) with "
-        f"{worst['budget_consumed']:.0%} of it{left_out}."
+        f"budget; {worst['slo']} ({worst['objective']}) has spent most, "
+        f"{worst['budget_consumed']:.0%}{left_out}."
     )
 
 
 def money(measured: Measured, cost: Costs | None) -> str:
-    """Say what came in over the last seven days of the data, and what the latest incident cost."""
+    """Summarise the earnings of the last seven days and the cost of the latest incident."""
     rows = periods(measured)
     earning = [name for name, kpi in measured.kpis.items() if kpi.money]
-    said = "Money: no figure of specs/kpis.yaml that is money is in this lake"
+    sentence = "Money: this lake has no KPI with `money` in specs/kpis.yaml"
     if earning:
         row = rows.filter(kpi=earning[0]).row(0, named=True)
         change = ""
@@ -102,25 +102,25 @@ def money(measured: Measured, cost: Costs | None) -> str:
             )
         amount = row["last_7_days"]
         if amount is None:
-            said = f"Money: the data hold no seven days of {row['figure']}"
+            sentence = f"Money: the data do not cover seven days of {row['figure']}"
         else:
-            said = (
+            sentence = (
                 f"Money: {words.count(round(amount))} {row['unit']} of {row['figure']} in the "
                 f"last seven days of the data{change}"
             )
     if cost is None:
-        return f"{said}; no incident is known."
-    told = summary.money(cost)
-    return f"{said}. The latest incident, {summary.title(cost)}: {told[0].lower()}{told[1:]}"
+        return f"{sentence}; no incident is known."
+    loss = summary.money(cost)
+    return f"{sentence}. The latest incident, {summary.title(cost)}: {loss[0].lower()}{loss[1:]}"
 
 
 def periods(measured: Measured) -> pl.DataFrame:
-    """Compare the last seven days of every figure with the seven before.
+    """Compare the last seven days of every KPI with the seven before.
 
     Returns
     -------
-    A frame with `PERIODS`: sums of what adds up, means of the rest; null where a period is not
-    wholly in the data. `change` is a share of the earlier period.
+    A frame with `PERIODS`: sums of additive KPIs, means of the others; null where the data do not
+    cover a period. `change` is a share of the earlier period.
     """
     if not measured.kpis:
         return pl.DataFrame(schema=PERIODS)
@@ -151,11 +151,11 @@ def _period(
     values: pl.DataFrame, name: str, kpi: Kpi, first: datetime, end: datetime
 ) -> float | None:
     start = end - PERIOD
-    own = values.filter(pl.col("time") >= start, pl.col("time") < end)[name].drop_nulls()
-    if start < first or own.is_empty():
+    known = values.filter(pl.col("time") >= start, pl.col("time") < end)[name].drop_nulls()
+    if start < first or known.is_empty():
         return None
-    found: float = own.sum() if kpi.additive else own.mean()  # type: ignore[assignment]
-    return float(found)
+    value: float = known.sum() if kpi.additive else known.mean()  # type: ignore[assignment]
+    return float(value)
 
 
 def sentences(
@@ -166,5 +166,5 @@ def sentences(
     *,
     window_s: int,
 ) -> tuple[str, str, str]:
-    """Give the three sentences."""
+    """Return the three sentences."""
     return health(scores, window_s=window_s), budget(budgets), money(measured, cost)

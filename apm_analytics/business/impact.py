@@ -1,12 +1,12 @@
-"""What an incident cost: what a business figure would have been, less what it was.
+"""Estimate the loss of a KPI in an incident: its counterfactual minus its actual value.
 
-In:  one additive figure (orders, revenue, sessions) in equal windows; when the incident was; the
-     same figure of an unaffected segment, where there is one; windows that must not teach.
-Out: the loss with an interval, and what the same method says of quiet times.
+In:  one additive KPI (orders, revenue, sessions) in equal windows; start and end of the incident;
+     the same KPI of an unaffected segment, if there is one; windows to leave out of the history.
+Out: the loss with an interval, and the errors of the same method on quiet times (placebos).
 
-The counterfactual is the figure's hour-of-week profile, or the control segment times the usual
-ratio to it, at the level of the hours before the incident. The interval is that of the errors
-this method made on every same-length window of the past, each foretold without its own week.
+The counterfactual is the KPI's hour-of-week profile, or the control segment times the usual ratio
+to it, scaled to the level of the hours before the incident. The interval comes from the errors of
+this method on every window of the same length in the past, each predicted without its own week.
 """
 
 from dataclasses import dataclass
@@ -25,21 +25,21 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 MIN_HISTORY_DAYS = 14.0
-MIN_PLACEBOS = 20  # windows of the incident's length that fit into the past without overlap
+MIN_PLACEBOS = 20  # non-overlapping past windows of the incident's length
 MAX_GAP_RATIO = 0.2
-# Stretches before the incident whose level is looked at, by how long before they begin and end:
-# the last half hour knows the present, the day before knows whether it is a strong day.
+# Periods before the incident whose level is used, by start and end in s before it: the last half
+# hour shows the current level, the day before shows whether it is a strong day.
 LEVELS_S = ((1_800, 0), (7_200, 1_800), (21_600, 7_200), (86_400, 21_600))
-EMPTY = 0.05  # share of what is usual that stands for "next to nothing"
-RIDGE = 1e-3  # share of the levels' own variance; keeps weights finite where a level is constant
+EMPTY = 0.05  # share of the usual value that keeps logarithms of near-zero values finite
+RIDGE = 1e-3  # share of the levels' variance; keeps weights finite when a level is constant
 HOUR_S, DAY_S = 3_600, 86_400
-SHOWN_S, AFTER_S = 1_800, 6 * 3_600  # of the picture: a point, and how long after the incident
+SHOWN_S, AFTER_S = 1_800, 6 * 3_600  # of the chart: width of a point, time after the incident
 PROFILE, CONTROL, CONTROL_PROFILE = "hour of week", "control", "control by hour of week"
 
 
 @dataclass(frozen=True)
 class Impact:
-    """What an incident cost, in the figure's own unit; a positive loss is a loss."""
+    """The loss in an incident, in the unit of the KPI; a negative loss is a gain."""
 
     actual: float
     expected: float
@@ -48,28 +48,23 @@ class Impact:
     loss_upper: float
     level: float  # of the interval
     method: str  # hour of week, control, control by hour of week
-    placebos: int  # same-length windows of the past without overlap
-    placebo_error: float  # mean absolute error on them, a share of what was expected
-    placebo_p: float  # share of quiet windows that look at least as bad as the incident
-    gap_ratio: float  # windows of the incident without a value; they count neither way
-
-    @property
-    def certain(self) -> bool:
-        """Tell whether the interval excludes no loss at all."""
-        return self.loss_lower > 0 or self.loss_upper < 0
+    placebos: int  # non-overlapping past windows of the same length
+    placebo_error: float  # mean absolute error on them, as a share of the expected value
+    placebo_p: float  # share of placebos with at least this loss
+    gap_ratio: float  # share of the incident's windows without a value; they are left out
 
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """Window by window around an incident: what was, and what would have been."""
+    """The impact, and actual and expected values around the incident."""
 
     impact: Impact
-    windows: pl.DataFrame  # time (of half hours), actual, expected, lower, upper
+    windows: pl.DataFrame  # time (half hours), actual, expected, lower, upper
 
 
 @dataclass(frozen=True)
 class _History:
-    """All windows; `expected` of the past is without its own week, of the rest of all weeks."""
+    """All windows; `expected` of past windows is estimated without their own week."""
 
     values: Floats
     expected: Floats
@@ -85,25 +80,25 @@ def of_incident(
     masked: pl.Series | None = None,
     level: float = 0.95,
 ) -> Counterfactual:
-    """Say what an incident cost.
+    """Estimate the loss of one KPI in an incident.
 
     Parameters
     ----------
     figure : `time` (starts of windows, UTC, equally spaced) and `value`, null where missing.
     start, end : of the incident, UTC.
-    control : the figure of a segment that the incident spared, one value a window.
-    masked : windows of the past that must not teach, such as other incidents.
-    level : share of intervals that hold the truth.
+    control : the KPI of an unaffected segment, one value per window.
+    masked : true for windows to leave out of the history, such as other incidents.
+    level : share of intervals that contain the true loss.
 
     Raises
     ------
     NotEnoughData
-        Less than 14 days before the incident, an incident at the edge of the data, too many
-        gaps, or too few quiet windows of its length.
+        There are less than 14 days before the incident, the incident is not wholly inside the
+        data, or there are too many gaps or too few placebos.
     BadInput
-        Times that are not equally spaced, or values below 0.
+        Times are not equally spaced, or values are below 0.
     BadParameter
-        An end that is not after its start.
+        The end is not after the start.
 
     Examples
     --------
@@ -116,7 +111,7 @@ def of_incident(
     values = _floats(figure["value"])
     if np.nanmin(values, initial=0.0) < 0:
         raise BadInput(
-            f"a value of {np.nanmin(values):g}; a figure that is summed has none below 0"
+            f"got a value of {np.nanmin(values):g}; an additive KPI has no values below 0"
         )
     first, last = _bounds(times, step_s, start, end)
     usable = np.isfinite(values)
@@ -149,10 +144,10 @@ def of_incident(
 
 @dataclass(frozen=True)
 class _Judged:
-    """How a counterfactual fares on quiet windows; errors are shares of what was expected."""
+    """The errors of a counterfactual on placebos, as shares of the expected value."""
 
-    carry: Floats  # how much of each stretch's level carries over
-    lower: float  # standardised error: quantiles
+    carry: Floats  # how much of each period's level carries over
+    lower: float  # quantiles of the standardised error
     upper: float
     spread: tuple[float, float]  # error variance = spread[0] + spread[1] / expected
     standardised: Floats
@@ -177,7 +172,7 @@ def _answer(
     total, actual = float(expected[seen].sum()), float(history.values[seen].sum())
     if total <= 0:
         raise NotEnoughData(
-            "nothing was expected in the time of the incident: the figure is usually 0 then"
+            "the expected value is 0: the KPI is usually 0 at the time of the incident"
         )
     scale = float(np.sqrt(judged.spread[0] + judged.spread[1] / total))
     error = (total - actual) / total
@@ -207,7 +202,7 @@ def _windows(
     last: int,
     step_s: int,
 ) -> pl.DataFrame:
-    """Give the day before to some hours after in half hours, which an eye can follow."""
+    """Sum from the day before to some hours after the incident in half hours, for a chart."""
     together = max(SHOWN_S // step_s, 1)
     begin = first - min(DAY_S // step_s, first) // together * together
     count = (min(last + AFTER_S // step_s, times.size) - begin) // together
@@ -220,32 +215,30 @@ def _windows(
         / np.maximum(share, 1e-9),
         np.nan,
     )
-    own = _sums(expected, starts, together)
-    spread = np.sqrt(judged.spread[0] + judged.spread[1] / np.maximum(own, 1e-9))
+    sums = _sums(expected, starts, together)
+    spread = np.sqrt(judged.spread[0] + judged.spread[1] / np.maximum(sums, 1e-9))
     return pl.DataFrame(
         {
             "time": pl.Series(times[starts] * 10**6).cast(pl.Datetime("us")),
             "actual": actual,
-            "expected": own,
-            "lower": np.maximum(own * (1 - judged.upper * spread), 0.0),
-            "upper": own * (1 - judged.lower * spread),
+            "expected": sums,
+            "lower": np.maximum(sums * (1 - judged.upper * spread), 0.0),
+            "upper": sums * (1 - judged.lower * spread),
         },
         nan_to_null=True,
     )
 
 
 def _judge(history: _History, first: int, last: int, step_s: int, level: float) -> _Judged:
-    """Foretell every same-length window of the past and look at the errors."""
+    """Predict every past window of the same length and measure the errors."""
     length = last - first
     starts = np.arange(LEVELS_S[-1][0] // step_s, first - length + 1, max(length // 6, 1))
     good = _sums(history.usable.astype(float), starts, length) >= length * (1 - MAX_GAP_RATIO)
     starts = starts[good]
-    kept = np.where(history.usable, history.values, 0.0)
-    wanted = np.where(history.usable, history.expected, 0.0)
-    actual, expected = _sums(kept, starts, length), _sums(wanted, starts, length)
+    actual, expected = (_sums(values, starts, length) for values in _usable(history))
     sound = expected > 0
     if starts.size and not sound.any():
-        raise NotEnoughData("the figure was 0 in all quiet times; nothing could be lost")
+        raise NotEnoughData("the KPI was 0 in all quiet times; nothing could be lost")
     starts, actual, expected = starts[sound], actual[sound], expected[sound]
     placebos = actual.size * max(length // 6, 1) // length
     if placebos < MIN_PLACEBOS:
@@ -260,7 +253,7 @@ def _judge(history: _History, first: int, last: int, step_s: int, level: float) 
     spread = _spread(error, expected)
     standardised = error / np.sqrt(spread[0] + spread[1] / expected)
     tail = (1 - level) / 2
-    # As in conformal prediction: of n errors, the next one is beyond the largest once in n + 1.
+    # As in conformal prediction: the next error exceeds the largest of n with probability 1/(n+1).
     reach = min((1 - tail) * (1 + 1 / placebos), 1.0)
     lower, upper = np.quantile(standardised, [1 - reach, reach])
     return _Judged(
@@ -275,7 +268,7 @@ def _judge(history: _History, first: int, last: int, step_s: int, level: float) 
 
 
 def _carried(before: Floats, after: Floats, weights: Floats) -> Floats:
-    """Say how much of each level before carries over: weighted least squares through 0."""
+    """Fit how much of each earlier level carries over: weighted least squares through 0."""
     weighted = before * weights[:, None]
     power = weighted.T @ before
     ridge = RIDGE * np.trace(power) / len(power) + np.finfo(float).tiny
@@ -284,9 +277,9 @@ def _carried(before: Floats, after: Floats, weights: Floats) -> Floats:
 
 
 def _spread(error: Floats, expected: Floats) -> tuple[float, float]:
-    """Split the error's variance into a constant part and one that falls with the volume."""
+    """Split the variance of the error into a constant part and one that falls with volume."""
     design = np.column_stack([np.ones_like(expected), 1 / expected])
-    weight = 1 / (np.median(error**2) + error**2)  # a few wild windows must not decide
+    weight = 1 / (np.median(error**2) + error**2)  # robust against a few outliers
     parts, _ = nnls(design * weight[:, None], error**2 * weight)
     if not parts.any():
         parts[0] = max(float((error**2).mean()), np.finfo(float).tiny)
@@ -294,17 +287,25 @@ def _spread(error: Floats, expected: Floats) -> tuple[float, float]:
 
 
 def _levels_before(history: _History, starts: Ints, step_s: int) -> Floats:
-    """Give log(actual / expected) of each stretch before each start, shape (n_starts, 4)."""
-    kept = np.where(history.usable, history.values, 0.0)
-    wanted = np.where(history.usable, history.expected, 0.0)
+    """Return log(actual / expected) of each period before each start, shape (n_starts, 4)."""
     columns = []
     for begins_s, ends_s in LEVELS_S:
         begins, ends = max(begins_s // step_s, 1), ends_s // step_s
-        actual, expected = (_sums(one, starts - begins, begins - ends) for one in (kept, wanted))
-        # A little on both sides, so that an empty night does not say "minus infinity".
+        actual, expected = (
+            _sums(values, starts - begins, begins - ends) for values in _usable(history)
+        )
+        # Keeps the log of an empty night finite.
         little = EMPTY * max(float(expected.mean()), np.finfo(float).tiny)
         columns.append(np.log((actual + little) / (expected + little)))
     return np.column_stack(columns)
+
+
+def _usable(history: _History) -> tuple[Floats, Floats]:
+    """Return actual and expected values, 0 where not usable."""
+    return (
+        np.where(history.usable, history.values, 0.0),
+        np.where(history.usable, history.expected, 0.0),
+    )
 
 
 def _sums(values: Floats, starts: Ints, length: int) -> Floats:
@@ -324,21 +325,21 @@ def _times(figure: pl.DataFrame) -> tuple[Ints, int]:
     steps = np.unique(np.diff(stamps))
     if steps.size != 1 or steps[0] <= 0 or steps[0] > HOUR_S:
         raise BadInput(
-            f"times step by {sorted(set(steps.tolist()))[:3]} s; need one step of at most an hour, "
+            f"got steps of {sorted(set(steps.tolist()))[:3]} s; need one step up to 1 h, "
             "with gaps as nulls"
         )
     return stamps, int(steps[0])
 
 
 def _bounds(times: Ints, step_s: int, start: datetime, end: datetime) -> tuple[int, int]:
-    """Give the whole windows that the incident touches; the last, cut one of a lake is none."""
+    """Return the first and one past the last whole window that the incident overlaps."""
     first = int(np.searchsorted(times, _epoch_s(start) - step_s, side="right"))
     last = int(np.searchsorted(times, _epoch_s(end), side="left"))
     if _epoch_s(end) > times[-1] + 2 * step_s or last <= first:
         raise NotEnoughData(
             f"the incident from {start} to {end} is not wholly inside the data, which end at "
             f"{datetime.fromtimestamp(int(times[-1]) + step_s, UTC):%Y-%m-%d %H:%M} UTC; "
-            "wait for the rest"
+            "wait for the remaining data"
         )
     return first, last
 

@@ -1,14 +1,14 @@
-"""Measure business figures from the lake, and lay them on one grid of windows.
+"""Measure KPIs on one grid of windows.
 
 In:  a lake through `lake.query`, the KPIs of specs/kpis.yaml.
-Out: one value a window (and segment); why a figure could not be measured.
+Out: one value per window (and segment), or the reason why a KPI could not be measured.
 
-Counts and rates are corrected for sampling. A window without any telemetry is missing, not zero.
+Counts and rates are corrected for sampling. A window without any telemetry is null, not zero.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -25,12 +25,11 @@ from apm_analytics.business.specs import (
 )
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
 from apm_analytics.lake.query import Connection, Relation, SqlError
-from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
-from apm_analytics.signals import sampling
+from apm_analytics.signals import operations, sampling
 
-WHOLE = ""  # the segment of a figure that is not split
+WHOLE = ""  # the segment of the total
 UNKNOWN = "unknown"
-# Of the counted things: the column, null where a span belongs to none.
+# Column with the id of what is counted; null in a span without one.
 _THINGS = {"sessions": "session_id", "users": "user_id"}
 _REDUCED = {"sum": "sum(amount)", "mean": "avg(amount)", "last": "arg_max(amount, moment)"}
 _REDUCED["increase"] = _REDUCED["sum"]
@@ -39,9 +38,9 @@ NO_WINDOWS = pl.DataFrame(schema={"time": pl.Datetime("us")})
 
 @dataclass(frozen=True)
 class Measured:
-    """All figures that could be measured, on one grid; the others with their reason."""
+    """All KPIs that could be measured, on one grid; the others with their reason."""
 
-    values: pl.DataFrame  # time, one column a KPI
+    values: pl.DataFrame  # time, one column per KPI
     kpis: dict[str, Kpi]
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -54,18 +53,18 @@ def measure_all(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Measured:
-    """Measure every KPI that the lake (or its file) has.
+    """Measure every KPI that the lake (or its file) contains.
 
     Parameters
     ----------
-    con : what `lake.query.connect` gave.
+    con : from `lake.query.connect`.
     window_s : length of a window, in seconds.
-    since, until : whole windows between them; by default those of the lake's spans. UTC.
+    since, until : the period, UTC, cut to whole windows; by default that of the lake's spans.
 
     Raises
     ------
     BadParameter
-        A spec that does not fit the lake's tables.
+        A spec does not fit the lake's tables.
 
     Examples
     --------
@@ -79,11 +78,11 @@ def measure_all(
     missing: dict[str, str] = {}
     for name, kpi in kpis.items():
         try:
-            own = measure(con, kpi, window_s=window_s, since=since, until=until)
+            measured = measure(con, kpi, window_s=window_s, since=since, until=until)
         except (NotFound, BadInput) as error:
             missing[name] = str(error)
             continue
-        values = values.with_columns(own["value"].alias(name))
+        values = values.with_columns(measured["value"].alias(name))
         known[name] = kpi
     return Measured(values, known, missing)
 
@@ -101,44 +100,44 @@ def measure(
 
     Parameters
     ----------
-    split : one series a segment, in a column `segment`; a record without one is `unknown`.
+    split : return one series per segment; records without a segment are `unknown`.
 
     Returns
     -------
-    `time` (start of the window, UTC), `segment` when split, `value`: every window of the grid,
-    null where nothing is known.
+    `time` (start of the window, UTC), `segment` when split, `value` (null where unknown), for every
+    window of the grid.
 
     Raises
     ------
     NotFound
-        The lake (or the file) holds nothing of this KPI.
+        The lake (or the file) has no data of this KPI.
     BadInput
-        A file that cannot be read.
+        A file cannot be read.
     BadParameter
-        A spec that does not fit the lake's tables, or no segment to split by.
+        A spec does not fit the lake's tables, or has no segment to split by.
     """
     times = grid(con, window_s=window_s, since=since, until=until)
     if split and getattr(kpi.source, "segment", None) is None and kpi.source.kind != "sql":
         raise BadParameter(f"KPI {kpi.name} has no `segment` in its source; add one to kpis.yaml")
     try:
-        found = _found(con, kpi, window_s, times)
+        values = _values(con, kpi, window_s, times)
     except SqlError as error:
         raise BadParameter(
             f'KPI {kpi.name} does not fit the lake: {error}; see `apm query "describe spans"`'
         ) from error
-    if found.is_empty():
+    if values.is_empty():
         raise NotFound(
-            f"KPI {kpi.name}: nothing in the lake for {_described(kpi)} in this time; "
-            "mend its source in kpis.yaml, or import what reports it"
+            f"KPI {kpi.name}: the lake has nothing for {_described(kpi)} in this period; "
+            "correct its source in kpis.yaml, or import its data"
         )
     if not split:
-        found = found.filter(pl.col("segment") == WHOLE)
-        return times.join(found.drop("segment"), on="time", how="left").sort("time")
-    found = found.filter(pl.col("segment") != WHOLE)
-    every = times.join(found.select("segment").unique(), how="cross")
-    split_values = every.join(found, on=["time", "segment"], how="left")
+        values = values.filter(pl.col("segment") == WHOLE)
+        return times.join(values.drop("segment"), on="time", how="left").sort("time")
+    values = values.filter(pl.col("segment") != WHOLE)
+    every = times.join(values.select("segment").unique(), how="cross")
+    split_values = every.join(values, on=["time", "segment"], how="left")
     if kpi.additive:
-        # Where the figure as a whole is known, a segment that is not there had none.
+        # Where the total is known, a missing segment means zero.
         whole = split_values.group_by("time").agg(pl.col("value").is_not_null().any().alias("any"))
         split_values = split_values.join(whole, on="time").with_columns(
             pl.when("any").then(pl.col("value").fill_null(0.0)).otherwise(pl.col("value"))
@@ -147,7 +146,7 @@ def measure(
 
 
 def summary(measured: Measured) -> pl.DataFrame:
-    """Give one row a KPI: its total (of what adds up) or mean, or why there is none."""
+    """Return one row per KPI: its total (if additive) and mean, or the reason why it has none."""
     rows: list[dict[str, object]] = []
     for name, kpi in measured.kpis.items():
         values = measured.values[name]
@@ -173,26 +172,26 @@ def grid(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> pl.DataFrame:
-    """Give the starts of all whole windows, by default those of the lake's spans.
+    """Return the starts of all whole windows, by default of the lake's spans.
 
     Raises
     ------
     NotFound
-        There is no whole window.
+        No whole window fits into the period.
     """
     [(first, last)] = con.sql(
         "select min(time)::timestamp, max(time)::timestamp from spans"
     ).fetchall()
-    first, last = _naive(since) or first, _naive(until) or last
+    first, last = operations.naive(since) or first, operations.naive(until) or last
     if first is None or last is None:
-        raise NotFound("the lake holds no spans, so there is no time to measure in; import some")
+        raise NotFound("the lake holds no spans, so there is no period to measure; import some")
     step = timedelta(seconds=window_s)
     epoch = datetime(2000, 1, 3)  # as DuckDB's time_bucket
     start = epoch + -((epoch - first) // step) * step
     count = (last - start) // step
     if count < 1:
         raise NotFound(
-            f"no whole window of {window_s} s between {first} and {last}; ask for shorter windows "
+            f"no whole window of {window_s} s between {first} and {last}; use shorter windows "
             "(params.yaml business) or import a longer recording"
         )
     times = pl.datetime_range(
@@ -201,15 +200,15 @@ def grid(
     return pl.DataFrame({"time": times})
 
 
-def _found(con: Connection, kpi: Kpi, window_s: int, times: pl.DataFrame) -> pl.DataFrame:
-    """Give time, segment and value; the whole figure has the segment `WHOLE`."""
+def _values(con: Connection, kpi: Kpi, window_s: int, times: pl.DataFrame) -> pl.DataFrame:
+    """Return time, segment and value; the total has the segment `WHOLE`."""
     source = kpi.source
     if isinstance(source, FileSource):
         rows = con.from_arrow(kpi_files.read(source).to_arrow())
     elif isinstance(source, SqlSource):
-        asked = con.sql(source.query)
-        split = "segment" if "segment" in asked.columns else f"'{UNKNOWN}'"
-        rows = asked.project(
+        result = con.sql(source.query)
+        split = "segment" if "segment" in result.columns else f"'{UNKNOWN}'"
+        rows = result.project(
             f"time::timestamp as moment, value::double as amount, {split} as segment"
         )
     elif isinstance(source, MetricSource):
@@ -225,7 +224,7 @@ def _found(con: Connection, kpi: Kpi, window_s: int, times: pl.DataFrame) -> pl.
 
 def _points(con: Connection, source: MetricSource) -> Relation:
     points = con.sql("select * from metric_points where name = $name", params={"name": source.name})
-    # A point tells of the time before it: one of 10:00 belongs to the window that ends then.
+    # A point describes the time before it: a point at 10:00 belongs to the window that ends then.
     moment = "time::timestamp - interval 1 microsecond as moment"
     segment = _segment(source.segment)
     if source.where:
@@ -237,7 +236,7 @@ def _points(con: Connection, source: MetricSource) -> Relation:
             partition by service_name, service_instance_id, host_name, attributes order by time
         ) as before"""
     ).project(
-        # After a restart a counter begins again at 0.
+        # After a restart a counter starts again at 0.
         "moment, segment, case when value >= before then value - before"
         " when before is not null then value end as amount"
     )
@@ -294,7 +293,7 @@ def _things(
     window_s: int,
     times: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Count people or sessions in windows, or the share of those that a condition fits."""
+    """Count users or sessions per window, or the share of them that fulfils a condition."""
     if not rows.aggregate("coalesce(max(sample_weight), 1) > 1").fetchall()[0][0]:
         value = f"count(distinct {thing})"
         if isinstance(source, ShareSource):
@@ -302,9 +301,9 @@ def _things(
         return _windows(rows, f"({value})::double", window_s, times)
     kept = _within(rows, times, window_s).project(f"*, {_bucket(window_s)} as window_start")
     of = source.of if isinstance(source, ShareSource) else "true"
-    found = sampling.distinct(kept, thing, by=["window_start", "segment"], of=of)
+    counts = sampling.distinct(kept, thing, by=["window_start", "segment"], of=of)
     value = "part / whole" if isinstance(source, ShareSource) else "whole"
-    return _frame(found.project(f"window_start as time, segment, ({value})::double as value"))
+    return _frame(counts.project(f"window_start as time, segment, ({value})::double as value"))
 
 
 def _windows(
@@ -313,7 +312,7 @@ def _windows(
     window_s: int,
     times: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Reduce rows to windows, split and whole."""
+    """Aggregate rows to windows, by segment and in total."""
     bucket = _bucket(window_s)
     reduced = _within(rows, times, window_s).aggregate(
         f"{bucket} as time, segment, {value} as value",
@@ -339,7 +338,7 @@ def _frame(reduced: Relation) -> pl.DataFrame:
 
 
 def _with_zeros(frame: pl.DataFrame, reporting: pl.DataFrame) -> pl.DataFrame:
-    """Where others report, nothing is a zero."""
+    """Add zeros in windows in which the lake has other telemetry."""
     if frame.is_empty():
         return frame
     zero = reporting.filter(pl.col("segment") == WHOLE).select("time")
@@ -349,13 +348,10 @@ def _with_zeros(frame: pl.DataFrame, reporting: pl.DataFrame) -> pl.DataFrame:
 
 
 def _segment(name: str | None) -> str:
-    """Give the SQL of a segment; text, never null, never the mark of the whole."""
+    """Return the SQL of a segment as text that is neither null nor `WHOLE`."""
     if name is None:
         return f"'{UNKNOWN}'"
-    column = column_name(name)
-    known = {*map(column_name, PROMOTED), *RESOURCE_COLUMNS.values()}
-    held = column if column in known else f"attributes[{_quoted(name)}]"
-    return f"coalesce(nullif({held}::varchar, ''), '{UNKNOWN}')"
+    return f"coalesce(nullif({operations.attribute_sql(name)}::varchar, ''), '{UNKNOWN}')"
 
 
 def _described(kpi: Kpi) -> str:
@@ -369,12 +365,6 @@ def _described(kpi: Kpi) -> str:
     if isinstance(source, SqlSource):
         return "its query"
     return f"spans where {source.where}"
-
-
-def _naive(time: datetime | None) -> datetime | None:
-    if time is None or time.tzinfo is None:
-        return time
-    return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def _quoted(text: str) -> str:

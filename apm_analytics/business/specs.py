@@ -1,7 +1,7 @@
-"""Read which business figures there are, and where each comes from.
+"""Read the KPIs of specs/kpis.yaml and their sources.
 
 In:  specs/kpis.yaml.
-Out: one checked `Kpi` a figure, in the order of the file.
+Out: one checked `Kpi` each, in the order of the file.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from apm_analytics.foundation.specs import Spec
 FILE_NAME = "kpis.yaml"
 
 
-class _Asked(Spec):
-    """What all sources in the lake share: `where` is SQL over the columns of the table."""
+class _LakeSource(Spec):
+    """The common keys of sources in the lake; `where` is SQL over the columns of the table."""
 
     where: str | None = None
     segment: str | None = Field(default=None, min_length=1)
 
 
-class MetricSource(_Asked):
+class MetricSource(_LakeSource):
     """Points of a metric. `sum` is for deltas, `increase` for cumulative counters."""
 
     kind: Literal["metric"]
@@ -32,23 +32,23 @@ class MetricSource(_Asked):
     aggregate: Literal["sum", "mean", "last", "increase"]
 
 
-class SpanSource(_Asked):
-    """Spans that `where` chooses: how many, how many sessions or users, or which share failed."""
+class SpanSource(_LakeSource):
+    """Spans selected by `where`: their number, sessions, users, or the share that failed."""
 
     kind: Literal["spans"]
     aggregate: Literal["count", "sessions", "users", "error_ratio"]
 
 
-class ShareSource(_Asked):
-    """Share of the sessions (or users, or spans) chosen by `where` that `of` chooses, too."""
+class ShareSource(_LakeSource):
+    """The share of sessions (or users, or spans) selected by `where` that `of` selects too."""
 
     kind: Literal["share"]
     of: str = Field(min_length=1)
     per: Literal["sessions", "users", "spans"] = "sessions"
 
 
-class LogSource(_Asked):
-    """Events in the logs: how many, or the sum or mean of a numeric attribute."""
+class LogSource(_LakeSource):
+    """Events in the logs: their number, or the sum or mean of a numeric attribute."""
 
     kind: Literal["logs"]
     event: str = Field(min_length=1)
@@ -56,24 +56,24 @@ class LogSource(_Asked):
     attribute: str | None = None
 
     @model_validator(mode="after")
-    def _has_what_it_adds(self) -> "LogSource":
+    def _attribute_fits(self) -> "LogSource":
         if (self.aggregate == "count") == (self.attribute is not None):
             raise ValueError(
                 f"aggregate {self.aggregate} "
-                + ("takes no attribute" if self.attribute else "needs the attribute to take")
+                + ("takes no attribute" if self.attribute else "needs an attribute")
             )
         return self
 
 
-class ApdexSource(_Asked):
-    """Apdex of the spans that `where` chooses: satisfied up to the threshold, tolerating to 4 T."""
+class ApdexSource(_LakeSource):
+    """Apdex of the spans selected by `where`: satisfied up to T, tolerating up to 4 T."""
 
     kind: Literal["apdex"]
     threshold_s: float = Field(gt=0)
 
 
 class SqlSource(Spec):
-    """A statement with columns `time` and `value` (and `segment`), rows of any spacing, UTC."""
+    """A SQL query with columns `time` (UTC, any spacing), `value` and optionally `segment`."""
 
     kind: Literal["sql"]
     query: str = Field(min_length=1)
@@ -81,14 +81,14 @@ class SqlSource(Spec):
 
 
 class FileSource(Spec):
-    """A CSV or Parquet file; a path that is not absolute begins at the folder of kpis.yaml."""
+    """A CSV or Parquet file; a relative path starts at the folder of kpis.yaml."""
 
     kind: Literal["file"]
     path: Path
     time: str = "time"
     value: str = "value"
     segment: str | None = None
-    zone: str = "UTC"  # of times without one
+    zone: str = "UTC"  # of naive times
     aggregate: Literal["sum", "mean", "last"]
 
     @field_validator("zone")
@@ -97,7 +97,9 @@ class FileSource(Spec):
         try:
             ZoneInfo(zone)
         except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{zone!r} is no time zone; name one such as Europe/Berlin") from error
+            raise ValueError(
+                f"{zone!r} is not a time zone; use a name such as Europe/Berlin"
+            ) from error
         return zone
 
 
@@ -109,7 +111,7 @@ _ADDITIVE = ("sum", "increase", "count", "sessions")
 
 
 class Kpi(Spec):
-    """One business figure; see the head of specs/kpis.yaml."""
+    """One KPI; the comment at the top of specs/kpis.yaml describes the format."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_.]*$")
     title: str = Field(min_length=1)
@@ -120,16 +122,16 @@ class Kpi(Spec):
 
     @property
     def additive(self) -> bool:
-        """Tell whether windows add up, so that an incident can cost some of it.
+        """Whether values of windows can be summed, so that an incident can have a loss.
 
-        A session that spans two windows counts in both; of short windows the sum is session
-        windows, whose relative loss is that of the sessions.
+        A session that spans two windows counts in both, so the sum counts session windows; their
+        relative loss is that of the sessions.
         """
         return getattr(self.source, "aggregate", None) in _ADDITIVE
 
     @property
     def technical(self) -> bool:
-        """Tell whether it is made of latency or errors, so that it moves with them by itself."""
+        """Whether the KPI is computed from latency or errors, and so follows them by definition."""
         return isinstance(self.source, ApdexSource) or (
             isinstance(self.source, SpanSource) and self.source.aggregate == "error_ratio"
         )
@@ -137,12 +139,12 @@ class Kpi(Spec):
     @model_validator(mode="after")
     def _money_adds_up(self) -> "Kpi":
         if self.money and not self.additive:
-            raise ValueError("money needs an aggregate that adds up: sum or increase")
+            raise ValueError("money needs an additive aggregate: sum or increase")
         return self
 
 
 class KpiFile(Spec):
-    """The whole of kpis.yaml."""
+    """The content of kpis.yaml."""
 
     kpis: tuple[Kpi, ...] = ()
 
@@ -151,7 +153,7 @@ class KpiFile(Spec):
         names = [kpi.name for kpi in self.kpis]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{', '.join(twice)} named twice; give each KPI its own name")
+            raise ValueError(f"{', '.join(twice)} is defined twice; give each KPI its own name")
         return self
 
 
@@ -164,25 +166,25 @@ def load(path: Path) -> dict[str, Kpi]:
 
     Returns
     -------
-    KPI name -> its spec; a file's relative path is made absolute.
+    KPI name -> its spec; relative paths of files are made absolute.
 
     Raises
     ------
     BadParameter
-        The file is missing or does not fit; the message names file, line and key.
+        The file is missing or has a wrong value; the message names file, line and key.
     """
     file = path / FILE_NAME if path.is_dir() else path
     return {kpi.name: _absolute(kpi, file.parent) for kpi in specs.load(file, KpiFile).kpis}
 
 
 def metric_names(kpis: Mapping[str, Kpi]) -> frozenset[str]:
-    """Give the metrics that are business figures, so that they are not compared with themselves."""
+    """Return the metrics that are KPIs, which must not be compared with themselves."""
     sources = (kpi.source for kpi in kpis.values())
     return frozenset(source.name for source in sources if isinstance(source, MetricSource))
 
 
 def technical_names(kpis: Mapping[str, Kpi]) -> list[str]:
-    """Give the KPIs that are made of latency or errors."""
+    """Return the names of the KPIs computed from latency or errors."""
     return [name for name, kpi in kpis.items() if kpi.technical]
 
 

@@ -1,7 +1,7 @@
-"""What the business notebooks say: which incident, what it cost, in plain sentences.
+"""Summarise incidents, costs and associations in tables and sentences for notebooks.
 
 In:  the calendar, derived/scores.parquet, frames of `business.costs` and `business.association`.
-Out: incidents with their times, tables for reading, sentences made of the figures.
+Out: incidents with their times, tables for reading, sentences.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from apm_analytics.foundation.settings import BusinessParams
 from apm_analytics.lake.query import Connection
 from apm_analytics.signals.calendar import Calendar
 
-# An incident touches several series for some windows; less happens by chance in a large fleet.
+# An incident affects several series for several windows; less happens by chance in a large fleet.
 MIN_SERIES = 2
 MIN_WINDOWS = 3
 INCIDENTS: dict[str, type[pl.DataType] | pl.DataType] = {
@@ -34,13 +34,13 @@ INCIDENTS: dict[str, type[pl.DataType] | pl.DataType] = {
 def incidents(
     calendar: Calendar, scores: pl.DataFrame | None, *, window_s: int, start: str, end: str
 ) -> pl.DataFrame:
-    """List incidents, the latest first: the one given by hand, else calendar's and detector's.
+    """List incidents, latest first: the one given by hand, or those of calendar and detector.
 
     Parameters
     ----------
-    scores : derived/scores.parquet, where something was trained.
+    scores : derived/scores.parquet, if there is a trained model.
     window_s : length of its windows, in seconds.
-    start, end : ISO times in UTC of an incident by hand; empty for none.
+    start, end : ISO times (UTC) of an incident given by hand; empty for none.
 
     Returns
     -------
@@ -66,9 +66,9 @@ def incidents(
     return pl.DataFrame(rows, schema=INCIDENTS, orient="row").sort("start", descending=True)
 
 
-def related(found: pl.DataFrame) -> pl.DataFrame:
-    """Give the associations as a person reads them, the strongest first."""
-    kept = found.filter(pl.col("status") == association.ASSOCIATED)
+def related(associations: pl.DataFrame) -> pl.DataFrame:
+    """Return the associations for reading, strongest first."""
+    kept = associations.filter(pl.col("status") == association.ASSOCIATED)
     return kept.select(
         pl.col("kpi").alias("figure"),
         pl.format(
@@ -84,10 +84,10 @@ def related(found: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def refused(found: pl.DataFrame) -> pl.DataFrame:
+def refused(associations: pl.DataFrame) -> pl.DataFrame:
     """Count the pairs that could not be judged, by reason."""
     return (
-        found.filter(pl.col("status") == association.INSUFFICIENT)
+        associations.filter(pl.col("status") == association.INSUFFICIENT)
         .group_by("reason")
         .agg(pairs=pl.len(), such_as=pl.col("metric").first())
         .sort("pairs", descending=True)
@@ -97,14 +97,14 @@ def refused(found: pl.DataFrame) -> pl.DataFrame:
 def latest_cost(
     con: Connection,
     known: Mapping[str, Kpi],
-    found: pl.DataFrame,
+    incidents: pl.DataFrame,
     calendar: Calendar,
     params: BusinessParams,
 ) -> Costs | None:
-    """Say what the latest of the incidents cost; None where there is none."""
-    if found.is_empty() or not any(kpi.additive for kpi in known.values()):
+    """Estimate what the latest of the incidents cost; return None if there is none."""
+    if incidents.is_empty() or not any(kpi.additive for kpi in known.values()):
         return None
-    latest = found.row(0, named=True)
+    latest = incidents.row(0, named=True)
     return costs.of_incident(
         con,
         known,
@@ -118,7 +118,7 @@ def latest_cost(
 
 
 def title(cost: Costs | None) -> str:
-    """Name an incident by its times."""
+    """Return start and duration of an incident as its name."""
     if cost is None:
         return "No incident is known"
     lasted = words.span((cost.end - cost.start).total_seconds())
@@ -126,17 +126,17 @@ def title(cost: Costs | None) -> str:
 
 
 def estimated(cost: Costs | None) -> int:
-    """Count the figures and segments whose loss can be said."""
+    """Count the KPIs and segments with an estimated loss."""
     return 0 if cost is None else cost.table.filter(pl.col("status") == costs.ESTIMATED).height
 
 
 def money(cost: Costs | None) -> str:
-    """Say in one sentence what an incident cost.
+    """Summarise in one sentence what an incident cost.
 
     Examples
     --------
     >>> money(cost)  # doctest: +SKIP
-    'It cost 310 EUR of revenue (95 % interval 120 to 560), 21 % of what was expected.'
+    'It cost 310 EUR of revenue (95 % interval 120 to 560), 21 % of the expected value.'
     """
     if cost is None:
         return "There is nothing to estimate."
@@ -146,38 +146,38 @@ def money(cost: Costs | None) -> str:
     if whole.is_empty():
         reasons = cost.table.filter(pl.col("money"), pl.col("segment") == costs.ALL)["reason"]
         reason = reasons[0] if len(reasons) else "no figure of specs/kpis.yaml is money"
-        return f"What it cost cannot be said: {reason}."
+        return f"The cost cannot be estimated: {reason}."
     row = whole.row(0, named=True)
     interval = f"{_short(row['loss_lower'])} to {_short(row['loss_upper'])}"
     share = row["loss"] / row["expected"]
     if row["loss_lower"] <= 0:
         return (
-            f"No loss of {row['title']} can be told from chance: {_short(row['loss'])} "
+            f"The loss of {row['title']} may be chance: {_short(row['loss'])} "
             f"{row['unit']} ({cost.level:.0%} interval {interval})."
         )
     return (
         f"It cost {_short(row['loss'])} {row['unit']} of {row['title']} "
-        f"({cost.level:.0%} interval {interval}), {share:.0%} of what was expected."
+        f"({cost.level:.0%} interval {interval}), {share:.0%} of the expected value."
     )
 
 
 def placebo(cost: Costs | None) -> str:
-    """Say what the same method makes of quiet times."""
+    """Summarise the placebos: what the same method estimates for quiet times."""
     if cost is None:
         return "There is no incident to compare with."
     whole = cost.table.filter(pl.col("segment") == costs.ALL, pl.col("status") == costs.ESTIMATED)
     if whole.is_empty():
         return "There is no quiet time to compare with."
-    said = [
-        f"{row['title']}: {row['placebo_p']:.1%} of {words.count(row['placebos'])} quiet stretches "
-        f"look as bad, with a mean error of {row['placebo_error']:.0%}"
+    sentences = [
+        f"{row['title']}: {row['placebo_p']:.1%} of {words.count(row['placebos'])} quiet periods "
+        f"show a loss as large; the mean error is {row['placebo_error']:.0%}"
         for row in whole.iter_rows(named=True)
     ]
-    return "; ".join(said) + "."
+    return "; ".join(sentences) + "."
 
 
 def _detected(scores: pl.DataFrame | None, window_s: int) -> Sequence[tuple[Any, ...]]:
-    """Put lasting episodes that touch each other in time together."""
+    """Merge lasting episodes that overlap in time."""
     if scores is None or scores.is_empty():
         return []
     lasting = (
@@ -198,20 +198,20 @@ def _detected(scores: pl.DataFrame | None, window_s: int) -> Sequence[tuple[Any,
             )
     return [
         (
-            f"{len(one['operations'])} operations out of bounds",
-            one["start"],
-            one["end"],
-            len(one["operations"]),
+            f"{len(group['operations'])} operations out of bounds",
+            group["start"],
+            group["end"],
+            len(group["operations"]),
             "detector",
         )
-        for one in groups
-        if one["series"] >= MIN_SERIES and one["end"] - one["start"] < timedelta(days=1)
+        for group in groups
+        if group["series"] >= MIN_SERIES and group["end"] - group["start"] < timedelta(days=1)
     ]
 
 
 def _moment(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+    time = datetime.fromisoformat(text)
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
 
 
 def _short(value: float) -> str:

@@ -1,7 +1,7 @@
-"""Lay the technical signals of every operation and service on one grid, beside demand.
+"""Measure the technical metrics that KPIs are compared with, on one grid, and demand.
 
 In:  a lake through `lake.query`.
-Out: a frame with one column a signal, and the request rate that all of them may follow.
+Out: a frame with one column per metric, and the request rate as the common driver.
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
 from apm_analytics.signals import operations
 
-# What moves with a business figure because both follow demand is no finding: rates stay out.
+# Rates are left out: they move with KPIs because both follow demand.
 SIGNALS = ("latency_p95", "error_ratio")
 
 
@@ -31,29 +31,31 @@ def measure(
 
     Parameters
     ----------
-    con : what `lake.query.connect` gave.
+    con : from `lake.query.connect`.
     window_s : length of a window, in seconds.
-    min_requests : a window with fewer has no latency and no error ratio.
-    without : names of metrics to leave out, such as those that are business figures.
+    min_requests : a window with fewer requests has no latency and no error ratio.
+    without : names of metrics to leave out, such as those that are KPIs.
 
     Returns
     -------
-    `time` and one column a signal, named as a person would (`storefront GET / p95 latency`); and
-    the requests a second that entered from outside, one value a window. A lake without a whole
-    window gives no rows and no signals.
+    `time` and one column per metric with a readable name (`storefront GET / p95 latency`); and the
+    requests per second that entered from outside, one value per window. Without a whole window
+    both are empty.
     """
     try:
         times = kpis.grid(con, window_s=window_s, since=since, until=until)
     except NotFound:
         return kpis.NO_WINDOWS, pl.Series(dtype=pl.Float64)
-    found = operations.features(
+    features = operations.features(
         con, window_s=window_s, min_requests=min_requests, since=since, until=until
     )
     wide = times
     for name in SIGNALS:
         signal = operations.SIGNALS[name]
         title = pl.concat_str(*operations.OPERATION, pl.lit(signal.title), separator=" ")
-        values = found.select("time", title.alias("series"), pl.col(signal.column).alias("value"))
+        values = features.select(
+            "time", title.alias("series"), pl.col(signal.column).alias("value")
+        )
         wide = _joined(wide, values)
     gauges = query.named(con, "gauges_by_service", window_s=window_s)
     wide = _joined(wide, gauges.filter(~pl.col("name").is_in(list(without))).drop("name"))

@@ -1,7 +1,7 @@
-"""Take out of a series what it shares with every other: trend, week, demand, its own memory.
+"""Remove from a series what many series share: trend, weekly pattern, demand, autocorrelation.
 
-In:  one value a window, equally spaced; missing ones are NaN.
-Out: residuals and innovations, in which only news is left.
+In:  one value per window, equally spaced; missing ones are NaN.
+Out: residuals, and innovations without autocorrelation.
 """
 
 import numpy as np
@@ -31,15 +31,15 @@ def deseasonalised(values: Floats, hour_of_week: Ints) -> Floats:
     slope, level = np.polyfit(steps[known], values[known], 1) if known.sum() > 1 else (0.0, 0.0)
     rest = values - (level + slope * steps)
     for hour in np.unique(hour_of_week[known]):
-        own = known & (hour_of_week == hour)
-        rest[own] -= np.median(rest[own])
+        in_hour = known & (hour_of_week == hour)
+        rest[in_hour] -= np.median(rest[in_hour])
     return rest
 
 
 def without_demand(residuals: Floats, demand: Floats) -> Floats:
-    """Partial out demand, now and in the three windows before, by least squares.
+    """Partial out demand of this and the three previous windows, by least squares.
 
-    Where demand is not known, the result is not known either.
+    Where demand is NaN, the result is NaN.
     """
     columns = [np.ones_like(demand)]
     for lag in range(DEMAND_LAGS):
@@ -54,7 +54,7 @@ def without_demand(residuals: Floats, demand: Floats) -> Floats:
 
 
 def autoregression(residuals: Floats) -> Floats:
-    """Fit AR(p) by Yule-Walker and choose p <= 26 by AIC; gives the p coefficients."""
+    """Fit AR(p) by Yule-Walker with p <= 26 chosen by AIC; return the p coefficients."""
     known = np.isfinite(residuals)
     count = int(known.sum())
     centred = np.where(known, residuals - residuals[known].mean(), 0.0)
@@ -78,7 +78,7 @@ def autoregression(residuals: Floats) -> Floats:
 
 
 def filled(residuals: Floats, weights: Floats) -> Floats:
-    """Fill holes with what the series' own past foretells, so that a filter can pass over them."""
+    """Fill gaps with the prediction from the series' past, so that a filter can run over them."""
     known = np.isfinite(residuals)
     result = np.where(known, residuals - residuals[known].mean(), 0.0)
     order = weights.size
@@ -89,14 +89,14 @@ def filled(residuals: Floats, weights: Floats) -> Floats:
 
 
 def innovations(series: Floats, weights: Floats) -> Floats:
-    """Filter a series without holes by an autoregression; the first p windows are NaN."""
+    """Filter a series without gaps by an autoregression; the first p windows are NaN."""
     result: Floats = lfilter(np.concatenate([[1.0], -weights]), [1.0], series)
     result[: weights.size] = np.nan
     return result
 
 
 def is_constant(values: Floats) -> bool:
-    """Tell whether the known values are all the same, to the precision of a double."""
+    """Return whether all known values are equal, to the precision of a double."""
     known = values[np.isfinite(values)]
     if not known.size:
         return True

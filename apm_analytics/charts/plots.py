@@ -1,8 +1,8 @@
-"""Charts: a frame in, an Altair chart out, small enough to carry along in one report file.
+"""Draw frames as Altair charts that are small enough for one self-contained report.
 
-In:  frames of `analyze`, `baselines` and `alerts`; times are UTC, without a zone.
-Out: charts of at most `MAX_ROWS` rows. What is larger is summed up here, not cut off: Altair's
-     own limit stays on.
+In:  frames of `signals`, `traces`, `baselines` and `alerts`; times are naive UTC.
+Out: charts of at most `MAX_ROWS` rows. Larger frames are aggregated, not truncated; Altair's own
+     limit stays on.
 """
 
 import json
@@ -34,7 +34,7 @@ from apm_analytics.charts.theme import (
     thin,
 )
 
-# Rows of the charts that would grow with the fleet and the history; one row is 70 to 100 bytes.
+# Rows of charts that would grow with fleet and history; one row takes 70 to 100 bytes.
 BASELINE_ROWS = 2_400
 HEAT_ROWS = 2_400
 
@@ -53,11 +53,11 @@ __all__ = [
 
 
 def traffic(requests: pl.DataFrame) -> Chart:
-    """Draw requests a second, stacked by service.
+    """Draw requests per second, stacked by service.
 
     Parameters
     ----------
-    requests : of `signals.services.requests`.
+    requests : from `signals.services.requests`.
     """
     frame = largest(requests, "service_name", "requests", others="all others")
     frame = frame.group_by("service_name", "time", maintain_order=True).agg(
@@ -81,11 +81,11 @@ def traffic(requests: pl.DataFrame) -> Chart:
 
 
 def by_service(requests: pl.DataFrame, column: str, title: str, *, percent: bool = False) -> Chart:
-    """Draw one column over time, a line a service; a click in the legend picks one out.
+    """Draw one column over time, one line per service; a click in the legend highlights one.
 
     Parameters
     ----------
-    requests : of `signals.services.requests`.
+    requests : from `signals.services.requests`.
     column : rate_per_s, error_ratio, latency_p50_s or latency_p95_s.
     title : of the axis, with the unit.
     """
@@ -116,10 +116,10 @@ def slowest(operations: pl.DataFrame) -> Chart:
 
     Parameters
     ----------
-    operations : of `traces.waterfall.slowest_operations`, in the order to draw.
+    operations : from `traces.waterfall.slowest_operations`, in the order to draw.
     """
     if operations.is_empty():
-        return nothing("no operation has enough requests to rank it")
+        return nothing("no operation has enough requests to be ranked")
     frame = operations.with_columns(label("service_name", "operation")).with_columns(
         (pl.col(f"latency_{q}_s") * 1e3).alias(f"{q}_ms") for q in ("p50", "p95", "p99")
     )
@@ -152,11 +152,11 @@ def slowest(operations: pl.DataFrame) -> Chart:
 
 
 def waterfall(spans: pl.DataFrame) -> Chart:
-    """Draw one trace: a bar a span, below its parent, at its time.
+    """Draw one trace: one bar per span, below its parent, at its time.
 
     Parameters
     ----------
-    spans : of `traces.waterfall.waterfall`.
+    spans : from `traces.waterfall.waterfall`.
     """
     end = pl.col("start_s") + pl.col("duration_s")
     frame = spans.select(
@@ -170,7 +170,7 @@ def waterfall(spans: pl.DataFrame) -> Chart:
         (pl.col("self_s") * 1e3).alias("self_ms"),
         "depth",
     )
-    # Rows are placed by number and labelled apart: two spans may carry the same name.
+    # Rows are positioned by number and labelled separately, because names may repeat.
     y = alt.Y("row:O", axis=None)
     base = alt.Chart(lean(frame)).encode(
         y=y,
@@ -199,13 +199,13 @@ def waterfall(spans: pl.DataFrame) -> Chart:
 
 
 def baselines(scores: pl.DataFrame, *, series: int = 12) -> Chart:
-    """Draw series with what was expected, their bounds, and the windows outside; one at a time.
+    """Draw one series at a time with expected values, bounds and the windows outside them.
 
     Parameters
     ----------
-    scores : derived/scores.parquet; of the series drawn each a share of `BASELINE_ROWS`,
-        each the most unusual window of its time.
-    series : how many to offer, the most unusual first.
+    scores : derived/scores.parquet; each series is thinned to its share of `BASELINE_ROWS`,
+        keeping the window with the highest score of each interval.
+    series : how many series to offer, most unusual first.
     """
     single = scores.filter(pl.col("signal") != "together", pl.col("value").is_not_null())
     order = (
@@ -250,7 +250,7 @@ def baselines(scores: pl.DataFrame, *, series: int = 12) -> Chart:
         alt.Tooltip(AT, title="UTC"),
     ]
     zoom = alt.selection_interval(
-        # Without Shift the wheel scrolls the page, also over a chart.
+        # Without Shift the wheel scrolls the page, even over a chart.
         bind="scales",
         encodings=["x"],
         zoom="wheel![event.shiftKey]",
@@ -273,12 +273,12 @@ def baselines(scores: pl.DataFrame, *, series: int = 12) -> Chart:
 
 
 def heat_strip(scores: pl.DataFrame, *, operations: int = 40) -> Chart:
-    """Draw how unusual each operation was over time: a strip an operation, darker is worse.
+    """Draw the score of each operation over time: one strip per operation, darker is worse.
 
     Parameters
     ----------
-    scores : derived/scores.parquet; a cell shows the highest score of its time.
-    operations : how many strips, the most unusual first.
+    scores : derived/scores.parquet; a cell shows the highest score of its interval.
+    operations : how many strips, most unusual first.
     """
     key = ["service_name", "operation"]
     scored = scores.filter(pl.col("score").is_not_null())
@@ -301,7 +301,7 @@ def heat_strip(scores: pl.DataFrame, *, operations: int = 40) -> Chart:
             score=pl.col("score").max(),
         )
         .sort("strip", "time")
-        # Which signal it was matters only where one was outside.
+        # The signal matters only where it was outside its bounds.
         .with_columns(signal=pl.when(pl.col("score") > 1).then("signal"))
     )
     names = shown.select(label(*key))["label"].to_list()
@@ -309,7 +309,7 @@ def heat_strip(scores: pl.DataFrame, *, operations: int = 40) -> Chart:
         alt.Chart(lean(frame))
         .transform_calculate(
             until=f"datum.time + {width_s * 1_000}",
-            # Names once, not in every cell: JSON text is a Vega expression too.
+            # The names once instead of in every cell; JSON is a valid Vega expression.
             label=f"{json.dumps(names)}[datum.strip]",
         )
         .mark_rect()
@@ -320,7 +320,7 @@ def heat_strip(scores: pl.DataFrame, *, operations: int = 40) -> Chart:
             color=alt.Color(
                 "score:Q",
                 title="score",
-                # Below 1 is inside the bounds, so the colour starts to speak there.
+                # Scores below 1 are inside the bounds, so colour starts at 1.
                 scale=alt.Scale(
                     domain=[0, 1, 1.01, 4],
                     range=["#8a939f22", "#8a939f55", "#f2b35e", "#c2252f"],
@@ -339,7 +339,7 @@ def heat_strip(scores: pl.DataFrame, *, operations: int = 40) -> Chart:
 
 
 def coverage(scores: pl.DataFrame) -> Chart:
-    """Draw the share of windows inside their bounds, a point a series, a row a signal.
+    """Draw the share of windows inside their bounds: one point per series, one row per signal.
 
     Parameters
     ----------
@@ -366,8 +366,8 @@ def week(thresholds: pl.DataFrame, *, series: int = 12) -> Chart:
 
     Parameters
     ----------
-    thresholds : of `alerts.thresholds.thresholds`.
-    series : how many to offer; those that differ most over the week first.
+    thresholds : from `alerts.thresholds.thresholds`.
+    series : how many series to offer, those that vary most over the week first.
     """
     key = [*SERIES, "bound"]
     order = (
@@ -417,7 +417,7 @@ def week(thresholds: pl.DataFrame, *, series: int = 12) -> Chart:
 
 
 def nothing(why: str) -> Chart:
-    """Say in a chart's place why there is none."""
+    """Return a placeholder that states why there is no chart."""
     return finish(
         alt.Chart(pl.DataFrame({"why": [why]}))
         .mark_text(color=GREY, fontSize=13)

@@ -1,7 +1,7 @@
-"""Show a frame as a table for reading: aligned, rounded, escaped.
+"""Show a frame as an aligned, rounded and escaped table.
 
 In:  a Polars frame.
-Out: a `Table` that notebooks and the report display.
+Out: a `Table` that notebooks and reports display.
 """
 
 import html
@@ -17,7 +17,7 @@ MAX_ROWS = 30
 
 
 class Table:
-    """A frame as HTML and as text, in the forms that Jupyter asks for."""
+    """A frame as HTML and text for Jupyter."""
 
     def __init__(self, frame: pl.DataFrame, rows: int) -> None:
         self._frame = frame
@@ -27,7 +27,7 @@ class Table:
         return {"text/html": self.html(), "text/plain": str(self._frame.head(self._rows))}
 
     def html(self) -> str:
-        """Give the table as HTML, without styles of its own."""
+        """Return the table as HTML without a style sheet."""
         shown = self._frame.head(self._rows)
         numeric = {name for name, kind in shown.schema.items() if kind.is_numeric()}
         head = "".join(_cell("th", name, name in numeric) for name in shown.columns)
@@ -50,7 +50,7 @@ class Table:
 
 
 def table(frame: pl.DataFrame, *, rows: int = MAX_ROWS) -> Table:
-    """Make a table of the first `rows` rows; it says how many more there are.
+    """Return a table of the first `rows` rows and the number of the others.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def table(frame: pl.DataFrame, *, rows: int = MAX_ROWS) -> Table:
 
 
 def _cell(tag: str, text: str, numeric: bool) -> str:
-    # JupyterLab aligns every cell right; the report, which drops styles, aligns text left itself.
+    # JupyterLab aligns every cell right; the report drops styles and aligns text left itself.
     kind = ' class="num"' if numeric else ' style="text-align:left"'
     return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
 

@@ -1,7 +1,7 @@
-"""What all charts share: the renderer, colours, and how a frame becomes small.
+"""Provide what all charts share: renderer, colours, and ways to make frames small.
 
 In:  Altair charts, frames with UTC times.
-Out: charts that JupyterLab, papermill and the report all take; frames small in JSON.
+Out: charts that JupyterLab, papermill and the report can show; frames that are small in JSON.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from apm_analytics.charts import words
 MIME = "application/vnd.vegalite.v5+json"
 RENDERER = "apm"
 MAX_ROWS = 4_500  # below Altair's limit of 5,000
-MAX_LINES = 8  # more colours than these nobody tells apart
+MAX_LINES = 8  # more colours are hard to tell apart
 WIDTH = "container"
-# JupyterLab 4.6 hangs on a chart as wide as its container: the page never answers again. The
-# report, which has the same specifications, makes them fit (assets/report.js).
+# JupyterLab 4.6 hangs on charts with the width "container", so notebooks use a fixed width; the
+# report scales the same specifications to the page (assets/report.js).
 NOTEBOOK_WIDTH = 800
 SERIES = ["service_name", "operation", "signal"]
 PALETTE = [
@@ -33,16 +33,16 @@ UTC_AXIS = alt.Axis(
     labelExpr="utcFormat(datum.value, utchours(datum.value) + utcminutes(datum.value) == 0"
     " ? '%a %d %b' : '%H:%M')",
 )
-# The tooltip of a time; without `utc` the browser would show it in its own zone.
+# The tooltip of a time; without `utc` the browser would use its own time zone.
 AT = "utcyearmonthdatehoursminutes(time):T"
 
 Chart = alt.TopLevelMixin
 
 
 def enable() -> None:
-    """Show Altair charts in this notebook as what JupyterLab and the report both can draw.
+    """Register a renderer whose output both JupyterLab and the report can draw.
 
-    Altair's own MIME type is refused by nbformat, and JupyterLab knows Vega-Lite up to 5.
+    nbformat refuses the MIME type of Altair's own renderer, and JupyterLab supports Vega-Lite 5.
     """
     alt.renderers.register(RENDERER, mime_bundle)
     alt.renderers.enable(RENDERER)
@@ -71,7 +71,7 @@ def label(*columns: str) -> pl.Expr:
 
 
 def series_label(*more: str) -> pl.Expr:
-    """Name a series: service, operation, the short name of its signal."""
+    """Return the name of a series: service, operation, short name of its signal."""
     return pl.concat_str(
         "service_name",
         "operation",
@@ -82,7 +82,7 @@ def series_label(*more: str) -> pl.Expr:
 
 
 def lean(frame: pl.DataFrame) -> pl.DataFrame:
-    """Make a frame small in JSON: times as milliseconds, which are UTC anywhere, short numbers."""
+    """Make a frame small in JSON: times as epoch milliseconds, numbers with four digits."""
     expressions = [
         pl.col(name).dt.epoch("ms") if kind.is_temporal() else pl.col(name).round_sig_figs(4)
         for name, kind in frame.schema.items()
@@ -94,7 +94,7 @@ def lean(frame: pl.DataFrame) -> pl.DataFrame:
 def largest(
     frame: pl.DataFrame, key: str, weight: str, *, others: str | None = None
 ) -> pl.DataFrame:
-    """Keep the groups with the largest sum of `weight`; drop the others, or put them together."""
+    """Keep the groups with the largest sum of `weight`; drop the others, or merge them."""
     kept = (
         frame.group_by(key)
         .agg(pl.col(weight).sum())
@@ -110,15 +110,15 @@ def largest(
 
 
 def bucket_s(frame: pl.DataFrame, most: int) -> int:
-    """Give a width, in s, that cuts the frame's time into at most `most` pieces."""
+    """Return a width, in s, that divides the frame's period into at most `most` pieces."""
     span_s = (frame["time"].max() - frame["time"].min()).total_seconds()  # type: ignore[operator,union-attr]
     widths = (60, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400, 7 * 86_400)
-    # One piece more: the first starts before the frame does.
+    # One piece more, because the first may start before the frame.
     return next((width for width in widths if span_s / width + 1 <= most), widths[-1])
 
 
 def thin(frame: pl.DataFrame, key: Sequence[str], most: int) -> pl.DataFrame:
-    """Keep of each piece of time the window with the highest score, so that no outlier is lost."""
+    """Keep the window with the highest score of each piece of time, so no outlier is lost."""
     pieces = pl.col("time").dt.truncate(f"{bucket_s(frame, most)}s").alias("piece")
     return (
         frame.with_columns(pieces)
@@ -131,13 +131,13 @@ def thin(frame: pl.DataFrame, key: Sequence[str], most: int) -> pl.DataFrame:
 
 
 def shares(frame: pl.DataFrame, share: str, title: str, *details: str) -> alt.Chart:
-    """Draw a share, a point a series and a row a signal, coloured by model.
+    """Draw a share with one point per series and one row per signal, coloured by model.
 
     Parameters
     ----------
-    frame : with label, signal, model, the column `share` and what `details` name.
+    frame : the columns label, signal, model, `share` and those of `details`.
     """
-    columns = {"label", "signal", "model", share, *(one.partition(":")[0] for one in details)}
+    columns = {"label", "signal", "model", share, *(detail.partition(":")[0] for detail in details)}
     chart: alt.Chart = (
         alt.Chart(lean(frame.select(sorted(columns))))
         .mark_circle(size=70, opacity=0.6)

@@ -1,4 +1,4 @@
-"""Say values the way a person reads them: 1.9 s, 12 %, 40 min.
+"""Format values for reading: 1.9 s, 12 %, 40 min.
 
 In:  numbers in base units (s, 1/s, 1).
 Out: short text.
@@ -13,16 +13,16 @@ SIGNAL_NAMES = {
     "error_ratio": "errors",
     "together": "all together",
 }
-THIN_SPACE = "\u202f"  # between thousands; a line does not break there
+THIN_SPACE = "\u202f"  # between thousands; does not break a line
 
 
 def signal(name: str) -> str:
-    """Give the short name of a signal; one that is not known keeps its own."""
+    """Return the short name of a signal, or the name itself if there is none."""
     return SIGNAL_NAMES.get(name, name)
 
 
 def value(amount: float | None, name: str) -> str:
-    """Say a value of a signal in a unit that fits its size.
+    """Format a value of a signal in a unit that fits its size.
 
     Examples
     --------
@@ -41,14 +41,14 @@ def value(amount: float | None, name: str) -> str:
 
 
 def seconds(amount: float) -> str:
-    """Say a duration as it is measured: 42 ms, 1.9 s, 130 s."""
+    """Format a measured duration: 42 ms, 1.9 s, 130 s."""
     if 0 < abs(amount) < 0.1:
         return f"{_short(amount * 1e3)} ms"
     return f"{_short(amount)} s"
 
 
 def size(in_bytes: float) -> str:
-    """Say how large something is: 900 B, 2.8 MB, 63 GB.
+    """Format a size: 900 B, 2.8 MB, 63 GB.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def size(in_bytes: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Say how long something lasted: 40 min, 2.5 h, 28 days."""
+    """Format a long duration: 40 min, 2.5 h, 28 days."""
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     if seconds < 48 * 3_600:
@@ -72,12 +72,12 @@ def span(seconds: float) -> str:
 
 
 def moment(time: datetime) -> str:
-    """Say a time: 23 Nov 12:35."""
+    """Format a time: 23 Nov 12:35."""
     return f"{time.day} {time:%b %H:%M}"
 
 
 def count(number: int) -> str:
-    """Say a count with thin spaces between thousands: 182 751."""
+    """Format a count with thin spaces between thousands: 182 751."""
     return f"{number:,}".replace(",", THIN_SPACE)
 
 
@@ -86,7 +86,7 @@ def _per_minute(amount: float) -> str:
 
 
 def _short(amount: float) -> str:
-    """Two or three digits that count, without an exponent."""
+    """Format two or three significant digits, without an exponent."""
     if not math.isfinite(amount):
         return str(amount)
     size = abs(amount)

@@ -30,7 +30,7 @@ FORM = click.option(
 @SPECS
 @FORM
 def kpis(lake: Path, specs: Path | None, form: str) -> None:
-    """List the business figures: total or mean, and why one could not be measured."""
+    """List the KPIs: total or mean, or the reason why one could not be measured."""
     from apm_analytics.business import kpis
     from apm_analytics.business import specs as kpi_specs
     from apm_analytics.foundation import settings
@@ -48,7 +48,9 @@ def kpis(lake: Path, specs: Path | None, form: str) -> None:
 @LAKE
 @click.option("--from", "start", type=MOMENT, required=True, help="UTC.")
 @click.option("--to", "end", type=MOMENT, required=True, help="UTC.")
-@click.option("--control", multiple=True, metavar="SEGMENT", help="A segment it spared.")
+@click.option(
+    "--control", multiple=True, metavar="SEGMENT", help="A segment not affected by the incident."
+)
 @SPECS
 @FORM
 def impact(
@@ -59,7 +61,7 @@ def impact(
     specs: Path | None,
     form: str,
 ) -> None:
-    """Say what an incident cost: orders, revenue, sessions, with intervals."""
+    """Estimate what an incident cost: orders, revenue, sessions, with intervals."""
     from apm_analytics.business import costs
     from apm_analytics.business import specs as kpi_specs
     from apm_analytics.foundation import settings
@@ -70,7 +72,7 @@ def impact(
     folder = specs or configured.workspace / "specs"
     params = configured.params.business
     with query.connect(lake) as con:
-        found = costs.of_incident(
+        cost = costs.of_incident(
             con,
             kpi_specs.load(folder),
             start,
@@ -81,5 +83,5 @@ def impact(
             calendar=calendar.load(folder),
             control=control,
         )
-    table = costs.readable(found) if form == "table" else found.table
+    table = costs.readable(cost) if form == "table" else cost.table
     sys.stdout.buffer.write(answers.render(table, form))

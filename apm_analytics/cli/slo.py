@@ -22,7 +22,7 @@ def slo() -> None:
 @slo.command()
 @SPECS
 def validate(specs: Path | None) -> None:
-    """Check specs/slos and what they refer to; every complaint has file and line."""
+    """Check specs/slos and the files they refer to; problems have file and line."""
     from apm_analytics.report.pages import sla
 
     click.echo("\n".join(sla.check(specs)))
@@ -32,10 +32,16 @@ def validate(specs: Path | None) -> None:
 @LAKE
 @OUT
 @SPECS
-@click.option("--slo", "names", multiple=True, metavar="NAME", help="Only these; all by default.")
+@click.option(
+    "--slo", "names", multiple=True, metavar="NAME", help="Only these SLOs; by default all."
+)
 @click.option("--month", metavar="YYYY-MM", help="In the contract's time zone.")
 @click.option(
-    "--what-if", "targets", multiple=True, metavar="TARGET", help="Another target, 0.999."
+    "--what-if",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="Alternative target, such as 0.999.",
 )
 @click.option(
     "--format",
@@ -45,7 +51,7 @@ def validate(specs: Path | None) -> None:
     show_default=True,
 )
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here.")
-@click.option("--state/--no-state", default=False, help="Keep this statement in the ledger.")
+@click.option("--state/--no-state", default=False, help="Add this statement to the ledger.")
 def report(
     lake: Path,
     out: Path,
@@ -57,14 +63,14 @@ def report(
     output: Path | None,
     state: bool,
 ) -> None:
-    """Report on objectives: counts, budget, burn, what is missing, what was restated."""
+    """Report on objectives: counts, budget, burn rates, gaps, restatements."""
     from apm_analytics.foundation.atomic import write_atomic
     from apm_analytics.report.pages import sla
 
-    found = sla.collect(lake, out, specs=specs, names=names, month=month, what_if=targets)
-    content = sla.render(found, form)
+    measured = sla.collect(lake, out, specs=specs, names=names, month=month, what_if=targets)
+    content = sla.render(measured, form)
     if state:
-        sla.state(found, out)
+        sla.state(measured, out)
     if output:
         write_atomic(output, content)
     else:

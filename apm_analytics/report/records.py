@@ -1,7 +1,7 @@
-"""What a notebook records, and what became of it: the report and the tests read both.
+"""Record values in a notebook and read them back, for the report and the tests.
 
-In:  values named by a notebook; an executed notebook.
-Out: display data that carry the values; the values read back.
+In:  named values of a notebook; an executed notebook.
+Out: display data that contain the values; the values read back.
 
 Every notebook imports this module, so it loads nothing heavy.
 """
@@ -22,56 +22,56 @@ RECORD_MIME = "application/vnd.apm.record+json"
 
 @dataclass(frozen=True)
 class NotebookResult:
-    """What became of one notebook of a run."""
+    """The outcome of one notebook of a run."""
 
     name: str
     status: str  # ok, failed or skipped
     seconds: float = 0.0
-    path: Path | None = None  # the executed file; a failed notebook has one too
+    path: Path | None = None  # the executed file, also of a failed notebook
     error: str | None = None  # why it failed or was skipped
     records: dict[str, Any] = field(default_factory=dict)
     publishes: bool = False
 
 
 def record(name: str, value: object) -> None:
-    """Say a number from a notebook, so that the report and the tests can read it back.
+    """Record a value in a notebook, so that the report and the tests can read it back.
 
     Parameters
     ----------
-    name : what it is, with its unit: `windows`, `history_days`.
-    value : a number, text, truth value, or a list or dictionary of them.
+    name : name with the unit, such as `windows` or `history_days`.
+    value : a number, text, boolean, or a list or dictionary of them.
 
     Raises
     ------
     BadInput
-        The value cannot be told in JSON.
+        The value cannot be written as JSON.
     """
-    found = _json(name, value)
-    data = {RECORD_MIME: {"name": name, "value": found}, "text/plain": f"{name} = {found}"}
+    plain = _json(name, value)
+    data = {RECORD_MIME: {"name": name, "value": plain}, "text/plain": f"{name} = {plain}"}
     display(data, raw=True)  # type: ignore[no-untyped-call]
 
 
 def read_records(executed: Path) -> dict[str, Any]:
-    """Give what an executed notebook recorded; the last value of a name counts."""
-    found: dict[str, Any] = {}
+    """Return the values that an executed notebook recorded; the last one of a name counts."""
+    records: dict[str, Any] = {}
     for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             if RECORD_MIME in output.get("data", {}):
                 entry = output["data"][RECORD_MIME]
-                found[entry["name"]] = entry["value"]
-    return found
+                records[entry["name"]] = entry["value"]
+    return records
 
 
 def locate(path: str | Path) -> Path:
-    """Give the absolute path of a notebook's folder parameter.
+    """Return the absolute path of a folder parameter of a notebook.
 
-    A relative one starts at the root of the workspace, wherever the notebook was opened from.
+    A relative path starts at the root of the workspace, wherever the notebook was opened from.
     """
     return settings.load().workspace / path
 
 
 def _json(name: str, value: object) -> Any:
-    if hasattr(value, "item"):  # a number of numpy
+    if hasattr(value, "item"):  # a NumPy number
         value = value.item()
     if isinstance(value, list | tuple):
         return [_json(name, item) for item in value]

@@ -1,7 +1,7 @@
-"""Know what happened and what is planned: incidents, deployments, maintenance windows.
+"""Read the calendar of incidents, deployments and maintenance windows.
 
 In:  specs/calendar.yaml, or the truth.json of a simulated recording.
-Out: a `Calendar` of entries [start, end) in UTC, each with what it concerns.
+Out: a `Calendar` of entries [start, end) in UTC, each with the services and operations concerned.
 """
 
 import json
@@ -9,17 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
+from pydantic import Field, field_validator, model_validator
 
+from apm_analytics.foundation import specs, yaml_documents
 from apm_analytics.foundation.errors import BadInput, BadParameter
-from apm_analytics.signals import calendar_file
-from apm_analytics.signals.calendar_file import Kind
-from apm_analytics.signals.operations import Schema
+from apm_analytics.signals.operations import SIGNALS, Schema
+
+Kind = Literal["incident", "deployment", "maintenance"]
 
 FILE_NAME = "calendar.yaml"
-REGRESSION = "regression"  # labels["kind"] of an incident that a simulated deployment brought
+REGRESSION = "regression"  # labels["kind"] of an incident caused by a simulated deployment
 
 SCHEMA: Schema = {
     "kind": pl.String,
@@ -43,7 +46,7 @@ SCHEMA: Schema = {
 
 @dataclass(frozen=True)
 class Affected:
-    """One operation that an entry concerns; without `signals`, all of its signals."""
+    """One operation that an entry concerns; empty `signals` means all of them."""
 
     service: str
     operation: str
@@ -52,9 +55,9 @@ class Affected:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that happens in [start, end), UTC, aware; a moment has end == start.
+    """An event in [start, end), aware times in UTC; an instant has end == start.
 
-    It concerns whole `services` and single `operations`; with neither, everything.
+    It concerns whole `services` and single `operations`; with neither, every service.
     """
 
     kind: Kind
@@ -69,20 +72,20 @@ class Entry:
     def concerns(
         self, service: str, operation: str | None = None, signal: str | None = None
     ) -> bool:
-        """Tell whether it touches a service, or one operation, or one signal of that."""
+        """Return whether the entry concerns a service, or one operation or signal of it."""
         if not self.services and not self.operations:
             return True
         if service in self.services:
             return True
         return any(
-            one.service == service
-            and operation in (None, one.operation)
-            and (signal is None or not one.signals or signal in one.signals)
-            for one in self.operations
+            affected.service == service
+            and operation in (None, affected.operation)
+            and (signal is None or not affected.signals or signal in affected.signals)
+            for affected in self.operations
         )
 
     def overlaps(self, since: datetime | None, until: datetime | None) -> bool:
-        """Tell whether it touches [since, until); a time without a zone is UTC."""
+        """Return whether the entry overlaps [since, until); naive times are UTC."""
         after_since = since is None or self.end > utc(since) or self.start >= utc(since)
         return after_since and (until is None or self.start < utc(until))
 
@@ -115,14 +118,14 @@ class Calendar:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> list[Entry]:
-        """List what fits everything given.
+        """Return the entries that match every given argument.
 
         Parameters
         ----------
         kind : "incident", "deployment" or "maintenance".
-        service, operation, signal : what it must concern; an operation or a signal needs the
-            one before it.
-        since, until : it must touch [since, until); without a zone they are UTC.
+        service, operation, signal : what the entry must concern; an operation needs its service,
+            a signal its operation.
+        since, until : the entry must overlap [since, until); naive times are UTC.
 
         Raises
         ------
@@ -143,7 +146,7 @@ class Calendar:
         ]
 
     def frame(self) -> pl.DataFrame:
-        """Give one row an entry, with `SCHEMA`; times are UTC without a zone, as in the lake."""
+        """Return one row per entry with `SCHEMA`; times are naive UTC, as in the lake."""
         rows = [
             {
                 "kind": entry.kind,
@@ -153,11 +156,11 @@ class Calendar:
                 "services": list(entry.services),
                 "operations": [
                     {
-                        "service_name": one.service,
-                        "operation": one.operation,
-                        "signals": list(one.signals),
+                        "service_name": affected.service,
+                        "operation": affected.operation,
+                        "signals": list(affected.signals),
                     }
-                    for one in entry.operations
+                    for affected in entry.operations
                 ],
                 "severity": entry.severity,
                 "labels": [
@@ -170,8 +173,8 @@ class Calendar:
 
 
 def of(entries: list[Entry]) -> Calendar:
-    """Make a calendar of entries in any order."""
-    return Calendar(tuple(sorted(entries, key=lambda one: (one.start, one.end, one.name))))
+    """Return a calendar of entries given in any order."""
+    return Calendar(tuple(sorted(entries, key=lambda entry: (entry.start, entry.end, entry.name))))
 
 
 def load(path: Path) -> Calendar:
@@ -184,28 +187,30 @@ def load(path: Path) -> Calendar:
     Raises
     ------
     BadParameter
-        The file is missing or no YAML; a key is unknown, missing, doubled or ill-valued; an
-        entry starts after its end; a local time does not exist or exists twice; two maintenance
-        windows of the same scope overlap. The message names file and line.
+        The file is missing or not YAML; a key is unknown, missing, repeated or has a wrong value;
+        an entry starts after its end; a local time does not exist or exists twice; two
+        maintenance windows of the same scope overlap. The message names file and line.
     """
     file = path / FILE_NAME if path.is_dir() else path
-    found = [(_entry(fields), line) for fields, line in calendar_file.read(file)]
-    _refuse_overlaps(file, found)
-    return of([entry for entry, _ in found])
+    document = yaml_documents.read(file, yaml_documents.TextLoader)
+    entries = [fields.entry() for fields in specs.check(document, _File).entries or ()]
+    lines = [document.line(["entries", number]) for number in range(len(entries))]
+    _refuse_overlaps(file, list(zip(entries, lines, strict=True)))
+    return of(entries)
 
 
 def of_workspace(workspace: Path) -> Calendar:
-    """Read specs/calendar.yaml of a checkout; one without that file has an empty calendar."""
+    """Read specs/calendar.yaml of a checkout; the calendar is empty without that file."""
     file = workspace / "specs" / FILE_NAME
     return load(file) if file.exists() else Calendar()
 
 
 def from_truth(path: Path) -> Calendar:
-    """Read what is true of a simulated recording.
+    """Read the ground truth of a simulated recording.
 
-    Every incident is an incident with the operations and signals that it moves. Every deployment
-    is a deployment of its service; one with a regression is an incident besides, until it was
-    rolled back, with `labels["kind"] == REGRESSION`.
+    An incident becomes an incident entry with the operations and signals that it affects, a
+    deployment a deployment entry of its service. A deployment with a regression also becomes an
+    incident with `labels["kind"] == REGRESSION`, which lasts until the rollback.
 
     Parameters
     ----------
@@ -214,55 +219,42 @@ def from_truth(path: Path) -> Calendar:
     Raises
     ------
     BadInput
-        The file is missing, is no JSON or no truth of a recording.
+        The file is missing, not JSON, or not the truth of a recording.
     """
-    found: list[Entry] = []
+    entries: list[Entry] = []
     try:
         truth: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for one in truth["incidents"]:
-            labels = {"kind": one["kind"], "cause": one["cause"]}
-            if one["ongoing"]:
+        for incident in truth["incidents"]:
+            labels = {"kind": incident["kind"], "cause": incident["cause"]}
+            if incident["ongoing"]:
                 labels["ongoing"] = "true"
-            found.append(_truly("incident", one["name"], one, labels))
-        for one in truth["deployments"]:
-            name = f"{one['service_name']} {one['version']}"
-            at = datetime.fromisoformat(one["time"])
-            labels = {"version": one["version"], "previous_version": one["previous_version"]}
-            found.append(Entry("deployment", name, at, at, (one["service_name"],), labels=labels))
-            if one["regression"]:
-                regression = {"start": one["time"], **one["regression"]}
+            entries.append(_incident(incident["name"], incident, labels))
+        for deployment in truth["deployments"]:
+            service, version = deployment["service_name"], deployment["version"]
+            name = f"{service} {version}"
+            at = datetime.fromisoformat(deployment["time"])
+            labels = {"version": version, "previous_version": deployment["previous_version"]}
+            entries.append(Entry("deployment", name, at, at, (service,), labels=labels))
+            if deployment["regression"]:
+                regression = {"start": deployment["time"], **deployment["regression"]}
                 labels = {"kind": REGRESSION, "cause": f"deployment of {name}"}
-                found.append(_truly("incident", f"{name} regression", regression, labels))
+                entries.append(_incident(f"{name} regression", regression, labels))
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"cannot read the truth {path}: {error!r}; write it anew with `apm simulate`"
         ) from error
-    return of(found)
+    return of(entries)
 
 
 def utc(time: datetime) -> datetime:
-    """Give a time in UTC, aware; one without a zone is UTC already."""
+    """Return an aware time in UTC; a naive time is taken as UTC."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _entry(fields: calendar_file.Fields) -> Entry:
-    start, end = fields.times()
-    return Entry(
-        fields.kind,
-        fields.name,
-        start,
-        end,
-        fields.services,
-        tuple(Affected(one.service, one.operation, one.signals) for one in fields.operations),
-        fields.severity,
-        fields.labels,
-    )
-
-
-def _refuse_overlaps(file: Path, found: list[tuple[Entry, int]]) -> None:
-    """Two windows for the same work are a slip; merged in silence it would stay hidden."""
+def _refuse_overlaps(file: Path, placed: list[tuple[Entry, int]]) -> None:
+    """Refuse two overlapping windows of the same scope, which merging would hide."""
     last: dict[object, tuple[Entry, int]] = {}
-    for entry, line in sorted(found, key=lambda pair: pair[0].start):
+    for entry, line in sorted(placed, key=lambda pair: pair[0].start):
         if entry.kind != "maintenance":
             continue
         scope = (frozenset(entry.services), frozenset(entry.operations))
@@ -271,24 +263,111 @@ def _refuse_overlaps(file: Path, found: list[tuple[Entry, int]]) -> None:
             raise BadParameter(
                 f"{file}:{line}: maintenance {entry.name!r} starts at "
                 f"{entry.start.isoformat()}, before {before[0].name!r} (line {before[1]}) ends at "
-                f"{before[0].end.isoformat()}, and both concern the same; make one entry of them"
+                f"{before[0].end.isoformat()}, and both concern the same services; merge them"
             )
         last[scope] = (entry, line)
 
 
-def _truly(kind: Kind, name: str, one: dict[str, Any], labels: dict[str, str]) -> Entry:
+def _incident(name: str, truth: dict[str, Any], labels: dict[str, str]) -> Entry:
     affected = tuple(
-        Affected(each["service_name"], each["operation"], tuple(each["signals"]))
-        for each in one["operations"]
+        Affected(operation["service_name"], operation["operation"], tuple(operation["signals"]))
+        for operation in truth["operations"]
     )
-    # What moves no operation by much still concerns no more than the service it meets.
-    met = {effect["service"] for effect in one["effects"] if "service" in effect}
+    # Without a clearly affected operation, the entry concerns the services with an effect.
+    services = {effect["service"] for effect in truth["effects"] if "service" in effect}
     return Entry(
-        kind,
+        "incident",
         name,
-        datetime.fromisoformat(one["start"]),
-        datetime.fromisoformat(one["end"]),
-        () if affected else tuple(sorted(met)),
+        datetime.fromisoformat(truth["start"]),
+        datetime.fromisoformat(truth["end"]),
+        () if affected else tuple(sorted(services)),
         affected,
         labels=labels,
     )
+
+
+class _Operation(specs.Spec):
+    service: str = Field(min_length=1)
+    operation: str = Field(min_length=1)
+    signals: tuple[str, ...] = ()
+
+    @field_validator("signals")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(value) - set(SIGNALS))
+        if unknown:
+            raise ValueError(f"unknown signals {unknown}, known are {sorted(SIGNALS)}")
+        return value
+
+
+class _Fields(specs.Spec):
+    """An entry as it is written in the file."""
+
+    kind: Kind
+    name: str = Field(min_length=1)
+    zone: str = "UTC"
+    start: datetime
+    end: datetime | None = None
+    services: tuple[str, ...] = ()
+    operations: tuple[_Operation, ...] = ()
+    severity: Literal["page", "ticket", "info"] | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _is_time(cls, value: Any) -> Any:
+        # pydantic alone would take 20260302 for seconds since 1970.
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _ends(self) -> "_Fields":
+        if self.end is None and self.kind != "deployment":
+            raise ValueError(
+                f"{self.kind} has no end; if it is still going on, write the expected end"
+            )
+        start, end = self.times()
+        if start > end:
+            raise ValueError(f"start {start.isoformat()} is after end {end.isoformat()}")
+        if start == end and self.kind != "deployment":
+            raise ValueError(f"{self.kind} lasts no time: start and end are {start.isoformat()}")
+        return self
+
+    def times(self) -> tuple[datetime, datetime]:
+        start = _in_utc(self.start, self.zone)
+        return start, start if self.end is None else _in_utc(self.end, self.zone)
+
+    def entry(self) -> Entry:
+        operations = tuple(Affected(op.service, op.operation, op.signals) for op in self.operations)
+        return Entry(
+            self.kind,
+            self.name,
+            *self.times(),
+            self.services,
+            operations,
+            self.severity,
+            self.labels,
+        )
+
+
+class _File(specs.Spec):
+    entries: tuple[_Fields, ...] | None = None
+
+
+def _in_utc(time: datetime, zone: str) -> datetime:
+    """Convert a local time of `zone`, which must exist exactly once."""
+    if time.tzinfo is not None:
+        return time.astimezone(UTC)
+    try:
+        place = ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(
+            f"unknown zone {zone!r}; write an IANA name, such as Europe/Berlin"
+        ) from error
+    first, second = (time.replace(tzinfo=place, fold=fold) for fold in (0, 1))
+    if first.utcoffset() != second.utcoffset():
+        gap = first.astimezone(UTC).astimezone(place).replace(tzinfo=None) != time
+        raise ValueError(
+            f"{time.isoformat(' ')} in {zone} {'does not exist' if gap else 'comes twice'}, as "
+            "the clocks change; write it with an offset, such as +01:00"
+        )
+    return first.astimezone(UTC)

@@ -1,11 +1,11 @@
-"""Rate, errors and duration of every operation, window by window.
+"""Measure rate, errors and duration of every operation, window by window.
 
 In:  a lake's spans, through `lake.query`.
 Out: one row per (service_name, operation, window) with the values of `SIGNALS`.
 
-An operation is a span name of a service, over its entry spans (`lake/sql/views`): kind server or
-consumer, a root, or called by another service. Everything is in seconds; times are the starts of
-windows, UTC.
+An operation is a span name of a service among its entry spans (`lake/sql/views`): spans of kind
+server or consumer, roots, and spans called by another service. Durations are in seconds; times are
+starts of windows, UTC.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import polars as pl
 from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
+from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
 
 OPERATION = ("service_name", "operation")
 SERIES = (*OPERATION, "signal")
@@ -23,7 +24,7 @@ SERIES = (*OPERATION, "signal")
 
 @dataclass(frozen=True)
 class Signal:
-    """One quantity that is watched: its unit (UCUM) and its column in the features."""
+    """A watched quantity with its unit (UCUM) and its column in the features."""
 
     name: str
     unit: str
@@ -40,8 +41,8 @@ SIGNALS: dict[str, Signal] = {
     )
 }
 
-# An operation without a request for so long before the end of the recording was retired, by a
-# deployment say: its features end with its last request. A weekly job is not retired.
+# An operation without requests for this long before the end of the recording counts as retired,
+# for example by a deployment: its features end with its last request. A weekly job is not retired.
 RETIRED_AFTER_DAYS = 7.5
 
 Schema = dict[str, type[pl.DataType] | pl.DataType]
@@ -75,23 +76,24 @@ def features(
 
     Parameters
     ----------
-    con : what `lake.query.connect` gave.
+    con : from `lake.query.connect`.
     window_s : length of a window, in seconds.
-    min_requests : a window with fewer has no latency and no error ratio.
-    retired_after_days : an operation without requests for longer, up to the end, ends with them.
-    since, until : leave out windows that do not lie wholly between; UTC.
+    min_requests : a window with fewer requests has no latency and no error ratio.
+    retired_after_days : an operation that ends with at least this long without requests is
+        retired: it has no rows after its last request.
+    since, until : keep only windows that lie wholly between these times; UTC.
 
     Returns
     -------
-    A frame with `SCHEMA`, sorted by service, operation and time. From the first window of an
-    operation to the end of the recording none is missing: without requests its count and rate
-    are 0, its latency and error ratio null. Only a retired operation ends with its last request.
-    Windows that the recording's start or end cuts are left out.
+    A frame with `SCHEMA`, sorted by service, operation and time. Every window from an operation's
+    first one to the end of the recording has a row; in a window without requests, count and rate
+    are 0, latency and error ratio null. Windows cut by the start or end of the recording are left
+    out.
 
-    Sampled traffic counts as what it stands for: `count`, `rate_per_s`, `error_count` and the
-    quantiles are those of all traffic; `seen_count` is the number of spans that arrived and that
-    `min_requests` is about; `rate_se_per_s` is the standard error of the rate, 0 without sampling.
-    A window of which sampling kept nothing has rate 0 and standard error 0.
+    Sampled traffic is scaled up: `count`, `rate_per_s`, `error_count` and the quantiles describe
+    all traffic. `seen_count` is the number of spans that arrived, which `min_requests` applies to.
+    `rate_se_per_s` is the standard error of the rate, 0 without sampling and in a window of which
+    sampling kept nothing.
 
     Raises
     ------
@@ -107,10 +109,10 @@ def features(
             f"got window_s={window_s} and min_requests={min_requests}, need at least 1 each; "
             "see `features` in params.yaml"
         )
-    since, until = _naive(since), _naive(until)
+    since, until = naive(since), naive(until)
     if since is not None and until is not None and until <= since:
         raise BadParameter(f"got until={until}, which is not after since={since}; swap them")
-    found = query.named(
+    measured = query.named(
         con,
         "features",
         window_s=window_s,
@@ -119,11 +121,40 @@ def features(
         until=until,
         retired_after_s=retired_after_days * 86_400,
     )
-    return found.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+    return measured.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
 
 
-def _naive(time: datetime | None) -> datetime | None:
-    """Give a time as the lake keeps it: UTC, without a zone."""
+def naive(time: datetime | None) -> datetime | None:
+    """Return a time as the lake stores it: UTC, without a zone."""
     if time is None or time.tzinfo is None:
         return time
     return time.astimezone(UTC).replace(tzinfo=None)
+
+
+def drop_repeated(con: Connection, table: str) -> None:
+    """Delete all but one row of every span that arrived more than once.
+
+    Parameters
+    ----------
+    table : a temporary table with `id` (a hash of trace and span id), `time` and `duration_ns`.
+    """
+    con.execute(
+        f"delete from {table} where rowid in (select rowid from {table} semi join"
+        f" (select id from {table} group by id having count(*) > 1) as repeated using (id)"
+        " qualify row_number() over (partition by id, time, duration_ns) > 1)"
+    )
+
+
+def attribute_sql(name: str) -> str:
+    """Return the SQL of an attribute: its promoted column, or its entry in the map.
+
+    Examples
+    --------
+    >>> attribute_sql("service.name"), attribute_sql("shop's tier")
+    ('service_name', "attributes['shop''s tier']")
+    """
+    column = column_name(name)
+    if column in {*RESOURCE_COLUMNS.values(), *map(column_name, PROMOTED)}:
+        return column
+    quoted = name.replace("'", "''")
+    return f"attributes['{quoted}']"

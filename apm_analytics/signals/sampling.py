@@ -1,13 +1,13 @@
-"""What sampled traffic says about all traffic: rate, errors and duration with their intervals.
+"""Estimate rate, errors and duration of all traffic from sampled traffic.
 
-In:  the requests of one operation that were kept, each with how many it stands for.
+In:  the sampled requests of one operation, each with its weight: the requests it stands for.
 Out: estimates with confidence intervals; without sampling an interval is one point.
 
-The estimators are Horvitz and Thompson's total and the ratio of two of them; the interval of a
-quantile is Woodruff's [1]_. What is drawn is a trace: its spans are kept or lost together.
+The estimators are Horvitz and Thompson's total and the ratio of two totals; the interval of a
+quantile is Woodruff's [1]_. The sampling unit is a trace: its spans are kept or lost together.
 
-How many people or sessions there were cannot be summed up so: who made many requests is likelier to
-be seen. What was seen once and twice tells of what was not seen at all [2]_.
+Numbers of users or sessions need another estimator, because a user with many requests is more
+likely to be sampled. The numbers of those seen once and twice estimate those never seen [2]_.
 
 .. [1] Woodruff, Confidence Intervals for Medians and Other Position Measures, 1952.
 .. [2] Chao and Lin, Nonparametric Lower Bounds for Species Richness and Shared Species Richness
@@ -26,7 +26,7 @@ from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection, Relation
 
 QUANTILE = 0.95
-# Fewer kept traces than this, and a normal interval of a ratio or a quantile is not to be trusted.
+# With fewer sampled traces the normal approximation of the intervals is unreliable.
 MIN_TRACES = 30
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -34,7 +34,7 @@ Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value of all traffic, with the interval that holds it with the confidence asked for."""
+    """An estimate for all traffic, with its confidence interval."""
 
     value: float
     low: float
@@ -43,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Rate (1/s), error ratio (1) and p95 duration (s) of an operation; `traces` were kept."""
+    """Rate (1/s), error ratio (1) and p95 duration (s) of an operation, from `traces` traces."""
 
     rate: Estimate
     error_ratio: Estimate
@@ -60,18 +60,18 @@ def traffic(
     until: datetime,
     confidence: float = 0.95,
 ) -> Traffic:
-    """Estimate rate, error ratio and p95 of an operation's whole traffic from what was kept.
+    """Estimate rate, error ratio and p95 duration of all traffic of an operation.
 
     Parameters
     ----------
-    con : what `lake.query.connect` gave.
+    con : from `lake.query.connect`.
     since, until : the period, UTC; the rate is the requests divided by its length.
-    confidence : share of such intervals that hold the value of all traffic.
+    confidence : share of intervals that contain the true value.
 
     Raises
     ------
     NotEnoughData
-        The traffic was sampled, and too few traces were kept for an interval.
+        The traffic is sampled and has too few traces for an interval.
     BadParameter
         `until` is not after `since`, or the confidence is not between 0 and 1.
 
@@ -99,8 +99,8 @@ def traffic(
     traces = int(trace.max()) + 1 if trace.size else 0
     if traces == 0 or (weight.max() > 1 and traces < MIN_TRACES):
         raise NotEnoughData(
-            f"{traces} traces of {operation} of {service_name} were kept, need {MIN_TRACES}; "
-            "take a longer period or keep a larger share"
+            f"got {traces} traces of {operation} of {service_name}, need {MIN_TRACES}; "
+            "choose a longer period or sample a larger share"
         )
     z = float(ndtri(0.5 + confidence / 2))
     seconds = (until - since).total_seconds()
@@ -122,18 +122,18 @@ def traffic(
 
 
 def quantiles(rows: str, *, by: Sequence[str], levels: Sequence[float]) -> str:
-    """Give SQL for the quantiles of all traffic out of the rows that were kept.
+    """Return SQL that computes weighted quantiles of all traffic.
 
     Parameters
     ----------
-    rows : SQL with the columns of `by`, never null, `value`, and `weight`: how many it stands for.
+    rows : SQL with the columns of `by` (never null), `value` and `weight`.
     levels : in (0, 1).
 
     Returns
     -------
-    A select of `by` and `quantiles`, a list in the order of the levels. Where all rows count the
-    same, as without sampling, these are DuckDB's own; else the least value that, with all below
-    it, has its share of the weight.
+    A select of `by` and `quantiles`, a list in the order of `levels`. When all weights are equal,
+    as without sampling, they are DuckDB's interpolated quantiles; otherwise the smallest value at
+    which the cumulative weight reaches the level.
 
     Examples
     --------
@@ -165,20 +165,20 @@ def quantiles(rows: str, *, by: Sequence[str], levels: Sequence[float]) -> str:
 
 
 def distinct(rows: Relation, thing: str, *, by: Sequence[str], of: str = "true") -> Relation:
-    """Estimate how many different people or sessions there were, in groups and in all of them.
+    """Estimate the number of distinct users or sessions, per group and over all groups.
 
     Parameters
     ----------
-    rows : spans with `trace_id`, `sample_weight` and what the rest names.
-    thing : the column with the id.
-    by : one column for the groups of `whole`, such as a window, and more for finer groups.
-    of : SQL of the rows that count for `part`.
+    rows : spans with `trace_id`, `sample_weight` and the columns named below.
+    thing : the column with the id of a user or session.
+    by : the first column, such as a window, is kept in every row; the others form finer groups.
+    of : SQL condition of the rows that count for `part`.
 
     Returns
     -------
-    The columns of `by`, of which all but the first are null for the whole; `whole` and `part`:
-    things, and things with a row that fits. Without sampling both are plain counts; with it, a
-    lower bound that is close when things differ little in how many traces they have.
+    The columns of `by`, null except the first in rows over all groups; `whole`, the number of ids;
+    and `part`, the number of ids with a row that fulfils `of`. Without sampling both are exact.
+    With sampling they are lower bounds, which are close when ids have similar numbers of traces.
     """
     first, keys = by[0], ", ".join(by)
     traces = rows.aggregate(
@@ -199,7 +199,7 @@ def distinct(rows: Relation, thing: str, *, by: Sequence[str], of: str = "true")
 
 
 def _seen_and_unseen(kept: str, stood_for: str) -> str:
-    """Give the SQL of seen + once^2 / (2 twice + share / (1 - share) once)."""
+    """Return the SQL of seen + once^2 / (2 twice + share / (1 - share) once)."""
     chosen = f"thing is not null and sampled and {kept}"
     once = f"count(*) filter ({chosen} = 1)"
     twice = f"count(*) filter ({chosen} = 2)"
@@ -213,7 +213,7 @@ def _seen_and_unseen(kept: str, stood_for: str) -> str:
 def _standard_error(
     values: Floats, weight: Floats, trace: "np.ndarray[tuple[int], np.dtype[np.int64]]"
 ) -> float:
-    """Give the standard error of the estimated sum of values over all traffic."""
+    """Return the standard error of the estimated sum of values over all traffic."""
     total = np.bincount(trace, weights=weight * values)
     most = np.ones(total.size)
     np.maximum.at(most, trace, weight)
@@ -226,7 +226,7 @@ def _quantile(
     trace: "np.ndarray[tuple[int], np.dtype[np.int64]]",
     z: float,
 ) -> Estimate:
-    """Give the quantile where the share of faster requests is QUANTILE, and where it may be."""
+    """Estimate the duration at QUANTILE, with Woodruff's interval."""
     share = np.cumsum(weight) / weight.sum()
     value = durations_s[_first(share, QUANTILE)]
     faster = (durations_s <= value).astype(np.float64) - QUANTILE
@@ -235,5 +235,5 @@ def _quantile(
     return Estimate(float(value), float(low), float(high))
 
 
-def _first(share: Floats, wanted: float) -> int:
-    return min(int(np.searchsorted(share, wanted - 1e-12)), share.size - 1)
+def _first(share: Floats, level: float) -> int:
+    return min(int(np.searchsorted(share, level - 1e-12)), share.size - 1)

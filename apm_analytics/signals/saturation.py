@@ -1,8 +1,8 @@
-"""How full the resources of every service are, window by window.
+"""Measure the saturation of the resources of every service, window by window.
 
-In:  a lake's gauges with names of OpenTelemetry's conventions that end in "utilization" (CPU,
-     memory, connection pools, queues) or "usage_rate", in shares or percent.
-Out: one row per (service_name, resource, window); a service without such a gauge has none.
+In:  a lake's gauges whose OpenTelemetry name ends in "utilization" (CPU, memory, connection pools,
+     queues) or "usage_rate", as shares or percent.
+Out: one row per (service_name, resource, window); a service without such a gauge has no rows.
 """
 
 from datetime import datetime
@@ -27,18 +27,18 @@ def saturation(con: Connection, *, window_s: int, since: datetime | None = None)
 
     Parameters
     ----------
-    con : what `lake.query.connect` gave.
+    con : from `lake.query.connect`.
     window_s : length of a window, in seconds.
-    since : leave out what was before; UTC.
+    since : start of the period, UTC; by default that of the lake.
 
     Returns
     -------
-    A frame with `SCHEMA`, sorted; `share` is the mean over instances, 1 is all of the resource
-    (of CPU: all of one core).
+    A frame with `SCHEMA`, sorted. `share` is the mean over instances; 1 is the whole resource (for
+    CPU one core).
 
     Examples
     --------
     >>> saturation(con, window_s=300)  # doctest: +SKIP
     """
-    found = query.named(con, SATURATION, window_s=window_s, since=since)
-    return found.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+    gauges = query.named(con, SATURATION, window_s=window_s, since=since)
+    return gauges.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())

@@ -1,7 +1,7 @@
-"""Rate, errors and duration by service, at a width of window that fits a chart.
+"""Measure rate, errors and duration by service, in windows wide enough for a chart.
 
 In:  a connection of `lake.query`.
-Out: one row a service and window, in seconds.
+Out: one row per service and window, in seconds.
 """
 
 from datetime import datetime
@@ -12,12 +12,12 @@ from apm_analytics.foundation.errors import NotEnoughData
 from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
 
-# Widths a reader can count with: 1, 5, 15 min, 1, 3, 6, 12 h, 1 day.
+# Round widths for the axis of a chart: 1, 5, 15 min, 1, 3, 6, 12 h, 1 day.
 WIDTHS_S = (60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)
 
 
 def period(con: Connection) -> tuple[datetime, datetime]:
-    """Give the start of the first and of the last span, UTC.
+    """Return the start of the first and of the last span, UTC.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def period(con: Connection) -> tuple[datetime, datetime]:
 
 
 def window_width(first: datetime, last: datetime, windows: int) -> int:
-    """Give the smallest round width, in s, that divides the period into at most `windows`."""
+    """Return the smallest round width, in s, that gives at most `windows` windows."""
     seconds = (last - first).total_seconds()
     return next((width for width in WIDTHS_S if seconds <= width * windows), WIDTHS_S[-1])
 
@@ -45,13 +45,13 @@ def requests(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> pl.DataFrame:
-    """Sum up the requests of every service in at most about `windows` windows.
+    """Summarise the requests of every service in at most about `windows` windows.
 
     Parameters
     ----------
     con : from `lake.query.connect`.
-    windows : how many at most; their width is a round one, see `WIDTHS_S`.
-    since, until : the period, UTC; the whole lake when left out.
+    windows : the most windows; their width is one of `WIDTHS_S`.
+    since, until : the period, UTC; by default the whole lake.
 
     Returns
     -------

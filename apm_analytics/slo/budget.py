@@ -1,10 +1,10 @@
-"""Reckon error budgets and burn rates from counted minutes.
+"""Compute error budgets and burn rates from counts per minute.
 
-In:  the minutes of `slo_events`, an objective, its period and the moment it is seen from.
-Out: one `Budget` an objective, and its burn rate in each of Sloth's windows.
+In:  the minutes of `slo.events`, an objective, its period and the end of the data.
+Out: one `Budget` per objective, and its burn rate in each of Sloth's windows.
 
-Counts are exact; the budget is (1 - target) of what was measured: events, or time slices.
-What cannot be judged is "insufficient" and says why; it never counts as zero.
+Counts are exact. The budget is (1 - target) of what was measured: requests, or time slices. An
+objective that cannot be judged is "insufficient" and carries its reason; it never counts as zero.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MET, MISSED, INSUFFICIENT = "met", "missed", "insufficient"
 
 @dataclass(frozen=True)
 class Limits:
-    """With fewer requests in a period or burn window, or in a time slice, nothing is said."""
+    """The fewest requests that a period or burn window, and a time slice, must have."""
 
     events: int
     slice_events: int
@@ -31,12 +31,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Budget:
-    """What an objective promised, what came of it, and what is left. Times are UTC."""
+    """Target, counts and remaining budget of an objective in one period. Times are UTC."""
 
     slo: str
     objective: str
     start: datetime
-    until: datetime  # measured up to here, not included
+    until: datetime  # end of the measurement, exclusive
     end: datetime  # of the period
     target: Decimal
     unit: str  # requests, or slices of 15 min
@@ -44,55 +44,55 @@ class Budget:
     bad: Decimal
     excluded_total: Decimal  # in maintenance
     excluded_bad: Decimal
-    unmeasured: int = 0  # slices without enough requests
+    unmeasured: int = 0  # slices with too few requests
     weight: Decimal = Decimal(1)
     reason: str = ""  # why it is insufficient
 
     @property
     def verdict(self) -> str:
-        """met, missed or insufficient."""
+        """One of met, missed and insufficient."""
         if self.reason:
             return INSUFFICIENT
         return MET if self.bad <= self.allowed else MISSED
 
     @property
     def attainment(self) -> Decimal | None:
-        """The share of good ones; None when it is insufficient."""
+        """The share of good requests or slices; None when insufficient."""
         return None if self.reason else 1 - self.bad / self.total
 
     @property
     def allowed(self) -> Decimal:
-        """How many may be bad."""
+        """How many requests or slices may be bad."""
         return (1 - self.target) * self.total
 
     @property
     def left(self) -> Decimal | None:
-        """How many more may be bad; below zero when the budget is overspent."""
+        """How many more may be bad; negative when the budget is overspent."""
         return None if self.reason else self.allowed - self.bad
 
     @property
     def consumed(self) -> Decimal | None:
-        """The share of the budget that is spent."""
+        """The spent share of the budget."""
         return None if self.reason else self.bad / self.allowed
 
     def what_if(self, target: Decimal) -> "Budget":
-        """Give the same measurement under another target."""
+        """Return the same measurement under another target."""
         return replace(self, target=target)
 
 
 @dataclass(frozen=True)
 class Burn:
-    """How fast the budget burns in a window; 1 spends it exactly in the period."""
+    """How fast the budget burns in a window; a rate of 1 spends it exactly in its period."""
 
     slo: str
     objective: str
     window: str
     total: Decimal
-    error_ratio: Decimal | None  # None: too few to judge by
+    error_ratio: Decimal | None  # None: too few requests
     rate: Decimal | None
 
 
-def budget(
+def measure(
     slo: Slo,
     objective: Objective,
     minutes: pl.DataFrame,
@@ -103,22 +103,22 @@ def budget(
     limits: Limits,
     slices: pl.DataFrame | None = None,
 ) -> Budget:
-    """Reckon one objective over [start, until).
+    """Compute the budget of one objective over [start, until).
 
     Parameters
     ----------
-    minutes : of `slo_events.count_minutes`.
-    start, until, end : the period's start, the last minute seen, the period's end.
-    limits : with how few requests nothing is said.
-    slices : of `slo_events.slice_quantiles`, for an objective with a quantile.
+    minutes : from `events.count_minutes`.
+    start, until, end : start of the period, end of the measurement, end of the period.
+    limits : the fewest requests needed for a judgement.
+    slices : from `events.slice_quantiles`, for an objective with a quantile.
 
     Returns
     -------
-    The budget. With time slices its total and bad count whole slices; slices with too few
+    The budget. With time slices, `total` and `bad` count whole slices; slices with too few
     requests are left out and counted in `unmeasured`.
     """
-    own = _between(minutes, start, until)
-    found = Budget(
+    counts = _between(minutes, start, until)
+    budget = Budget(
         slo=slo.name,
         objective=objective.name,
         start=start,
@@ -126,19 +126,19 @@ def budget(
         end=end,
         target=objective.target,
         unit="requests",
-        total=Decimal(own["total"].sum()),
-        bad=Decimal(own["bad"].sum()),
-        excluded_total=Decimal(own["excluded_total"].sum()),
-        excluded_bad=Decimal(own["excluded_bad"].sum()),
+        total=Decimal(counts["total"].sum()),
+        bad=Decimal(counts["bad"].sum()),
+        excluded_total=Decimal(counts["excluded_total"].sum()),
+        excluded_bad=Decimal(counts["excluded_bad"].sum()),
         weight=objective.weight,
     )
     if not objective.slice_min:
-        return replace(found, reason=_too_few(found.total, limits.events))
+        return replace(budget, reason=_too_few(budget.total, limits.events))
     measured = _slices(slo, objective, minutes, slices, start, until, limits)
     whole = int((until - start) // timedelta(minutes=objective.slice_min))
     none = f"no time slice has {limits.slice_events} requests or more"
     return replace(
-        found,
+        budget,
         unit=f"slices of {objective.slice_min} min",
         total=Decimal(measured.height),
         bad=sum((Decimal(bad) for bad in measured["bad"].to_list()), Decimal(0)),
@@ -148,15 +148,15 @@ def budget(
 
 
 def composite(slo: Slo, budgets: Sequence[Budget]) -> Budget:
-    """Put the steps of a journey together by their weights.
+    """Combine the steps of a journey by their weights.
 
-    The error ratio is the weighted mean of the steps' error ratios, the target that of their
-    targets; `total` is all weights together. One step that is insufficient makes it so.
+    Error ratio and target are the weighted means of those of the steps; `total` is the sum of the
+    weights. The journey is insufficient if one of its steps is.
     """
-    weights = sum((one.weight for one in budgets), Decimal(0))
-    target = sum((one.weight * one.target for one in budgets), Decimal(0)) / weights
-    reason = "; ".join(f"{one.objective}: {one.reason}" for one in budgets if one.reason)
-    bad = sum((one.weight * one.bad / one.total for one in budgets if one.total), Decimal(0))
+    weights = sum((step.weight for step in budgets), Decimal(0))
+    target = sum((step.weight * step.target for step in budgets), Decimal(0)) / weights
+    reason = "; ".join(f"{step.objective}: {step.reason}" for step in budgets if step.reason)
+    bad = sum((step.weight * step.bad / step.total for step in budgets if step.total), Decimal(0))
     return replace(
         budgets[0],
         objective=f"{slo.title}, all steps",
@@ -164,15 +164,15 @@ def composite(slo: Slo, budgets: Sequence[Budget]) -> Budget:
         unit="weighted steps",
         total=weights,
         bad=bad,
-        excluded_total=sum((one.excluded_total for one in budgets), Decimal(0)),
-        excluded_bad=sum((one.excluded_bad for one in budgets), Decimal(0)),
-        unmeasured=sum(one.unmeasured for one in budgets),
+        excluded_total=sum((step.excluded_total for step in budgets), Decimal(0)),
+        excluded_bad=sum((step.excluded_bad for step in budgets), Decimal(0)),
+        unmeasured=sum(step.unmeasured for step in budgets),
         weight=weights,
         reason=reason,
     )
 
 
-def burns(
+def burn_rates(
     slo: Slo,
     objective: Objective,
     minutes: pl.DataFrame,
@@ -183,24 +183,24 @@ def burns(
     slices: pl.DataFrame | None = None,
     slices_start: datetime | None = None,
 ) -> list[Burn]:
-    """Give the burn rate of each of Sloth's windows that end at `at`.
+    """Compute the burn rate in each of Sloth's windows that end at `at`.
 
     Parameters
     ----------
     at : end of the windows, a whole minute, UTC.
-    first : start of the data; a window that begins before it is insufficient.
+    first : start of the data; a window that begins earlier is insufficient.
     limits : a window with fewer requests is insufficient.
-    slices, slices_start : for an objective with a quantile: its slices, and where 0 begins.
+    slices, slices_start : the slices of an objective with a quantile, and the start of slice 0.
     """
-    found: list[Burn] = []
+    burns: list[Burn] = []
     for window in WINDOWS:
         since = at - timedelta(minutes=duration_minutes(window))
-        own = _between(minutes, since, at)
-        total = Decimal(own["total"].sum())
+        counts = _between(minutes, since, at)
+        total = Decimal(counts["total"].sum())
         ratio: Decimal | None = None
         if total >= limits.events and since >= first:
             if not objective.slice_min:
-                ratio = Decimal(own["bad"].sum()) / total
+                ratio = Decimal(counts["bad"].sum()) / total
             else:
                 start = slices_start or since
                 measured = _slices(slo, objective, minutes, slices, start, at, limits)
@@ -211,8 +211,8 @@ def burns(
                 if measured.height:
                     ratio = Decimal(measured["bad"].sum()) / measured.height
         rate = None if ratio is None else ratio / (1 - objective.target)
-        found.append(Burn(slo.name, objective.name, window, total, ratio, rate))
-    return found
+        burns.append(Burn(slo.name, objective.name, window, total, ratio, rate))
+    return burns
 
 
 def _slices(
@@ -224,7 +224,7 @@ def _slices(
     until: datetime,
     limits: Limits,
 ) -> pl.DataFrame:
-    """Give slice and bad (1, 0 or, with RatioTimeslices, its error ratio) of those measured."""
+    """Return `slice` and `bad` (0 or 1; the error ratio with RatioTimeslices) per slice."""
     whole = int((until - start) // timedelta(minutes=objective.slice_min))
     if quantiles is not None:
         operator = OPERATORS[objective.op or "lte"]
@@ -248,7 +248,7 @@ def _slices(
     )
     if slo.method == "RatioTimeslices":
         return counted.select("slice", bad=pl.col("bad") / pl.col("total"))
-    # 0.07 * 100 is a hair above 7; that hair must not make a slice bad.
+    # 0.07 * 100 is slightly above 7 in floating point; that must not make a slice bad.
     needed = (objective.slice_target or 0.0) * pl.col("total")
     enough = (pl.col("total") - pl.col("bad")) >= needed - 1e-9 * pl.col("total")
     return counted.select("slice", bad=(~enough).cast(pl.Int64))
@@ -258,5 +258,7 @@ def _between(minutes: pl.DataFrame, start: datetime, until: datetime) -> pl.Data
     return minutes.filter(pl.col("minute") >= start, pl.col("minute") < until)
 
 
-def _too_few(total: Decimal, least: int) -> str:
-    return "" if total >= least else f"{total.normalize():f} requests, at least {least} are needed"
+def _too_few(total: Decimal, needed: int) -> str:
+    return (
+        "" if total >= needed else f"{total.normalize():f} requests, at least {needed} are needed"
+    )

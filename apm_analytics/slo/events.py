@@ -1,10 +1,10 @@
-"""Count the good and the bad of every indicator, minute by minute, exactly.
+"""Count the good and bad requests of every indicator, exactly, per minute.
 
-In:  a lake's entry spans, or tables of transactions; the SLOs' indicators.
-Out: for each objective a frame of minutes with weighted counts, maintenance apart.
+In:  a lake's entry spans, or tables of transactions; the indicators of SLOs.
+Out: one frame of minutes per objective with weighted counts, maintenance counted separately.
 
-Every request counts as often as its sampling weight says, and once however often its span
-arrived. A request belongs to the minute in which it began.
+A request counts with its sampling weight, and only once if its span arrived several times. It
+belongs to the minute in which it began.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ import polars as pl
 
 from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
-from apm_analytics.signals import sampling
+from apm_analytics.signals import operations, sampling
 from apm_analytics.slo.model import Objective, Selection, Slo
 
 Interval = tuple[datetime, datetime]
@@ -35,28 +35,28 @@ WORST: dict[str, pl.DataType] = {
     "id": pl.UInt64(),
 }
 OPERATORS = {"lte": "<=", "lt": "<", "gte": ">=", "gt": ">"}
-# The requests of a report, once in memory; tables of transactions have the same columns.
+# Name of the table in memory; tables of transactions have the same columns.
 REQUESTS = "slo_requests"
 FIELDS = ("time", "service_name", "name", "duration_ns", "status_code")
-# A span's id in few bytes; two of a billion may share one, but not their time and duration.
+# A short key of a span. Among a billion spans two may collide, but not in time and duration too.
 SPAN_KEY = "hash(trace_id, span_id)"
 NS_PER_S = 1_000_000_000
 
 
 @dataclass
-class Question:
-    """The values of a statement's parameters."""
+class Bindings:
+    """The parameters of a SQL statement: placeholder name -> value."""
 
     values: dict[str, object] = field(default_factory=dict)
 
     def bind(self, value: object) -> str:
-        """Keep a value and give its placeholder."""
+        """Add a value and return its placeholder."""
         name = f"v{len(self.values)}"
         self.values[name] = value
         return f"${name}"
 
     def between(self, start: datetime, until: datetime) -> str:
-        """Give the SQL of a time in [start, until)."""
+        """Return the SQL condition that `time` is in [start, until)."""
         return (
             f"(time >= {self.bind(start)}::timestamp::timestamp_ns"
             f" and time < {self.bind(until)}::timestamp::timestamp_ns)"
@@ -65,13 +65,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Requests:
-    """The requests of some SLOs in memory: the table of those of the lake, and of transactions."""
+    """The requests of some SLOs in memory: one table of entry spans, one per transaction."""
 
     con: Connection
     transactions: Mapping[str, str] = field(default_factory=dict)  # name -> table
 
     def table(self, objective: Objective) -> str:
-        """Name the table that holds the requests of an objective."""
+        """Return the name of the table with the requests of an objective."""
         transaction = objective.indicator.total.transaction
         return REQUESTS if transaction is None else self.transactions[transaction]
 
@@ -84,13 +84,13 @@ def gather(
     until: datetime,
     transactions: Mapping[str, str] | None = None,
 ) -> Requests:
-    """Read what the SLOs count out of the lake, in one pass and each span once.
+    """Read the requests that the SLOs count from the lake, in one pass, each span once.
 
     Parameters
     ----------
-    con : of `lake.query.connect`.
-    since, until : the period, UTC; `until` is not part of it.
-    transactions : transaction -> table of its instances, as `transactions.tables` makes them.
+    con : from `lake.query.connect`.
+    since, until : the period, UTC; `until` is exclusive.
+    transactions : transaction -> table of its instances, see `transactions.instances.gather`.
 
     Returns
     -------
@@ -104,20 +104,15 @@ def gather(
     ]
     narrowed = sorted({name for one in objectives for name in _columns(one)} - set(FIELDS))
     services = sorted({str(one.indicator.total.service) for one in objectives})
-    asked = Question()
+    bindings = Bindings()
     con.execute(
         f"create or replace temp table {REQUESTS} as"
         f" select {', '.join([*FIELDS, *narrowed])}, {SPAN_KEY} as id, sample_weight as weight"
-        f" from entry_spans where {asked.between(since, until)}"
-        f" and service_name in (select unnest({asked.bind(services)}))",
-        asked.values,
+        f" from entry_spans where {bindings.between(since, until)}"
+        f" and service_name in (select unnest({bindings.bind(services)}))",
+        bindings.values,
     )
-    con.execute(
-        f"delete from {REQUESTS} where rowid in ("
-        f"select rowid from {REQUESTS} semi join"
-        f" (select id from {REQUESTS} group by id having count(*) > 1) as repeated using (id)"
-        " qualify row_number() over (partition by id, time, duration_ns) > 1)"
-    )
+    operations.drop_repeated(con, REQUESTS)
     return Requests(con, dict(transactions or {}))
 
 
@@ -133,14 +128,13 @@ def count_minutes(
 
     Parameters
     ----------
-    requests : of `gather`.
-    since, until : the period, whole minutes, UTC; `until` is not part of it.
-    maintenance : SLO name -> intervals that do not count; where some overlap, a request in them
-        is left out once.
+    requests : from `gather`.
+    since, until : the period, whole minutes, UTC; `until` is exclusive.
+    maintenance : SLO name -> intervals that do not count; they may overlap.
 
     Returns
     -------
-    (SLO, objective) -> `SCHEMA`: weighted counts of requests; minutes without any have no row.
+    (SLO, objective) -> `SCHEMA`: weighted counts; minutes without requests have no row.
 
     Examples
     --------
@@ -164,21 +158,21 @@ def slice_quantiles(
     until: datetime,
     maintenance: Sequence[Interval] = (),
 ) -> pl.DataFrame:
-    """Measure the duration's quantile in every time slice.
+    """Measure the quantile of the duration in every time slice.
 
     Returns
     -------
-    slice (0 begins at `start`), value in s, total: requests in it, maintenance left out.
+    slice (0 begins at `start`), value (s), total (requests), without maintenance.
     """
-    asked = Question()
+    bindings = Bindings()
     total = objective.indicator.total
     size_ns = objective.slice_min * 60 * NS_PER_S
-    begins = asked.bind(start)
+    begins = bindings.bind(start)
     rows = (
         f"select (epoch_ns(time) - epoch_ns({begins}::timestamp)) // {size_ns} as slice,"
         f" duration_ns as value, weight from {requests.table(objective)}"
-        f" where {asked.between(start, until)} and {_fits(asked, total)}"
-        f" and not ({_during(asked, maintenance)})"
+        f" where {bindings.between(start, until)} and {_fits(bindings, total)}"
+        f" and not ({_during(bindings, maintenance)})"
     )
     assert total.quantile is not None
     measured = sampling.quantiles(rows, by=["slice"], levels=[total.quantile])
@@ -188,7 +182,7 @@ def slice_quantiles(
         f"select slice, sum(weight) as total from ({rows}) group by slice)"
         " select slice, quantiles[1] / 1e9 as value, total"
         " from measured join counted using (slice) order by slice",
-        asked.values,
+        bindings.values,
     )
 
 
@@ -201,49 +195,49 @@ def worst(
     maintenance: Sequence[Interval] = (),
     count: int,
 ) -> pl.DataFrame:
-    """List bad requests of an SLO: those that failed, then the slowest.
+    """List the worst bad requests of an SLO: failed ones first, then the slowest.
 
     Returns
     -------
-    `WORST`, the worst `count` of each objective; `id` leads to the trace, see `trace_ids`. An
-    objective with a quantile has no bad requests, only slices.
+    `WORST`, at most `count` rows per objective; `trace_ids` resolves `id`. An objective with a
+    quantile has no bad requests, only bad slices.
     """
-    found = [pl.DataFrame(schema=WORST)]
+    frames = [pl.DataFrame(schema=WORST)]
     for objective in slo.objectives:
         selection = objective.indicator.total
         if selection.quantile is not None:
             continue
-        asked = Question()
+        bindings = Bindings()
         failed = "coalesce(status_code, 'unset') = 'error'"
         rows = query.frame(
             requests.con,
-            f"select {asked.bind(objective.name)} as objective, time::timestamp as time,"
+            f"select {bindings.bind(objective.name)} as objective, time::timestamp as time,"
             " service_name, name as operation, duration_ns / 1e9 as duration_s,"
             f" coalesce(status_code, 'unset') as status_code, id from {requests.table(objective)}"
-            f" where {asked.between(start, until)} and {_fits(asked, selection)}"
-            f" and not {_good(asked, objective)} and not ({_during(asked, maintenance)})"
-            f" order by {failed} desc, duration_ns desc, id limit {asked.bind(count)}",
-            asked.values,
+            f" where {bindings.between(start, until)} and {_fits(bindings, selection)}"
+            f" and not {_good(bindings, objective)} and not ({_during(bindings, maintenance)})"
+            f" order by {failed} desc, duration_ns desc, id limit {bindings.bind(count)}",
+            bindings.values,
         )
-        found.append(rows.cast(pl.Schema(WORST)))
-    return pl.concat(found)
+        frames.append(rows.cast(pl.Schema(WORST)))
+    return pl.concat(frames)
 
 
 def trace_ids(con: Connection, bad: pl.DataFrame) -> pl.DataFrame:
-    """Exchange the `id` of requests for their `trace_id`."""
+    """Replace the `id` of requests by their `trace_id`."""
     if bad.is_empty():
         return bad.drop("id").with_columns(trace_id=pl.lit(None, pl.String))
-    asked = Question()
+    bindings = Bindings()
     first, last = bad["time"].min(), bad["time"].max()
     assert isinstance(first, datetime) and isinstance(last, datetime)
-    # The lake's times are finer than a microsecond.
-    finest = timedelta(microseconds=1)
-    span = asked.between(first - finest, last + finest)
+    # The lake stores nanoseconds.
+    margin = timedelta(microseconds=1)
+    span = bindings.between(first - margin, last + margin)
     known = query.frame(
         con,
         f"select distinct {SPAN_KEY} as id, trace_id from spans where {span}"
-        f" and {SPAN_KEY} in (select unnest({asked.bind(bad['id'].to_list())}))",
-        asked.values,
+        f" and {SPAN_KEY} in (select unnest({bindings.bind(bad['id'].to_list())}))",
+        bindings.values,
     )
     return bad.join(known, on="id", how="left", maintain_order="left").drop("id")
 
@@ -256,12 +250,12 @@ def _count(
     until: datetime,
     maintenance: Mapping[str, Sequence[Interval]],
 ) -> dict[Key, pl.DataFrame]:
-    asked = Question()
+    bindings = Bindings()
     columns: list[str] = []
     for number, (slo, objective) in enumerate(members):
-        total = _fits(asked, objective.indicator.total)
-        bad = f"not {_good(asked, objective)}"
-        out = _during(asked, maintenance.get(slo.name, ()))
+        total = _fits(bindings, objective.indicator.total)
+        bad = f"not {_good(bindings, objective)}"
+        out = _during(bindings, maintenance.get(slo.name, ()))
         for name, condition in (
             ("total", f"not ({out})"),
             ("bad", f"not ({out}) and {bad}"),
@@ -272,8 +266,8 @@ def _count(
     frame = query.frame(
         con,
         f"select epoch_ns(time) // {60 * NS_PER_S} * 60 as minute_s, {', '.join(columns)}"
-        f" from {table} where {asked.between(since, until)} group by minute_s order by minute_s",
-        asked.values,
+        f" from {table} where {bindings.between(since, until)} group by minute_s order by minute_s",
+        bindings.values,
     )
     minute = pl.from_epoch("minute_s", time_unit="s").cast(pl.Datetime("us")).alias("minute")
     return {
@@ -284,37 +278,37 @@ def _count(
     }
 
 
-def _good(asked: Question, objective: Objective) -> str:
-    """Give the SQL of a good request among those of the objective."""
+def _good(bindings: Bindings, objective: Objective) -> str:
+    """Return the SQL condition of a good request among those of the objective."""
     indicator = objective.indicator
     if indicator.good is not None:
-        return _fits(asked, indicator.good)
+        return _fits(bindings, indicator.good)
     if indicator.bad is not None:
-        return f"not {_fits(asked, indicator.bad)}"
+        return f"not {_fits(bindings, indicator.bad)}"
     if objective.op is None:
         return "true"
-    return f"(duration_ns {OPERATORS[objective.op]} {asked.bind(_ns(objective.value))})"
+    return f"(duration_ns {OPERATORS[objective.op]} {bindings.bind(_ns(objective.value))})"
 
 
-def _fits(asked: Question, selection: Selection) -> str:
+def _fits(bindings: Bindings, selection: Selection) -> str:
     conditions: list[str] = []
     if selection.service is not None:
-        conditions.append(f"service_name = {asked.bind(selection.service)}")
+        conditions.append(f"service_name = {bindings.bind(selection.service)}")
     if selection.operations:
-        conditions.append(f"name in (select unnest({asked.bind(list(selection.operations))}))")
+        conditions.append(f"name in (select unnest({bindings.bind(list(selection.operations))}))")
     if selection.status is not None:
         sign = "=" if selection.status == "error" else "<>"
         conditions.append(f"coalesce(status_code, 'unset') {sign} 'error'")
     if selection.max_duration_s is not None:
-        conditions.append(f"duration_ns <= {asked.bind(_ns(selection.max_duration_s))}")
+        conditions.append(f"duration_ns <= {bindings.bind(_ns(selection.max_duration_s))}")
     conditions += [
-        f"coalesce({column} = {asked.bind(value)}, false)" for column, value in selection.where
+        f"coalesce({column} = {bindings.bind(value)}, false)" for column, value in selection.where
     ]
     return f"({' and '.join(conditions) or 'true'})"
 
 
-def _during(asked: Question, intervals: Sequence[Interval]) -> str:
-    return " or ".join(asked.between(start, end) for start, end in intervals) or "false"
+def _during(bindings: Bindings, intervals: Sequence[Interval]) -> str:
+    return " or ".join(bindings.between(start, end) for start, end in intervals) or "false"
 
 
 def _columns(objective: Objective) -> Iterable[str]:

@@ -1,7 +1,7 @@
-"""Remember what was stated, so that late data show as a restatement and not as a riddle.
+"""Keep a ledger of stated budgets, so that changes by late data become visible restatements.
 
 In:  budgets, the hash of the data they come from, the run.
-Out: `slo_ledger.json`, written in one step; what a later count of the same minutes changed.
+Out: `slo_ledger.json`, replaced atomically; what a later count of the same minutes changed.
 """
 
 import json
@@ -20,7 +20,7 @@ FILE_NAME = "slo_ledger.json"
 
 @dataclass(frozen=True)
 class Statement:
-    """What was said of an objective and a period, and from which data. Counts are exact."""
+    """One stated budget of an objective and period, with its data. Counts are exact."""
 
     slo: str
     objective: str
@@ -39,7 +39,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Restatement:
-    """What data that came late changed in a statement."""
+    """How late data changed a statement."""
 
     slo: str
     objective: str
@@ -54,31 +54,37 @@ class Restatement:
 
 
 def read(folder: Path) -> list[Statement]:
-    """Give the statements, oldest first; none where there is no ledger yet.
+    """Return the statements, oldest first; none when there is no ledger yet.
 
     Raises
     ------
     BadInput
-        The file is no ledger.
+        The file is not a ledger.
     """
     file = folder / FILE_NAME
     if not file.exists():
         return []
     try:
-        return [Statement(**one) for one in json.loads(file.read_text(encoding="utf-8"))]
+        return [Statement(**fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(
-            f"{file} is no ledger of statements: {error}; restore it from a backup, "
-            "or remove it and lose what was stated before"
+            f"{file} is not a ledger of statements: {error}; restore it from a backup, "
+            "or remove it, which loses the earlier statements"
         ) from error
 
 
 def last(statements: Iterable[Statement], budget: Budget) -> Statement | None:
-    """Find the latest statement of the same objective and period."""
+    """Return the latest statement of the same objective and period, or None."""
     same = [
-        one
-        for one in statements
-        if (one.slo, one.objective, one.start, one.end, one.unit)
+        statement
+        for statement in statements
+        if (
+            statement.slo,
+            statement.objective,
+            statement.start,
+            statement.end,
+            statement.unit,
+        )
         == (
             budget.slo,
             budget.objective,
@@ -91,7 +97,7 @@ def last(statements: Iterable[Statement], budget: Budget) -> Statement | None:
 
 
 def restated(before: Statement, now: Budget) -> Restatement | None:
-    """Compare a statement with a new count of the same minutes; None when nothing changed."""
+    """Compare a statement with a new count of the same minutes; return None if they agree."""
     then = Decimal(before.total), Decimal(before.bad)
     if then == (now.total, now.bad):
         return None
@@ -112,14 +118,14 @@ def restated(before: Statement, now: Budget) -> Restatement | None:
 def add(
     folder: Path, budgets: Iterable[Budget], *, stated_at: datetime, data_hash: str, run_id: str
 ) -> None:
-    """Add statements; one that says the same as the latest of its period is not repeated.
+    """Add statements, except those equal to the latest one of their period.
 
     Raises
     ------
     BadInput
-        The file there is no ledger.
+        The existing file is not a ledger.
     OSError
-        The disk is full or the folder not writable; the old ledger stays.
+        The disk is full or the folder not writable; the old ledger is kept.
     """
     statements = read(folder)
     before = len(statements)
@@ -140,14 +146,14 @@ def add(
             run_id=run_id,
         )
         old = last(statements, budget)
-        if old is None or _said(old) != _said(new):
+        if old is None or _content(old) != _content(new):
             statements.append(new)
     if len(statements) > before:
-        text = json.dumps([asdict(one) for one in statements], indent=1)
+        text = json.dumps([asdict(statement) for statement in statements], indent=1)
         write_atomic(folder / FILE_NAME, f"{text}\n".encode())
 
 
-def _said(statement: Statement) -> tuple[str, ...]:
+def _content(statement: Statement) -> tuple[str, ...]:
     return (
         statement.until,
         statement.target,

@@ -1,7 +1,7 @@
-"""What a service level objective is: its indicator, window and targets.
+"""Define service level objectives: indicators, windows, targets, alert conditions.
 
 In:  nothing.
-Out: the classes that `slo_specs.load` fills; `Window` knows its periods.
+Out: the classes that `slo.specs.load` fills; `Window` computes its periods.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ MONTHS = {"M": 1, "Q": 3, "Y": 12}
 
 @dataclass(frozen=True)
 class Selection:
-    """Which requests: of a service's operations, or of a transaction."""
+    """A selection of requests: operations of a service, or instances of a transaction."""
 
     service: str | None = None
-    operations: tuple[str, ...] = ()  # none: all of the service
+    operations: tuple[str, ...] = ()  # empty: all operations of the service
     transaction: str | None = None
     status: str | None = None  # ok or error
     max_duration_s: float | None = None
@@ -26,13 +26,13 @@ class Selection:
     where: tuple[tuple[str, str | int], ...] = ()
 
     def source(self) -> tuple[str | None, tuple[str, ...], str | None]:
-        """What is counted, whether good or bad."""
+        """Return what is counted, good or bad: service, operations, transaction."""
         return self.service, self.operations, self.transaction
 
 
 @dataclass(frozen=True)
 class Indicator:
-    """Good among all, bad among all, or a duration to compare."""
+    """Good requests among all, bad requests among all, or durations to compare."""
 
     name: str
     total: Selection
@@ -42,22 +42,22 @@ class Indicator:
 
 @dataclass(frozen=True)
 class Window:
-    """A rolling window, or one that follows a calendar in its time zone."""
+    """A rolling window, or a calendar window in its time zone."""
 
-    minutes: int = 0  # of a rolling window, or of a calendar one of days or weeks
+    minutes: int = 0  # of a rolling window, or of a calendar window of days or weeks
     months: int = 0  # of a calendar window of months, quarters or years
-    start: datetime | None = None  # local time, without a zone; None: rolling
+    start: datetime | None = None  # naive local time; None: rolling
     zone: str = "UTC"
 
     def period(self, at: datetime) -> tuple[datetime, datetime]:
-        """Give the window that holds the last moment before `at`; UTC, without a zone."""
+        """Return the period that contains the last moment before `at`; naive UTC."""
         if self.start is None:
             return at - timedelta(minutes=self.minutes), at
         zone = ZoneInfo(self.zone)
         last = at - timedelta(microseconds=1)
         local = last.replace(tzinfo=ZoneInfo("UTC")).astimezone(zone).replace(tzinfo=None)
         number = self._number(local)
-        # In the hour that a clock repeats, local time alone cannot tell before from after.
+        # Local time is ambiguous in the hour that a clock change repeats.
         while _utc(self._start(number + 1), zone) <= last:
             number += 1
         while _utc(self._start(number), zone) > last:
@@ -65,10 +65,10 @@ class Window:
         return _utc(self._start(number), zone), _utc(self._start(number + 1), zone)
 
     def month(self, year: int, month: int) -> tuple[datetime, datetime]:
-        """Give a month of the contract's time zone; UTC, without a zone."""
+        """Return a month of the contract's time zone; naive UTC."""
         zone = ZoneInfo(self.zone)
-        own = self.start if self.start and self.months else datetime(year, 1, 1)
-        first = own.replace(year=year, month=month)
+        anchor = self.start if self.start and self.months else datetime(year, 1, 1)
+        first = anchor.replace(year=year, month=month)
         return _utc(first, zone), _utc(_moved(first, 1), zone)
 
     def _number(self, local: datetime) -> int:
@@ -87,14 +87,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Objective:
-    """One target of an SLO, exact; times in s."""
+    """One target of an SLO; times in s."""
 
     name: str
     target: Decimal
     indicator: Indicator
-    op: str | None = None  # with a threshold: lte, lt, gte or gt
+    op: str | None = None  # of a threshold: lte, lt, gte or gt
     value: float | None = None
-    slice_min: int = 0  # length of a time slice, in minutes; 0: every event counts
+    slice_min: int = 0  # length of a time slice, in minutes; 0: every request counts
     slice_target: float | None = None
     weight: Decimal = Decimal(1)
 
@@ -121,19 +121,19 @@ class Slo:
     method: str  # Occurrences, Timeslices or RatioTimeslices
     window: Window
     objectives: tuple[Objective, ...]
-    composite: bool  # the objectives are steps of one journey, with weights
+    composite: bool  # the objectives are weighted steps of one journey
     description: str = ""
     conditions: tuple[Condition, ...] = ()
     where: str = ""  # file and line
 
     @property
     def sources(self) -> set[tuple[str | None, tuple[str, ...], str | None]]:
-        """What its indicators count."""
+        """What the indicators count; see `Selection.source`."""
         return {objective.indicator.total.source() for objective in self.objectives}
 
 
 def duration_minutes(text: str) -> int:
-    """Give the length of a rolling duration in minutes; a month is 30 days there.
+    """Return the length of a rolling duration in minutes; a month counts as 30 days.
 
     Examples
     --------
@@ -145,11 +145,11 @@ def duration_minutes(text: str) -> int:
 
 
 def _moved(local: datetime, months: int) -> datetime:
-    """Give the same day and clock time some months later."""
+    """Return the same day and clock time some months later."""
     total = local.year * 12 + local.month - 1 + months
     return local.replace(year=total // 12, month=total % 12 + 1)
 
 
 def _utc(local: datetime, zone: ZoneInfo) -> datetime:
-    """Give a local time as UTC; one that a clock skips is told by the old offset."""
+    """Convert a local time to naive UTC; a skipped local time uses the offset before the change."""
     return local.replace(tzinfo=zone).astimezone(ZoneInfo("UTC")).replace(tzinfo=None)

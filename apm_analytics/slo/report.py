@@ -1,7 +1,7 @@
 """Report on service level objectives: budget, burn, completeness, exclusions, restatements.
 
-In:  a lake, the SLOs, the calendar, what was stated before.
-Out: one `SloReport` an SLO; the same lake and arguments give the same report.
+In:  a lake, the SLOs, the calendar, earlier statements.
+Out: one `SloReport` per SLO; the same lake and arguments give the same report.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,46 +11,46 @@ from decimal import Decimal
 
 import polars as pl
 
-from apm_analytics.foundation.errors import BadParameter, NotEnoughData
+from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
+from apm_analytics.signals import services
 from apm_analytics.signals.calendar import Calendar, Entry
-from apm_analytics.slo import budget as slo_budget
 from apm_analytics.slo import events, ledger
-from apm_analytics.slo.budget import Budget, Burn, Limits
+from apm_analytics.slo.budget import WINDOWS, Budget, Burn, Limits, burn_rates, composite, measure
 from apm_analytics.slo.ledger import Restatement, Statement
 from apm_analytics.slo.model import Objective, Slo, duration_minutes
 
 MINUTE = timedelta(minutes=1)
-LONGEST_BURN = timedelta(minutes=duration_minutes(slo_budget.WINDOWS[-1]))
+LONGEST_BURN = timedelta(minutes=duration_minutes(WINDOWS[-1]))
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """How much of a period the data cover. Times are UTC, without a zone."""
+    """How much of a period the data cover. Times are naive UTC."""
 
     first: datetime  # of all spans
     last: datetime
     covered: float  # share of the period so far, without gaps
-    gaps: tuple[tuple[datetime, datetime], ...]  # without any span at all, within the period
+    gaps: tuple[tuple[datetime, datetime], ...]  # parts of the period without any span
     spans: int
-    sampled: int  # of them, those that stand for more than one
+    sampled: int  # spans with a sampling weight other than 1
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is known to be missing."""
+        """Whether the period has no known gap."""
         return self.covered >= 1.0
 
 
 @dataclass(frozen=True)
 class SloReport:
-    """Everything that can be said of one SLO in one period."""
+    """All results of one SLO in one period."""
 
     slo: Slo
     start: datetime
     until: datetime
     end: datetime
-    budgets: tuple[Budget, ...]  # of a composite: its steps, then the whole
+    budgets: tuple[Budget, ...]  # of a composite: its steps, then the journey
     burns: tuple[Burn, ...]
     what_if: tuple[Budget, ...]
     completeness: Completeness
@@ -62,7 +62,7 @@ class SloReport:
 
 @dataclass(frozen=True)
 class Given:
-    """What a report needs besides the lake and the SLOs."""
+    """The inputs of a report besides the lake and the SLOs."""
 
     limits: Limits
     max_gap_s: float
@@ -85,11 +85,11 @@ def reports(
 
     Parameters
     ----------
-    con : of `lake.query.connect`.
-    instances : gives the tables of transactions for a period, as `transactions.gather` does.
-    month : "2026-03" in each SLO's own time zone; without it, its present window.
-    what_if : targets to reckon the same measurements with.
-    violations : how many of the worst bad requests to list.
+    con : from `lake.query.connect`.
+    instances : returns the tables of transactions of a period, see `transactions.instances`.
+    month : "2026-03" in each SLO's time zone; by default its current window.
+    what_if : alternative targets to apply to the same measurements.
+    violations : how many of the worst bad requests to list per objective.
 
     Raises
     ------
@@ -100,8 +100,8 @@ def reports(
     """
     for target in what_if:
         if not 0 <= target < 1:
-            raise BadParameter(f"a target of {target} was asked for, needs 0 <= target < 1")
-    first, last = _recorded(con)
+            raise BadParameter(f"got the target {target}, need 0 <= target < 1")
+    first, last = services.period(con)
     at = last.replace(second=0, microsecond=0) + MINUTE
     periods = {slo.name: _period(slo, at, month) for slo in slos}
     maintenance = {slo.name: _maintenance(slo, periods[slo.name], given) for slo in slos}
@@ -159,7 +159,7 @@ def _report(
             slices = events.slice_quantiles(
                 requests, objective, start=start, until=until, maintenance=intervals
             )
-        one = slo_budget.budget(
+        budget = measure(
             slo,
             objective,
             counted,
@@ -169,13 +169,14 @@ def _report(
             limits=given.limits,
             slices=slices,
         )
-        if one.reason and not one.total:
-            one = replace(one, reason=_why_none(requests.con, slo, objective, one, recorded, given))
-        budgets.append(one)
-        before = ledger.last(given.stated, one)
+        if budget.reason and not budget.total:
+            reason = _why_none(requests.con, slo, objective, budget, recorded, given)
+            budget = replace(budget, reason=reason)
+        budgets.append(budget)
+        before = ledger.last(given.stated, budget)
         if before is not None:
-            # The same minutes as then: what is new in them came late.
-            again = slo_budget.budget(
+            # A difference in the minutes of the earlier statement comes from late data.
+            again = measure(
                 slo,
                 objective,
                 counted,
@@ -187,8 +188,8 @@ def _report(
             )
             changed = ledger.restated(before, again)
             restatements += [changed] if changed else []
-        if until == at:  # a burn rate is of now; a closed period has none
-            burns += slo_budget.burns(
+        if until == at:  # a closed period has no current burn rate
+            burns += burn_rates(
                 slo,
                 objective,
                 counted,
@@ -200,7 +201,7 @@ def _report(
             )
         days.append(_by_day(slo, objective, counted, start, until))
     if slo.composite:
-        budgets.append(slo_budget.composite(slo, budgets))
+        budgets.append(composite(slo, budgets))
     return SloReport(
         slo=slo,
         start=start,
@@ -208,7 +209,7 @@ def _report(
         end=end,
         budgets=tuple(budgets),
         burns=tuple(burns),
-        what_if=tuple(one.what_if(target) for target in what_if for one in budgets),
+        what_if=tuple(budget.what_if(target) for target in what_if for budget in budgets),
         completeness=completeness(requests.con, start, until, given.max_gap_s, recorded),
         maintenance=tuple(maintenance),
         restatements=tuple(restatements),
@@ -229,10 +230,10 @@ def completeness(
     max_gap_s: float,
     recorded: tuple[datetime, datetime],
 ) -> Completeness:
-    """Say how much of [start, until) the lake's spans cover.
+    """Measure how much of [start, until) the lake's spans cover.
 
-    A stretch without any span of any service that is longer than `max_gap_s` is a gap; so is
-    what lies before the first span and after the last.
+    A gap is a stretch longer than `max_gap_s` without any span of any service, including the time
+    before the first span and after the last.
     """
     rows = query.named(
         con, "telemetry_gaps", since=start, until=until, max_gap_s=max_gap_s
@@ -251,15 +252,6 @@ def completeness(
     return Completeness(recorded[0], recorded[1], covered, tuple(gaps), totals[0], totals[1])
 
 
-def _recorded(con: Connection) -> tuple[datetime, datetime]:
-    first, last = query.frame(
-        con, "select min(time)::timestamp as first, max(time)::timestamp as last from spans"
-    ).row(0)
-    if first is None:
-        raise NotEnoughData("the lake holds no span; fill it with `apm import` or `apm simulate`")
-    return first, last
-
-
 def _period(slo: Slo, at: datetime, month: str | None) -> tuple[datetime, datetime]:
     if month is None:
         return slo.window.period(at)
@@ -271,15 +263,15 @@ def _period(slo: Slo, at: datetime, month: str | None) -> tuple[datetime, dateti
 
 
 def _maintenance(slo: Slo, period: tuple[datetime, datetime], given: Given) -> list[Entry]:
-    """List the maintenance of the services that an SLO counts."""
-    own: set[str] = set()
+    """Return the maintenance entries of the services that an SLO counts."""
+    counted: set[str] = set()
     for service, _, transaction in slo.sources:
         if service is not None:
-            own.add(service)
+            counted.add(service)
         elif transaction is not None:
-            own |= (given.services or {}).get(transaction, frozenset())
+            counted |= (given.services or {}).get(transaction, frozenset())
     entries = given.calendar.entries(kind="maintenance", until=period[1])
-    return [entry for entry in entries if any(entry.concerns(service) for service in own)]
+    return [entry for entry in entries if any(entry.concerns(service) for service in counted)]
 
 
 def _why_none(
@@ -290,9 +282,9 @@ def _why_none(
     recorded: tuple[datetime, datetime],
     given: Given,
 ) -> str:
-    """Say why nothing was counted: no data in the period, a name nobody knows, or no traffic."""
+    """Explain why nothing was counted: no data in the period, an unknown name, or no traffic."""
     if budget.excluded_total:
-        return "all its requests fall into maintenance"
+        return "all requests fall into maintenance"
     if budget.start > recorded[1] or budget.until <= recorded[0]:
         return (
             f"the lake's data ({recorded[0]:%Y-%m-%d %H:%M} to {recorded[1]:%Y-%m-%d %H:%M} UTC)"
@@ -302,18 +294,18 @@ def _why_none(
     if selection.transaction is not None:
         return f"no instance of the transaction {selection.transaction!r} in the period"
     names = query.named(con, "entered_operations")
-    services = names["service_name"].unique().sort().to_list()
-    if selection.service not in services:
+    known = names["service_name"].unique().sort().to_list()
+    if selection.service not in known:
         return (
-            f"{slo.where}: the lake knows no service {selection.service!r}; "
-            f"there are: {', '.join(services[:20])}"
+            f"{slo.where}: the lake has no service {selection.service!r}; "
+            f"there are: {', '.join(known[:20])}"
         )
-    own = names.filter(service_name=selection.service)["operation"].to_list()
-    unknown = [name for name in selection.operations if name not in own]
+    operations = names.filter(service_name=selection.service)["operation"].to_list()
+    unknown = [name for name in selection.operations if name not in operations]
     if unknown:
         return (
             f"{slo.where}: {selection.service} has no operation {unknown[0]!r}; "
-            f"there are: {', '.join(own[:20])}"
+            f"there are: {', '.join(operations[:20])}"
         )
     return "no request in the period"
 
@@ -321,7 +313,7 @@ def _why_none(
 def _by_day(
     slo: Slo, objective: Objective, minutes: pl.DataFrame, start: datetime, until: datetime
 ) -> pl.DataFrame:
-    """Sum up the days of the contract's time zone."""
+    """Sum the counts per day of the contract's time zone."""
     return (
         minutes.filter(pl.col("minute") >= start, pl.col("minute") < until)
         .group_by(

@@ -1,17 +1,15 @@
-"""Hold OpenSLO v1 documents against the schema, with the line of everything that does not fit.
+"""Validate OpenSLO v1 documents against schema.json.
 
 In:  YAML documents.
-Out: (kind, name) -> document, or an error that lists file, line, what was found and what fits.
+Out: (kind, name) -> document, or an error with file, line, what was found and what is allowed.
 """
 
 import difflib
 import json
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from apm_analytics.foundation.errors import BadParameter, NotFound
 from apm_analytics.foundation.yaml_documents import Document, documents
@@ -32,32 +30,33 @@ def read(path: Path) -> dict[tuple[str, str], Document]:
     NotFound
         No such file or folder.
     BadParameter
-        A document is no OpenSLO v1 document of a kind that is understood, holds an unknown or
-        ill-valued field, or two have the same kind and name; every message has file and line.
+        A document is not OpenSLO v1 of a supported kind, has an unknown field or a wrong value,
+        or two have the same kind and name. Every message has file and line.
     """
     if not path.exists():
         raise NotFound(f"no SLOs at {path}; write OpenSLO v1 documents there, see specs/slos")
     files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
-    found: dict[tuple[str, str], Document] = {}
-    said: list[str] = []
+    named: dict[tuple[str, str], Document] = {}
+    problems: list[str] = []
     for document in (document for file in files for document in documents(file)):
-        wrong = list(_wrong(document))
-        said += wrong
-        if wrong:
+        misfits = list(_misfits(document))
+        problems += misfits
+        if misfits:
             continue
         key = (document.data["kind"], document.data["metadata"]["name"])
-        if key in found:
-            first = found[key]
+        if key in named:
+            first = named[key]
             where = f"{first.file}:{first.line(['metadata', 'name'])}"
-            said.append(document.problem(["metadata", "name"], f"{key[1]!r} is taken by {where}"))
+            problem = f"{key[1]!r} is already used at {where}"
+            problems.append(document.problem(["metadata", "name"], problem))
         else:
-            found[key] = document
-    if said:
-        raise BadParameter("\n".join(said))
-    return found
+            named[key] = document
+    if problems:
+        raise BadParameter("\n".join(problems))
+    return named
 
 
-def _wrong(document: Document) -> Iterator[str]:
+def _misfits(document: Document) -> Iterator[str]:
     data = document.data
     if not isinstance(data, dict):
         yield document.problem([], f"found {type(data).__name__}, needs an OpenSLO document")
@@ -82,7 +81,7 @@ def _wrong(document: Document) -> Iterator[str]:
 
 
 def _explained(document: Document, place: list[str | int], error: Any) -> Iterator[str]:
-    """Say what jsonschema found in words of ours, with the line of the very key."""
+    """Rephrase an error of jsonschema, with the line of the key that is wrong."""
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         known = sorted(error.schema.get("properties", {}))
         for key in sorted(error.instance.keys() - set(known)):
@@ -112,8 +111,6 @@ def _schema() -> dict[str, Any]:
 
 @cache
 def _validator(name: str) -> "Draft202012Validator":
-    # As in report/__init__: a grammar of URLs that nobody here asks for, 2 to 4 s of CPU.
-    sys.modules.setdefault("rfc3987_syntax", cast(ModuleType, None))
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": _schema()["$defs"]})

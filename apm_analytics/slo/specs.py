@@ -1,12 +1,12 @@
 """Read the service level objectives of specs/slos.
 
-In:  OpenSLO v1 documents (the parts in schema.json).
+In:  OpenSLO v1 documents (the subset in schema.json).
 Out: checked `Slo`s with their indicators, windows and objectives.
 
 An indicator of `type: apm-lake` selects entry spans of the lake by service and operation, or
-instances of a transaction of specs/transactions.yaml. `status` and `max_duration_s` say which of
-them are good; a `thresholdMetric` is the duration in s, of every request or, with `quantile`,
-of a time slice.
+instances of a transaction of specs/transactions.yaml. `status` and `max_duration_s` define which
+of them are good. A `thresholdMetric` is the duration in s of every request or, with `quantile`, of
+a time slice.
 """
 
 import re
@@ -35,7 +35,7 @@ from apm_analytics.slo.model import (
 
 DEFAULT_WINDOW = "30d"
 LONGEST_SLICE_MIN = 1_440
-# What a selection may compare: every column with a name of its own.
+# The columns that a selection's `where` may compare.
 COLUMNS = {
     **{column: "text" for column in RESOURCE_COLUMNS.values()},
     **{column_name(key): str(kind) for key, kind in PROMOTED.items()},
@@ -46,7 +46,7 @@ COLUMNS = {
 class _Reader:
     documents: Mapping[tuple[str, str], Document]
     transactions: frozenset[str]
-    said: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 def load(path: Path, *, transactions: frozenset[str] = frozenset()) -> list[Slo]:
@@ -66,7 +66,7 @@ def load(path: Path, *, transactions: frozenset[str] = frozenset()) -> list[Slo]
     NotFound
         No such path.
     BadParameter
-        What does not fit, one line each: file, line, place, what was found, what is needed.
+        One line per problem: file, line, key, what was found, what is needed.
 
     Examples
     --------
@@ -74,46 +74,51 @@ def load(path: Path, *, transactions: frozenset[str] = frozenset()) -> list[Slo]
     ['checkout-latency', 'storefront-availability']
     """
     reader = _Reader(schema.read(path), transactions)
-    found = [
+    slos = [
         _slo(reader, name, document)
         for (kind, name), document in reader.documents.items()
         if kind == "SLO"
     ]
     for (kind, name), document in reader.documents.items():
-        if kind == "SLI":  # also those that no SLO refers to yet
+        if kind == "SLI":  # also unused ones
             _indicator(reader, document, ("spec",), name)
         elif kind == "AlertPolicy":
             _condition(reader, document)
-    if reader.said:
-        raise BadParameter("\n".join(dict.fromkeys(reader.said)))
-    return [slo for slo in found if slo is not None]
+    if reader.problems:
+        raise BadParameter("\n".join(dict.fromkeys(reader.problems)))
+    return [slo for slo in slos if slo is not None]
 
 
 def _slo(reader: _Reader, name: str, document: Document) -> Slo | None:
     spec = document.data["spec"]
-    before = len(reader.said)
-    own = [key for key in ("indicator", "indicatorRef") if key in spec]
-    if len(own) > 1:
-        _say(reader, document, ("spec", own[1]), "found both, needs indicator or indicatorRef")
+    before = len(reader.problems)
+    shared = [key for key in ("indicator", "indicatorRef") if key in spec]
+    if len(shared) > 1:
+        _complain(
+            reader,
+            document,
+            ("spec", shared[1]),
+            "found both, needs either indicator or indicatorRef",
+        )
     services = {name for kind, name in reader.documents if kind == "Service"}
     if services and spec["service"] not in services:
-        _say(
+        _complain(
             reader,
             document,
             ("spec", "service"),
             f"no Service {spec['service']!r}; there are: {', '.join(sorted(services))}",
         )
     stepwise = [("indicator" in one or "indicatorRef" in one) for one in spec["objectives"]]
-    if own and any(stepwise):
+    if shared and any(stepwise):
         place = ("spec", "objectives", stepwise.index(True))
-        _say(reader, document, place, "the SLO has an indicator already; remove one of them")
-    if not own and not all(stepwise):
-        _say(reader, document, ("spec",), "indicator or indicatorRef is missing")
+        _complain(reader, document, place, "the SLO already has an indicator; remove one of them")
+    if not shared and not all(stepwise):
+        _complain(reader, document, ("spec",), "indicator or indicatorRef is missing")
     window = _window(reader, document)
-    if len(reader.said) > before:
+    if len(reader.problems) > before:
         return None
-    whole = _indicator(reader, document, ("spec",)) if own else None
-    if own and whole is None:
+    whole = _indicator(reader, document, ("spec",)) if shared else None
+    if shared and whole is None:
         return None
     objectives = tuple(
         objective
@@ -124,9 +129,14 @@ def _slo(reader: _Reader, name: str, document: Document) -> Slo | None:
     for number, objective in enumerate(objectives):
         if objective.name in names[:number]:
             place = ("spec", "objectives", number)
-            _say(reader, document, place, f"a second objective {objective.name!r}; name it")
+            _complain(
+                reader,
+                document,
+                place,
+                f"a second objective {objective.name!r}; give it another name",
+            )
     conditions = tuple(_conditions(reader, document))
-    if len(reader.said) > before:
+    if len(reader.problems) > before:
         return None
     return Slo(
         name=name,
@@ -135,7 +145,7 @@ def _slo(reader: _Reader, name: str, document: Document) -> Slo | None:
         method=spec["budgetingMethod"],
         window=window,
         objectives=objectives,
-        composite=not own and len(objectives) > 1,
+        composite=not shared and len(objectives) > 1,
         description=spec.get("description", ""),
         conditions=conditions,
         where=f"{document.file.name}:{document.line(['metadata', 'name'])}",
@@ -143,11 +153,11 @@ def _slo(reader: _Reader, name: str, document: Document) -> Slo | None:
 
 
 def _window(reader: _Reader, document: Document) -> Window:
-    said = document.data["spec"].get("timeWindow", [{"duration": DEFAULT_WINDOW}])[0]
+    fields = document.data["spec"].get("timeWindow", [{"duration": DEFAULT_WINDOW}])[0]
     place = ("spec", "timeWindow", 0)
-    text, calendar = said["duration"], said.get("calendar")
-    if said.get("isRolling", calendar is None) != (calendar is None):
-        _say(
+    text, calendar = fields["duration"], fields.get("calendar")
+    if fields.get("isRolling", calendar is None) != (calendar is None):
+        _complain(
             reader,
             document,
             (*place, "isRolling"),
@@ -164,15 +174,15 @@ def _window(reader: _Reader, document: Document) -> Window:
         need = "a name as in the IANA Time Zone Database, such as Europe/Berlin"
         if wrong == "startTime":
             need = "a day that exists, as in 2026-01-01 00:00:00"
-        found = calendar[wrong]
-        _say(reader, document, (*place, "calendar", wrong), f"found {found!r}, needs {need}")
+        value = calendar[wrong]
+        _complain(reader, document, (*place, "calendar", wrong), f"found {value!r}, needs {need}")
         return Window(minutes=1)
     if start.second:
-        _say(reader, document, (*place, "calendar", "startTime"), "needs whole minutes")
+        _complain(reader, document, (*place, "calendar", "startTime"), "needs whole minutes")
     unit = text[-1]
     if unit in MONTHS:
         if start.day > 28:
-            _say(
+            _complain(
                 reader,
                 document,
                 (*place, "calendar", "startTime"),
@@ -186,64 +196,72 @@ def _objective(
     reader: _Reader, document: Document, number: int, whole: Indicator | None
 ) -> Objective | None:
     data = document.data["spec"]
-    said = data["objectives"][number]
+    fields = data["objectives"][number]
     place: tuple[Step, ...] = ("spec", "objectives", number)
-    before = len(reader.said)
-    targets = [key for key in ("target", "targetPercent") if key in said]
+    before = len(reader.problems)
+    targets = [key for key in ("target", "targetPercent") if key in fields]
     if len(targets) != 1:
-        _say(reader, document, place, "needs either target or targetPercent")
+        _complain(reader, document, place, "needs either target or targetPercent")
     indicator = whole or _indicator(reader, document, place)
     sliced = data["budgetingMethod"] != "Occurrences"
-    if sliced and "timeSliceWindow" not in said:
-        _say(reader, document, place, f"{data['budgetingMethod']} needs timeSliceWindow")
-    if not sliced and {"timeSliceWindow", "timeSliceTarget"} & said.keys():
-        _say(reader, document, place, "Occurrences has no time slices; remove timeSlice*")
-    if indicator is None or len(reader.said) > before:
+    if sliced and "timeSliceWindow" not in fields:
+        _complain(reader, document, place, f"{data['budgetingMethod']} needs timeSliceWindow")
+    if not sliced and {"timeSliceWindow", "timeSliceTarget"} & fields.keys():
+        _complain(reader, document, place, "Occurrences has no time slices; remove timeSlice*")
+    if indicator is None or len(reader.problems) > before:
         return None
     threshold = indicator.good is None and indicator.bad is None
-    if threshold != ("value" in said and "op" in said):
+    if threshold != ("value" in fields and "op" in fields):
         need = "op and value" if threshold else "no op and no value"
-        _say(reader, document, place, f"a {_kind(indicator)} needs {need}")
-    if "compositeWeight" in said and whole:
-        _say(reader, document, (*place, "compositeWeight"), "only steps of a composite have one")
+        _complain(reader, document, place, f"a {_kind(indicator)} needs {need}")
+    if "compositeWeight" in fields and whole:
+        _complain(
+            reader, document, (*place, "compositeWeight"), "only steps of a composite have a weight"
+        )
     method = data["budgetingMethod"]
     by_quantile = indicator.total.quantile is not None
     if by_quantile and method != "Timeslices":
-        _say(reader, document, place, f"a quantile is of a time slice, {method} has none")
-    if method == "Timeslices" and not by_quantile and "timeSliceTarget" not in said:
-        _say(reader, document, place, "Timeslices needs timeSliceTarget")
-    if by_quantile and "timeSliceTarget" in said:
-        _say(reader, document, (*place, "timeSliceTarget"), "a quantile has op and value instead")
-    slice_min = _slice(reader, document, place, said) if sliced else 0
-    if len(reader.said) > before:
+        _complain(
+            reader, document, place, f"a quantile needs time slices, which {method} does not have"
+        )
+    if method == "Timeslices" and not by_quantile and "timeSliceTarget" not in fields:
+        _complain(reader, document, place, "Timeslices needs timeSliceTarget")
+    if by_quantile and "timeSliceTarget" in fields:
+        _complain(
+            reader, document, (*place, "timeSliceTarget"), "a quantile has op and value instead"
+        )
+    slice_min = _slice(reader, document, place, fields) if sliced else 0
+    if len(reader.problems) > before:
         return None
-    target = Decimal(repr(said[targets[0]]))
+    target = Decimal(repr(fields[targets[0]]))
     return Objective(
-        name=said.get("displayName", indicator.name),
+        name=fields.get("displayName", indicator.name),
         target=target / 100 if targets[0] == "targetPercent" else target,
         indicator=indicator,
-        op=said.get("op"),
-        value=said.get("value"),
+        op=fields.get("op"),
+        value=fields.get("value"),
         slice_min=slice_min,
-        slice_target=said.get("timeSliceTarget"),
-        weight=Decimal(repr(said.get("compositeWeight", 1))),
+        slice_target=fields.get("timeSliceTarget"),
+        weight=Decimal(repr(fields.get("compositeWeight", 1))),
     )
 
 
 def _slice(
-    reader: _Reader, document: Document, place: tuple[Step, ...], said: Mapping[str, Any]
+    reader: _Reader, document: Document, place: tuple[Step, ...], fields: Mapping[str, Any]
 ) -> int:
-    length = said["timeSliceWindow"]
+    length = fields["timeSliceWindow"]
     minutes = length if isinstance(length, int) else duration_minutes(length)
     if minutes > LONGEST_SLICE_MIN:
-        _say(reader, document, (*place, "timeSliceWindow"), f"found {length!r}, needs 1d at most")
+        _complain(
+            reader, document, (*place, "timeSliceWindow"), f"found {length!r}, needs 1d at most"
+        )
     return minutes
 
 
 def _indicator(
     reader: _Reader, document: Document, place: tuple[Step, ...], name: str = ""
 ) -> Indicator | None:
-    """Read the indicator at a place; with a name, the place is an SLI document's own spec."""
+    """Read the indicator at a place; a `name` means that the place is the spec of an SLI."""
     data = document.data
     for step in place:
         data = data[step]
@@ -251,8 +269,8 @@ def _indicator(
         named = reader.documents.get(("SLI", data["indicatorRef"]))
         if named is None:
             there = ", ".join(sorted(name for kind, name in reader.documents if kind == "SLI"))
-            said = f"no SLI {data['indicatorRef']!r}; there are: {there or 'none'}"
-            _say(reader, document, (*place, "indicatorRef"), said)
+            problem = f"no SLI {data['indicatorRef']!r}; there are: {there or 'none'}"
+            _complain(reader, document, (*place, "indicatorRef"), problem)
             return None
         return _indicator(reader, named, ("spec",), data["indicatorRef"])
     if not name:
@@ -261,33 +279,41 @@ def _indicator(
         place = (*place, "spec")
     kinds = [key for key in ("ratioMetric", "thresholdMetric") if key in data]
     if len(kinds) != 1:
-        _say(reader, document, place, "needs either ratioMetric or thresholdMetric")
+        _complain(reader, document, place, "needs either ratioMetric or thresholdMetric")
         return None
     if kinds[0] == "thresholdMetric":
         total = _selection(reader, document, (*place, "thresholdMetric"), data["thresholdMetric"])
         for key in ("status", "max_duration_s"):
             if total and getattr(total, key) is not None:
-                _say(reader, document, place, f"the duration is compared with value; no {key}")
+                _complain(
+                    reader, document, place, f"the duration is compared with value; remove {key}"
+                )
         return Indicator(name, total) if total else None
     ratio = data["ratioMetric"]
     sides = [key for key in ("good", "bad") if key in ratio]
     if len(sides) != 1:
-        _say(reader, document, (*place, "ratioMetric"), "needs either good or bad, beside total")
+        _complain(
+            reader, document, (*place, "ratioMetric"), "needs either good or bad, beside total"
+        )
         return None
-    found = {
+    selections = {
         key: _selection(reader, document, (*place, "ratioMetric", key), ratio[key])
         for key in ("total", sides[0])
     }
-    total, side = found["total"], found[sides[0]]
+    total, side = selections["total"], selections[sides[0]]
     if total is None or side is None:
         return None
     at = (*place, "ratioMetric", sides[0], "metricSource", "spec")
     if side.source() != total.source() or not set(total.where) <= set(side.where):
-        _say(reader, document, at, f"{sides[0]} must select the requests of total, and narrow them")
+        _complain(
+            reader, document, at, f"{sides[0]} must select the requests of total, and narrow them"
+        )
     if side.quantile is not None or total.quantile is not None:
-        _say(reader, document, at, "a quantile belongs into a thresholdMetric")
+        _complain(reader, document, at, "a quantile belongs in a thresholdMetric")
     if side == total:
-        _say(reader, document, at, f"{sides[0]} is the same as total; add status or max_duration_s")
+        _complain(
+            reader, document, at, f"{sides[0]} is the same as total; add status or max_duration_s"
+        )
     return Indicator(name, total, **{sides[0]: side})
 
 
@@ -298,29 +324,29 @@ def _selection(
     place = (*place, "metricSource")
     reference = source.get("metricSourceRef")
     if reference is not None and ("DataSource", reference) not in reader.documents:
-        _say(reader, document, (*place, "metricSourceRef"), f"no DataSource {reference!r}")
+        _complain(reader, document, (*place, "metricSourceRef"), f"no DataSource {reference!r}")
         return None
     if reference is None and "type" not in source:
-        _say(reader, document, place, "needs type: apm-lake, or a metricSourceRef")
+        _complain(reader, document, place, "needs type: apm-lake, or a metricSourceRef")
         return None
     spec, place = source["spec"], (*place, "spec")
-    before = len(reader.said)
+    before = len(reader.problems)
     if ("transaction" in spec) == ("service" in spec):
-        _say(reader, document, place, "needs either a service or a transaction")
+        _complain(reader, document, place, "needs either a service or a transaction")
     if "transaction" in spec and ("operation" in spec or "quantile" in spec):
-        _say(reader, document, place, "a transaction has its own operations, and no quantile")
+        _complain(reader, document, place, "a transaction has its own operations, and no quantile")
     if "transaction" in spec and spec["transaction"] not in reader.transactions:
         there = ", ".join(sorted(reader.transactions)) or "none"
-        said = f"no transaction {spec['transaction']!r}; there are: {there}"
-        _say(reader, document, (*place, "transaction"), said)
+        problem = f"no transaction {spec['transaction']!r}; there are: {there}"
+        _complain(reader, document, (*place, "transaction"), problem)
     for column, value in spec.get("where", {}).items():
         if column not in COLUMNS:
-            said = f"no column {column!r} in lake/schema.py; there are: {', '.join(COLUMNS)}"
-            _say(reader, document, (*place, "where", column), said)
+            problem = f"no column {column!r} in lake/schema.py; there are: {', '.join(COLUMNS)}"
+            _complain(reader, document, (*place, "where", column), problem)
         elif (COLUMNS[column] == "int64") != isinstance(value, int):
-            said = f"found {value!r}, but the column holds {COLUMNS[column]}"
-            _say(reader, document, (*place, "where", column), said)
-    if len(reader.said) > before:
+            problem = f"found {value!r}, but the column holds {COLUMNS[column]}"
+            _complain(reader, document, (*place, "where", column), problem)
+    if len(reader.problems) > before:
         return None
     operations = spec.get("operation", [])
     return Selection(
@@ -335,16 +361,16 @@ def _selection(
 
 
 def _conditions(reader: _Reader, document: Document) -> Iterator[Condition]:
-    for number, said in enumerate(document.data["spec"].get("alertPolicies", [])):
-        name = said if isinstance(said, str) else said["alertPolicyRef"]
+    for number, reference in enumerate(document.data["spec"].get("alertPolicies", [])):
+        name = reference if isinstance(reference, str) else reference["alertPolicyRef"]
         policy = reader.documents.get(("AlertPolicy", name))
         if policy is None:
             place = ("spec", "alertPolicies", number)
-            _say(reader, document, place, f"no AlertPolicy {name!r} in these files")
+            _complain(reader, document, place, f"no AlertPolicy {name!r} in these files")
         else:
-            found = _condition(reader, policy)
-            if found:
-                yield found
+            condition = _condition(reader, policy)
+            if condition:
+                yield condition
 
 
 def _condition(reader: _Reader, policy: Document) -> Condition | None:
@@ -353,18 +379,18 @@ def _condition(reader: _Reader, policy: Document) -> Condition | None:
     for number, target in enumerate(data.get("notificationTargets", [])):
         if ("AlertNotificationTarget", target["targetRef"]) not in reader.documents:
             where = ("spec", "notificationTargets", number, "targetRef")
-            _say(reader, policy, where, f"no AlertNotificationTarget {target['targetRef']!r}")
-    said = data["conditions"][0]
-    if "conditionRef" in said:
-        named = reader.documents.get(("AlertCondition", said["conditionRef"]))
+            _complain(reader, policy, where, f"no AlertNotificationTarget {target['targetRef']!r}")
+    condition = data["conditions"][0]
+    if "conditionRef" in condition:
+        named = reader.documents.get(("AlertCondition", condition["conditionRef"]))
         if named is None:
-            _say(reader, policy, (*place, "conditionRef"), f"no AlertCondition {said!r}")
+            _complain(reader, policy, (*place, "conditionRef"), f"no AlertCondition {condition!r}")
             return None
-        said = named.data
-    burn = said["spec"]["condition"]
+        condition = named.data
+    burn = condition["spec"]["condition"]
     return Condition(
         name=policy.data["metadata"]["name"],
-        severity=said["spec"]["severity"],
+        severity=condition["spec"]["severity"],
         op=burn.get("op", "gte"),
         threshold=burn["threshold"],
         lookback=burn["lookbackWindow"],
@@ -372,8 +398,8 @@ def _condition(reader: _Reader, policy: Document) -> Condition | None:
     )
 
 
-def _say(reader: _Reader, document: Document, place: tuple[Step, ...], said: str) -> None:
-    reader.said.append(document.problem(place, said))
+def _complain(reader: _Reader, document: Document, place: tuple[Step, ...], problem: str) -> None:
+    reader.problems.append(document.problem(place, problem))
 
 
 def _kind(indicator: Indicator) -> str:

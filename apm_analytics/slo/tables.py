@@ -1,10 +1,11 @@
 """Lay SLO reports out as frames: budgets, burn rates, exclusions, gaps, restatements, violations.
 
-In:  what `slo_report.reports` gave.
-Out: Polars frames, one row a thing; times in UTC, ratios as shares of 1.
+In:  the `SloReport`s of `slo.report.reports`.
+Out: Polars frames, one row per item; times in UTC, ratios as shares of 1.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
 
 import polars as pl
@@ -12,132 +13,113 @@ import polars as pl
 from apm_analytics.slo.budget import Budget
 from apm_analytics.slo.report import SloReport
 
-TIME = pl.Datetime("us")
-BUDGETS: dict[str, pl.DataType] = {
-    "slo": pl.String(),
-    "objective": pl.String(),
+Schema = dict[str, pl.DataType]
+TIME, TEXT, NUMBER = pl.Datetime("us"), pl.String(), pl.Float64()
+BUDGETS: Schema = {
+    "slo": TEXT,
+    "objective": TEXT,
     "start": TIME,
     "until": TIME,
     "end": TIME,
-    "unit": pl.String(),
-    "total": pl.Float64(),
-    "bad": pl.Float64(),
-    "target": pl.Float64(),
-    "attainment": pl.Float64(),
-    "verdict": pl.String(),
-    "budget": pl.Float64(),
-    "budget_left": pl.Float64(),
-    "budget_consumed": pl.Float64(),
-    "excluded": pl.Float64(),
+    "unit": TEXT,
+    "total": NUMBER,
+    "bad": NUMBER,
+    "target": NUMBER,
+    "attainment": NUMBER,
+    "verdict": TEXT,
+    "budget": NUMBER,
+    "budget_left": NUMBER,
+    "budget_consumed": NUMBER,
+    "excluded": NUMBER,
     "unmeasured": pl.Int64(),
-    "reason": pl.String(),
+    "reason": TEXT,
+}
+# Columns whose attribute has another name.
+ATTRIBUTES = {
+    "budget": "allowed",
+    "budget_left": "left",
+    "budget_consumed": "consumed",
+    "excluded": "excluded_total",
+}
+BURNS: Schema = {
+    "slo": TEXT,
+    "objective": TEXT,
+    "window": TEXT,
+    "requests": NUMBER,
+    "error_ratio": NUMBER,  # null where insufficient
+    "burn_rate": NUMBER,  # null where insufficient
+}
+EXCLUSIONS: Schema = {"slo": TEXT, "name": TEXT, "start": TIME, "end": TIME}
+GAPS: Schema = {"slo": TEXT, "start": TIME, "end": TIME, "hours": NUMBER}
+RESTATEMENTS: Schema = {
+    "slo": TEXT,
+    "objective": TEXT,
+    "stated_at": TIME,
+    "until": TIME,
+    "total_before": NUMBER,
+    "total_now": NUMBER,
+    "bad_before": NUMBER,
+    "bad_now": NUMBER,
+    "run_id": TEXT,
 }
 
 
 def budgets(reports: Iterable[SloReport]) -> pl.DataFrame:
-    """Give `BUDGETS`: every objective, its counts and what is left of its budget."""
-    return _budgets(one for report in reports for one in report.budgets)
+    """Return `BUDGETS`: the counts of every objective and what is left of its budget."""
+    return _budgets(budget for report in reports for budget in report.budgets)
 
 
 def what_if(reports: Iterable[SloReport]) -> pl.DataFrame:
-    """Give `BUDGETS` for the targets that were asked for instead."""
-    return _budgets(one for report in reports for one in report.what_if)
+    """Return `BUDGETS` under the alternative targets."""
+    return _budgets(budget for report in reports for budget in report.what_if)
 
 
 def burns(reports: Iterable[SloReport]) -> pl.DataFrame:
-    """Give slo, objective, window, requests, error_ratio, burn_rate; null where insufficient."""
-    return pl.DataFrame(
-        [
-            {
-                "slo": one.slo,
-                "objective": one.objective,
-                "window": one.window,
-                "requests": float(one.total),
-                "error_ratio": _number(one.error_ratio),
-                "burn_rate": _number(one.rate),
-            }
+    """Return `BURNS`: the burn rate of every objective in each window."""
+    return _frame(
+        BURNS,
+        (
+            (burn.slo, burn.objective, burn.window, burn.total, burn.error_ratio, burn.rate)
             for report in reports
-            for one in report.burns
-        ],
-        schema={
-            "slo": pl.String,
-            "objective": pl.String,
-            "window": pl.String,
-            "requests": pl.Float64,
-            "error_ratio": pl.Float64,
-            "burn_rate": pl.Float64,
-        },
+            for burn in report.burns
+        ),
     )
 
 
 def exclusions(reports: Iterable[SloReport]) -> pl.DataFrame:
-    """Give the maintenance that each SLO leaves out: slo, name, start, end."""
-    return pl.DataFrame(
-        [
-            {
-                "slo": report.slo.name,
-                "name": entry.name,
-                "start": entry.start.replace(tzinfo=None),
-                "end": entry.end.replace(tzinfo=None),
-            }
+    """Return `EXCLUSIONS`: the maintenance that each SLO leaves out."""
+    return _frame(
+        EXCLUSIONS,
+        (
+            (report.slo.name, entry.name, entry.start, entry.end)
             for report in reports
             for entry in report.maintenance
-        ],
-        schema={"slo": pl.String, "name": pl.String, "start": TIME, "end": TIME},
+        ),
     )
 
 
 def gaps(reports: Iterable[SloReport]) -> pl.DataFrame:
-    """Give where the data are missing: slo, start, end, hours."""
-    return pl.DataFrame(
-        [
-            {
-                "slo": report.slo.name,
-                "start": began,
-                "end": ended,
-                "hours": (ended - began).total_seconds() / 3_600,
-            }
+    """Return `GAPS`: where telemetry is missing."""
+    return _frame(
+        GAPS,
+        (
+            (report.slo.name, began, ended, (ended - began).total_seconds() / 3_600)
             for report in reports
             for began, ended in report.completeness.gaps
-        ],
-        schema={"slo": pl.String, "start": TIME, "end": TIME, "hours": pl.Float64},
+        ),
     )
 
 
 def restatements(reports: Iterable[SloReport]) -> pl.DataFrame:
-    """Give what late data changed in earlier statements."""
-    return pl.DataFrame(
-        [
-            {
-                "slo": one.slo,
-                "objective": one.objective,
-                "stated_at": one.stated_at.replace(tzinfo=None),
-                "until": one.until,
-                "total_before": float(one.total_before),
-                "total_now": float(one.total_now),
-                "bad_before": float(one.bad_before),
-                "bad_now": float(one.bad_now),
-                "run_id": one.run_id,
-            }
-            for report in reports
-            for one in report.restatements
-        ],
-        schema={
-            "slo": pl.String,
-            "objective": pl.String,
-            "stated_at": TIME,
-            "until": TIME,
-            "total_before": pl.Float64,
-            "total_now": pl.Float64,
-            "bad_before": pl.Float64,
-            "bad_now": pl.Float64,
-            "run_id": pl.String,
-        },
+    """Return `RESTATEMENTS`: what late data changed in earlier statements."""
+    return _frame(
+        RESTATEMENTS,
+        (_values(change, RESTATEMENTS) for report in reports for change in report.restatements),
     )
 
 
 def violations(reports: Sequence[SloReport]) -> pl.DataFrame:
-    """Give the worst bad requests with their traces, one frame for all SLOs."""
+    """Return the worst bad requests of all SLOs with their traces, in one frame."""
     if not reports:
         return pl.DataFrame()
     return pl.concat(
@@ -147,17 +129,20 @@ def violations(reports: Sequence[SloReport]) -> pl.DataFrame:
 
 
 def stated(reports: Iterable[SloReport]) -> list[Budget]:
-    """Give the budgets of calendar periods: what a contract keeps. Rolling windows move on."""
+    """Return the budgets of calendar periods, which go into the ledger.
+
+    A rolling window is stated only when it is complete, because it moves on.
+    """
     return [
-        one
+        budget
         for report in reports
         if report.slo.window.start is not None or report.until == report.end
-        for one in report.budgets
+        for budget in report.budgets
     ]
 
 
 def exact(amount: Decimal) -> str:
-    """Write a number out, as short as it is exact.
+    """Format a number with as few digits as keep it exact.
 
     Examples
     --------
@@ -168,33 +153,20 @@ def exact(amount: Decimal) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
 
 
-def _budgets(found: Iterable[Budget]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {
-                "slo": one.slo,
-                "objective": one.objective,
-                "start": one.start,
-                "until": one.until,
-                "end": one.end,
-                "unit": one.unit,
-                "total": float(one.total),
-                "bad": float(one.bad),
-                "target": float(one.target),
-                "attainment": _number(one.attainment),
-                "verdict": one.verdict,
-                "budget": float(one.allowed),
-                "budget_left": _number(one.left),
-                "budget_consumed": _number(one.consumed),
-                "excluded": float(one.excluded_total),
-                "unmeasured": one.unmeasured,
-                "reason": one.reason,
-            }
-            for one in found
-        ],
-        schema=BUDGETS,
-    )
+def _budgets(budgets: Iterable[Budget]) -> pl.DataFrame:
+    return _frame(BUDGETS, (_values(budget, BUDGETS) for budget in budgets))
 
 
-def _number(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)
+def _values(item: object, schema: Schema) -> tuple[object, ...]:
+    return tuple(getattr(item, ATTRIBUTES.get(column, column)) for column in schema)
+
+
+def _frame(schema: Schema, rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
+    plain = [[_plain(value) for value in row] for row in rows]
+    return pl.DataFrame(plain, schema=schema, orient="row")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return float(value)
+    return value.replace(tzinfo=None) if isinstance(value, datetime) else value

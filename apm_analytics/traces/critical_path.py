@@ -1,11 +1,11 @@
-"""Where the time of a request goes: the critical path of each trace, and the step that is slowest.
+"""Find the critical path of each trace and rank its slowest steps.
 
 In:  a connection of `lake.query`.
 Out: frames in seconds; the critical self times of a trace sum to the duration of its root.
 
 The path is CRISP's [1]_: the child that returned last, and before each child on the path the
-sibling that returned last before it began. A span is clipped to its parent; one whose parent never
-arrived is a root of its own, one that goes in circles is left out.
+sibling that returned last before it began. A span is clipped to its parent. A span whose parent
+never arrived is a root; a span that is its own ancestor is left out.
 
 References
 ----------
@@ -37,11 +37,11 @@ def spans(
     until: datetime | None = None,
     trace_ids: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    """Give the spans on the critical path of every trace.
+    """Return the spans on the critical path of every trace.
 
     Parameters
     ----------
-    since, until : spans that begin between, UTC; the whole lake when left out.
+    since, until : spans that begin in [since, until), UTC; by default the whole lake.
     trace_ids : only these traces.
 
     Returns
@@ -54,30 +54,29 @@ def spans(
     --------
     >>> spans(con, trace_ids=["5b8efff798038103d269b633813fc60c"])  # doctest: +SKIP
     """
-    found = query.named(
+    path = query.named(
         con,
         "critical_path",
         since=since,
         until=until,
         trace_ids=None if trace_ids is None else list(trace_ids),
     )
-    return found.with_columns(
+    return path.with_columns(
         start_s=pl.col("starts") / 1e9, critical_s=pl.col("critical_ns") / 1e9
     ).drop("starts", "critical_ns")
 
 
 def slowest_steps(path: pl.DataFrame) -> pl.DataFrame:
-    """Rank the steps of some traces by the time they hold up the whole.
+    """Rank the steps of traces by their time on the critical path.
 
     Parameters
     ----------
-    path : of `spans`.
+    path : from `spans`.
 
     Returns
     -------
-    `STEPS`: traces with the step on their path, its critical self time in all of them, and its
-    share of the time of all their roots; the slowest first. A trace counts as often as its
-    sampling says.
+    `STEPS`, slowest first: the traces with the step on their path, its critical self time in all of
+    them, and its share of the time of all roots. Traces count with their sampling weight.
     """
     weighted = path.with_columns(critical_s=pl.col("critical_s") * pl.col("sample_weight"))
     whole = weighted["critical_s"].sum()

@@ -1,7 +1,7 @@
-"""The slowest operations, and one trace as a waterfall.
+"""Rank the slowest operations and lay out one trace as a waterfall.
 
 In:  a connection of `lake.query`.
-Out: frames in seconds; a waterfall is in the order its rows are drawn.
+Out: frames in seconds; a waterfall has its rows in drawing order.
 """
 
 from collections import defaultdict
@@ -14,10 +14,10 @@ from apm_analytics.foundation.errors import NotFound
 from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
 
-# A p95 of fewer requests is their maximum.
+# The p95 of fewer requests is their maximum.
 MIN_REQUESTS = 20
 CANDIDATES = 50
-# More rows than this are no picture any more; the longest spans stay.
+# More rows are unreadable; the longest spans are kept.
 MAX_ROWS = 40
 
 
@@ -33,14 +33,14 @@ def slowest_operations(
 
     Parameters
     ----------
-    count : how many to give.
+    count : how many operations to return.
     min_requests : operations with fewer requests are left out.
-    since, until : the period, UTC; the whole lake when left out.
+    since, until : the period, UTC; by default the whole lake.
 
     Returns
     -------
     service_name, operation, requests, error_ratio, latency_p50_s, latency_p95_s, latency_p99_s,
-    latency_max_s, total_s; the slowest first.
+    latency_max_s, total_s; slowest first.
     """
     return query.named(
         con, "slowest_operations", count=count, min_requests=min_requests, since=since, until=until
@@ -50,11 +50,11 @@ def slowest_operations(
 def slow_trace(
     con: Connection, service_name: str | None = None, operation: str | None = None
 ) -> str:
-    """Pick a slow request that has much to show: the most spans among the slowest.
+    """Choose a slow trace with much detail: the one with the most spans among the slowest.
 
     Parameters
     ----------
-    service_name, operation : of the request; the operation with the highest p95 when left out.
+    service_name, operation : of the request; by default the operation with the highest p95.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def slow_trace(
     if slow.is_empty():
         raise NotFound(
             f"{service_name} has no request called {operation!r}; "
-            "`apm query slowest_operations` lists those there are"
+            "`apm query slowest_operations` lists the existing ones"
         )
     ids = slow["trace_id"].to_list()
     sizes = query.frame(
@@ -94,19 +94,19 @@ def slow_trace(
 
 
 def waterfall(con: Connection, trace_id: str, *, max_rows: int = MAX_ROWS) -> pl.DataFrame:
-    """Lay out one trace: parents above their children, children by their start.
+    """Lay out one trace with parents above their children, children sorted by start.
 
-    A span whose parent never arrived, or that is its own ancestor, starts a tree of its own.
+    A span whose parent never arrived, or that is its own ancestor, is a root.
 
     Parameters
     ----------
     trace_id : lower-case hex.
-    max_rows : the longest spans are kept, with the parents that lead to them.
+    max_rows : the longest spans are kept, together with their ancestors.
 
     Returns
     -------
-    row, depth, span_id, service_name, name, kind, status_code, status_message, start_s (after
-    the first span), duration_s, self_s (not covered by children), hidden (spans left out).
+    row, depth, span_id, service_name, name, kind, status_code, status_message, start_s (since the
+    first span), duration_s, self_s (not covered by children), hidden (spans left out).
 
     Raises
     ------
@@ -136,17 +136,17 @@ Span = dict[str, Any]
 
 
 def _children(spans: list[Span]) -> defaultdict[str | None, list[Span]]:
-    """Give the children of each span id; under None the roots."""
+    """Return the children of each span id, and the roots under None."""
     parents = {span["span_id"]: span["parent_span_id"] for span in spans}
     children: defaultdict[str | None, list[Span]] = defaultdict(list)
     for span in spans:
         parent = span["parent_span_id"]
-        rooted = parent in parents and not _in_circle(span["span_id"], parents)
+        rooted = parent in parents and not _in_cycle(span["span_id"], parents)
         children[parent if rooted else None].append(span)
     return children
 
 
-def _in_circle(span_id: str, parents: dict[str, str | None]) -> bool:
+def _in_cycle(span_id: str, parents: dict[str, str | None]) -> bool:
     at = parents.get(span_id)
     seen: set[str] = set()
     while at is not None and at not in seen:
@@ -168,7 +168,7 @@ def _depth_first(children: dict[str | None, list[Span]]) -> list[tuple[int, Span
 
 
 def _longest(spans: list[Span], max_rows: int) -> set[str]:
-    """Give the ids of the longest spans and of everything above them, `max_rows` at most."""
+    """Return the ids of the longest spans and their ancestors, at most `max_rows`."""
     by_id = {span["span_id"]: span for span in spans}
     kept: set[str] = set()
     for span in sorted(spans, key=lambda span: -span["duration_s"]):
@@ -183,7 +183,7 @@ def _longest(spans: list[Span], max_rows: int) -> set[str]:
 
 
 def _self_time(span: Span, children: list[Span]) -> float:
-    """Give the time that no child covers: the duration minus the union of the children in it."""
+    """Return the time not covered by children: duration minus the union of their intervals."""
     end = span["start_s"] + span["duration_s"]
     covered, reached = 0.0, span["start_s"]
     for child in children:  # in order of their start

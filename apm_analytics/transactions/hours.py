@@ -1,6 +1,6 @@
-"""Know when an SLA counts: hours of the week in a time zone, daylight saving included.
+"""Compute when an SLA counts: opening hours in a time zone, with daylight saving time.
 
-In:  a time zone, hours such as "mon-fri 08:00-18:00", days on which it is closed.
+In:  a time zone, hours such as "mon-fri 08:00-18:00", closed days.
 Out: intervals in UTC.
 """
 
@@ -15,27 +15,27 @@ Interval = tuple[datetime, datetime]
 
 @dataclass(frozen=True)
 class Hours:
-    """Hours of the week in one time zone."""
+    """Opening hours in one time zone."""
 
     zone: ZoneInfo
-    open: tuple[tuple[frozenset[int], time, time | None], ...]  # no end: midnight
+    open: tuple[tuple[frozenset[int], time, time | None], ...]  # None: until midnight
     closed: frozenset[date] = frozenset()
 
     @classmethod
     def read(cls, zone: str, hours: Sequence[str], closed: Sequence[date] = ()) -> "Hours":
-        """Read hours as they are written.
+        """Parse opening hours.
 
         Raises
         ------
         ValueError
-            A time that does not exist, an end before its start, days that overlap.
+            A time does not exist, an end is before its start, or days overlap.
 
         Examples
         --------
         >>> Hours.read("Europe/Berlin", ["mon-fri 08:00-18:00"]).open[0][1]
         datetime.time(8, 0)
         """
-        found = []
+        opening = []
         taken: set[int] = set()
         for text in hours:
             days, span = text.split(" ")
@@ -43,30 +43,30 @@ class Hours:
             a, b = DAYS.index(first), DAYS.index(last or first)
             numbers = {(a + step) % 7 for step in range((b - a) % 7 + 1)}
             if numbers & taken:
-                raise ValueError(f"{text!r} names a day that has its hours already")
+                raise ValueError(f"{text!r} names a day that already has hours")
             taken |= numbers
             begin, _, end = span.partition("-")
             starts = time.fromisoformat(begin)
             ends = None if end == "24:00" else time.fromisoformat(end)
             if ends is not None and ends <= starts:
                 raise ValueError(f"{text!r} ends before it starts; write 24:00 for midnight")
-            found.append((frozenset(numbers), starts, ends))
-        return cls(zone_of(zone), tuple(found), frozenset(closed))
+            opening.append((frozenset(numbers), starts, ends))
+        return cls(zone_of(zone), tuple(opening), frozenset(closed))
 
     def intervals(self, since: datetime, until: datetime) -> list[Interval]:
-        """Give the open hours that touch [since, until), UTC, without a zone."""
+        """Return the open intervals that overlap [since, until); naive UTC."""
         day = since.replace(tzinfo=UTC).astimezone(self.zone).date() - timedelta(days=1)
         last = until.replace(tzinfo=UTC).astimezone(self.zone).date()
-        found: list[Interval] = []
+        intervals: list[Interval] = []
         while day <= last:
             for days, starts, ends in self.open:
                 if day.weekday() in days and day not in self.closed:
                     begin = self._utc(day, starts)
                     end = self._utc(day, ends) if ends else self._utc(day + timedelta(1), time(0))
                     if end > since and begin < until and end > begin:
-                        found.append((begin, end))
+                        intervals.append((begin, end))
             day += timedelta(days=1)
-        return found
+        return intervals
 
     def _utc(self, day: date, clock: time) -> datetime:
         local = datetime.combine(day, clock, tzinfo=self.zone)
@@ -74,16 +74,16 @@ class Hours:
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """Give a time zone.
+    """Return the time zone of an IANA name.
 
     Raises
     ------
     ValueError
-        There is none of that name.
+        There is no zone of that name.
     """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ValueError(
-            f"{name!r} is no name of the IANA Time Zone Database, such as Europe/Berlin"
+            f"{name!r} is not in the IANA Time Zone Database; use a name such as Europe/Berlin"
         ) from error

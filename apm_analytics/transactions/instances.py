@@ -1,11 +1,11 @@
-"""Measure business transactions: how many, how they ended, how long, for whom.
+"""Measure business transactions: number, outcome, duration, segment.
 
-In:  a lake's spans, the transactions of `transactions_specs`.
-Out: a table of instances a transaction in the connection, and frames over them.
+In:  a lake's spans, the transactions of `transactions.specs`.
+Out: one table of instances per transaction in the connection, and frames over them.
 
-An instance is completed, failed, in flight or abandoned. A failed step does not lead on; a later
-try may. Within a trace the duration is from the start of the first step to the end of the last;
-across a session it is the sum of the steps' own, without the time that the person took.
+An instance is completed, failed, in flight or abandoned. A failed step does not lead to the next
+step, but a later attempt may. Within a trace the duration lasts from the start of the first step
+to the end of the last; across a session it is the sum of the steps, without the user's pauses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,27 +16,25 @@ import polars as pl
 
 from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
-from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
-from apm_analytics.signals import sampling
+from apm_analytics.signals import operations, sampling
 from apm_analytics.traces import critical_path
 from apm_analytics.transactions.hours import Hours
 from apm_analytics.transactions.specs import Transaction
 
 NS_PER_S = 1_000_000_000
 QUANTILES = (0.5, 0.95, 0.99)
-# How many of the worst instances are looked into for the slowest step.
+# How many of the slowest instances are examined for the slowest step.
 EXAMINED = 200
-DIMENSIONS = ("segment", "organization_id")
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The instances of transactions in a connection, in one table each."""
+    """The instances of transactions, in one table per transaction of a connection."""
 
     con: Connection
     transactions: tuple[Transaction, ...]
     tables: Mapping[str, str]  # transaction -> table of all instances
-    counted: Mapping[str, str]  # transaction -> those that its SLA judges, for `slo_events`
+    counted: Mapping[str, str]  # transaction -> view of the instances its SLA judges
     since: datetime
     until: datetime
 
@@ -50,35 +48,38 @@ def gather(
     until: datetime,
     timeout_s: float,
 ) -> Instances:
-    """Find the instances that began in [since, until).
+    """Collect the instances that began in [since, until).
 
     Parameters
     ----------
-    con : of `lake.query.connect`.
+    con : from `lake.query.connect`.
     hours : calendar -> its hours.
-    until : the moment it is seen from: what has not ended then is in flight.
-    timeout_s : what has been silent for longer is abandoned; a transaction's own counts first.
+    until : also the moment of observation: an instance that has not ended by then is in flight.
+    timeout_s : an instance without a span for longer is abandoned; a transaction may override it.
 
     Returns
     -------
-    Temporary tables of `con`, which the next call replaces: time, service_name, name,
+    Temporary tables of `con`, which the next call replaces. Columns: time, service_name, name,
     duration_ns, elapsed_ns, status_code, id, weight, state, reached (steps), trace_id, user_id,
     organization_id, session_id, segment, in_hours, attained.
     """
     tables: dict[str, str] = {}
     counted: dict[str, str] = {}
-    for number, one in enumerate(transactions):
+    for number, transaction in enumerate(transactions):
         table = f"transaction_{number}"
-        own_timeout_s = one.timeout_s or timeout_s
-        fill = _roots if len(one.steps) == 1 else _sequences
-        fill(con, one, f"{table}_found", since, until, int(own_timeout_s * NS_PER_S))
-        calendar = one.sla.calendar
+        timeout_ns = int((transaction.timeout_s or timeout_s) * NS_PER_S)
+        fill = _roots if len(transaction.steps) == 1 else _sequences
+        fill(con, transaction, f"{table}_found", since, until, timeout_ns)
+        calendar = transaction.sla.calendar
         open_hours = hours[calendar].intervals(since, until) if calendar else [(since, until)]
         con.execute(
             f"create or replace temp table {table}_hours as"
             " select unnest($starts::timestamp[])::timestamp_ns as opens,"
             " unnest($ends::timestamp[])::timestamp_ns as closes",
-            {"starts": [one[0] for one in open_hours], "ends": [one[1] for one in open_hours]},
+            {
+                "starts": [opens for opens, _ in open_hours],
+                "ends": [closes for _, closes in open_hours],
+            },
         )
         con.execute(
             f"create or replace temp table {table} as select found.*,"
@@ -86,38 +87,38 @@ def gather(
             " state = 'completed' and duration_ns <= $threshold_ns as attained"
             f" from {table}_found as found asof left join {table}_hours as hours"
             " on found.time >= hours.opens",
-            {"threshold_ns": round(one.sla.threshold_s * NS_PER_S)},
+            {"threshold_ns": round(transaction.sla.threshold_s * NS_PER_S)},
         )
         con.execute(f"drop table {table}_found")
         con.execute(
             f"create or replace temp view {table}_counted as"
-            f" select * from {table} where in_hours and state in ({judged_states(one)})"
+            f" select * from {table} where in_hours and state in ({judged_states(transaction)})"
         )
-        tables[one.name], counted[one.name] = table, f"{table}_counted"
+        tables[transaction.name], counted[transaction.name] = table, f"{table}_counted"
     return Instances(con, tuple(transactions), tables, counted, since, until)
 
 
-def summary(found: Instances, *, by: str | None = None) -> pl.DataFrame:
-    """Sum up every transaction, or every `segment` or `organization_id` of it.
+def summary(gathered: Instances, *, by: str | None = None) -> pl.DataFrame:
+    """Summarise every transaction, as a whole or by `segment` or `organization_id`.
 
     Returns
     -------
-    transaction, title, owner, (the dimension,) instances, completed, failed, in_flight,
-    abandoned, success_ratio (of those that ended), latency_p50_s, _p95_s, _p99_s, judged (those
-    the SLA counts), attained, attainment, objective, threshold_s, verdict, value, currency.
-    Without a judged instance attainment is null and the verdict "insufficient".
+    transaction, title, owner, (`by`,) instances, completed, failed, in_flight,
+    abandoned, success_ratio (of those that ended), latency_p50_s, _p95_s, _p99_s, judged (counted
+    by the SLA), attained, attainment, objective, threshold_s, verdict, value, currency.
+    Without judged instances attainment is null and the verdict is "insufficient".
     """
     part, group = "'all' as part", ""
     if by:
         part, group = f"coalesce({by}, 'unknown') as part", "group by part"
     frames = []
-    for one in found.transactions:
+    for one in gathered.transactions:
         quantiles = ", ".join(
             f"quantiles[{place}] / 1e9 as latency_p{level * 100:.0f}_s"
             for place, level in enumerate(QUANTILES, 1)
         )
         durations = sampling.quantiles(
-            f"select {part}, duration_ns as value, weight from {found.tables[one.name]}"
+            f"select {part}, duration_ns as value, weight from {gathered.tables[one.name]}"
             " where state = 'completed'",
             by=["part"],
             levels=QUANTILES,
@@ -128,11 +129,11 @@ def summary(found: Instances, *, by: str | None = None) -> pl.DataFrame:
         )
         judged = f"in_hours and state in ({judged_states(one)})"
         rows = query.frame(
-            found.con,
+            gathered.con,
             f"with counted as (select {part}, coalesce(sum(weight), 0) as instances, {states},"
             f" coalesce(sum(weight) filter (where {judged}), 0) as judged,"
             f" coalesce(sum(weight) filter (where {judged} and attained), 0) as attained"
-            f" from {found.tables[one.name]} {group}), durations as ({durations})"
+            f" from {gathered.tables[one.name]} {group}), durations as ({durations})"
             f" select part, instances, completed, failed, in_flight, abandoned, {quantiles},"
             " judged, attained from counted left join durations using (part)"
             " order by instances desc, part",
@@ -166,12 +167,12 @@ def summary(found: Instances, *, by: str | None = None) -> pl.DataFrame:
     return pl.concat(frames, how="vertical_relaxed").with_columns(verdict=verdict)
 
 
-def funnel(found: Instances, name: str) -> pl.DataFrame:
-    """Say how far instances of a sequence came: step, reached, share of those that began."""
-    one = next(one for one in found.transactions if one.name == name)
+def funnel(gathered: Instances, name: str) -> pl.DataFrame:
+    """Count how many instances of a sequence reached each step: step, reached, share."""
+    one = next(one for one in gathered.transactions if one.name == name)
     counts = query.frame(
-        found.con,
-        f"select reached, sum(weight) as instances from {found.tables[name]} group by reached",
+        gathered.con,
+        f"select reached, sum(weight) as instances from {gathered.tables[name]} group by reached",
     )
     steps = range(1, len(one.steps) + 1)
     came = [float(counts.filter(pl.col("reached") >= step)["instances"].sum()) for step in steps]
@@ -186,44 +187,45 @@ def funnel(found: Instances, name: str) -> pl.DataFrame:
     )
 
 
-def violations(found: Instances, name: str, *, count: int = 20) -> pl.DataFrame:
-    """List what the SLA holds against a transaction, the longest first, each with its trace.
+def violations(gathered: Instances, name: str, *, count: int = 20) -> pl.DataFrame:
+    """List the instances that violate the SLA, longest first, each with its trace.
 
     Returns
     -------
     time, state, duration_s, elapsed_s, reached, organization_id, segment, trace_id.
     """
     return query.frame(
-        found.con,
+        gathered.con,
         "select time::timestamp as time, state, duration_ns / 1e9 as duration_s,"
         " elapsed_ns / 1e9 as elapsed_s, reached, organization_id, segment, trace_id"
-        f" from {found.counted[name]} where not attained"
+        f" from {gathered.counted[name]} where not attained"
         " order by duration_ns desc, trace_id limit $count",
         {"count": count},
     )
 
 
-def slowest_steps(found: Instances, name: str, *, examined: int = EXAMINED) -> pl.DataFrame:
-    """Say which steps hold up the slowest instances, by their critical path.
+def slowest_steps(gathered: Instances, name: str, *, examined: int = EXAMINED) -> pl.DataFrame:
+    """Rank the steps of the slowest instances by their time on the critical path.
 
     Returns
     -------
     `critical_path.STEPS` over the traces of the `examined` slowest completed instances.
     """
     ids = query.frame(
-        found.con,
-        f"select distinct trace_id from (select trace_id from {found.tables[name]}"
+        gathered.con,
+        f"select distinct trace_id from (select trace_id from {gathered.tables[name]}"
         " where state = 'completed' and trace_id is not null"
         " order by duration_ns desc, trace_id limit $count)",
         {"count": examined},
     )["trace_id"].to_list()
-    return critical_path.slowest_steps(critical_path.spans(found.con, trace_ids=ids))
+    return critical_path.slowest_steps(critical_path.spans(gathered.con, trace_ids=ids))
 
 
 def judged_states(one: Transaction) -> str:
-    """Name the states that the SLA judges.
+    """Return the SQL list of states that the SLA judges.
 
-    Who leaves a session half-way has not been let down; who waits for an answer has.
+    An abandoned trace waited in vain and counts; an abandoned session is the user's decision and
+    does not.
     """
     return "'completed', 'failed'" + ("" if one.across == "session" else ", 'abandoned'")
 
@@ -231,14 +233,6 @@ def judged_states(one: Transaction) -> str:
 def _ratio(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
     total = pl.sum_horizontal(whole)
     return pl.when(total > 0).then(part / total)
-
-
-def _segment(one: Transaction) -> str:
-    column = column_name(one.segment)
-    known = {*RESOURCE_COLUMNS.values(), *(column_name(key) for key in PROMOTED)}
-    if column in known:
-        return column
-    return f"attributes['{one.segment.replace(chr(39), chr(39) * 2)}']"
 
 
 def _roots(
@@ -249,7 +243,7 @@ def _roots(
     until: datetime,
     timeout_ns: int,
 ) -> None:
-    """One row an entry span of the operation, and one a trace whose root has not arrived."""
+    """Fill a table with entry spans of the operation, and traces whose root has not arrived."""
     (step,) = one.steps
     given = {
         "service": step.service,
@@ -264,17 +258,13 @@ def _roots(
         " case when coalesce(status_code, 'unset') = 'error' then 'failed' else 'completed' end"
         " as state, case when coalesce(status_code, 'unset') = 'error' then 0 else 1 end as"
         " reached, trace_id, user_id, organization_id, session_id,"
-        f" {_segment(one)} as segment"
+        f" {operations.attribute_sql(one.segment)} as segment"
         " from entry_spans where service_name = $service"
         " and name in (select unnest($operations))"
         " and time >= $since::timestamp::timestamp_ns and time < $until::timestamp::timestamp_ns",
         given,
     )
-    con.execute(
-        f"delete from {table} where rowid in (select rowid from {table} semi join"
-        f" (select id from {table} group by id having count(*) > 1) as repeated using (id)"
-        " qualify row_number() over (partition by id, time, duration_ns) > 1)"
-    )
+    operations.drop_repeated(con, table)
     con.execute(
         f"insert into {table} by name {query.text('unfinished_transactions')}",
         {**given, "timeout_ns": timeout_ns},
@@ -289,7 +279,7 @@ def _sequences(
     until: datetime,
     timeout_ns: int,
 ) -> None:
-    """One row a try: within one trace or session, until it ends or falls silent."""
+    """Fill a table with attempts: parts of a trace or session up to the end or a timeout."""
     pairs = [
         (number, step.service, operation)
         for number, step in enumerate(one.steps, 1)
@@ -316,11 +306,11 @@ def _sequences(
         f"create or replace temp table {table} as with steps as ("
         "select unnest($numbers) as step, unnest($services) as service_name,"
         " unnest($operations) as name), events as materialized ("
-        # A span that arrived twice is one.
+        # A span that arrived twice counts once.
         f"select distinct on (trace_id, span_id) {key} as key, steps.step, epoch_ns(time) as"
         " starts, epoch_ns(time) + duration_ns as ends,"
         " coalesce(status_code, 'unset') = 'error' as failed, trace_id, span_id, sample_weight,"
-        f" user_id, organization_id, session_id, {_segment(one)} as segment"
+        f" user_id, organization_id, session_id, {operations.attribute_sql(one.segment)} as segment"
         " from entry_spans join steps using (service_name, name)"
         " where time >= $since::timestamp::timestamp_ns"
         f" and time < $until::timestamp::timestamp_ns and {key} is not null),"

@@ -1,6 +1,6 @@
 """Read the business transactions of specs/transactions.yaml.
 
-In:  the file; see its head for what it may hold.
+In:  the file; the comment at its top describes the format.
 Out: checked `Transaction`s with their steps, SLA, owner and value.
 """
 
@@ -24,7 +24,7 @@ def _known_zone(name: str) -> str:
 
 
 class Calendar(specs.Spec):
-    """When an SLA counts: hours of the week in a time zone, and days on which it does not."""
+    """When an SLA counts: opening hours in a time zone, and closed days."""
 
     zone: Annotated[str, AfterValidator(_known_zone)]
     hours: tuple[Annotated[str, Field(pattern=DAY_HOURS)], ...] = Field(min_length=1)
@@ -37,19 +37,19 @@ class Calendar(specs.Spec):
         return value
 
     def read(self) -> Hours:
-        """Give the hours in a form that can be asked."""
+        """Return the parsed opening hours."""
         return Hours.read(self.zone, self.hours, self.closed)
 
 
 class Value(specs.Spec):
-    """What one success is worth."""
+    """The value of one completed transaction."""
 
     amount: float = Field(ge=0, allow_inf_nan=False)
     currency: str = Field(pattern=r"^[A-Z]{3}$")
 
 
 class Sla(specs.Spec):
-    """What share succeeds within how many seconds, and when that counts."""
+    """The share that must complete within a threshold, and when this counts."""
 
     threshold_s: float = Field(gt=0, allow_inf_nan=False)
     objective: float = Field(ge=0, lt=1)
@@ -57,7 +57,7 @@ class Sla(specs.Spec):
 
 
 class Step(specs.Spec):
-    """One or several operations of a service that mean the same to the business."""
+    """One or several operations of a service that are the same step for the business."""
 
     name: str = Field(default="", pattern=r"^[^\n]*$")
     service: str = Field(min_length=1)
@@ -65,17 +65,17 @@ class Step(specs.Spec):
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Its operations."""
+        """The operations of the step."""
         return (self.operation,) if isinstance(self.operation, str) else self.operation
 
     @property
     def title(self) -> str:
-        """Its name, or its first operation."""
+        """The name of the step, or its first operation."""
         return self.name or self.operations[0]
 
 
 class Transaction(specs.Spec):
-    """A root operation, or a sequence of steps within a trace or a session."""
+    """A root operation, or a sequence of steps within a trace or session."""
 
     name: str = ""  # set by `load`, from the key
     title: str = Field(min_length=1)
@@ -93,7 +93,7 @@ class Transaction(specs.Spec):
         for step in self.steps:
             for operation in step.operations:
                 if (step.service, operation) in seen:
-                    raise ValueError(f"{step.service} {operation} is in two steps; keep one")
+                    raise ValueError(f"{step.service} {operation} is in two steps; keep it in one")
                 seen.add((step.service, operation))
         if self.across == "session" and len(self.steps) < 2:
             raise ValueError("a funnel across a session needs two steps or more")
@@ -101,7 +101,7 @@ class Transaction(specs.Spec):
 
     @property
     def services(self) -> frozenset[str]:
-        """The services of its steps."""
+        """The services of the steps."""
         return frozenset(step.service for step in self.steps)
 
 
@@ -134,9 +134,12 @@ def load(path: Path) -> tuple[list[Transaction], dict[str, Hours]]:
     Raises
     ------
     BadParameter
-        The file is missing or no YAML, or something in it does not fit; with file and line.
+        The file is missing, not YAML, or has a wrong value; with file and line.
     """
     file = path / FILE_NAME if path.is_dir() else path
-    found = specs.load(file, _File)
-    named = [one.model_copy(update={"name": name}) for name, one in found.transactions.items()]
-    return named, {name: one.read() for name, one in found.calendars.items()}
+    content = specs.load(file, _File)
+    transactions = [
+        transaction.model_copy(update={"name": name})
+        for name, transaction in content.transactions.items()
+    ]
+    return transactions, {name: calendar.read() for name, calendar in content.calendars.items()}

@@ -1,4 +1,7 @@
-"""Association: what is found, with which lag, and what chance and demand alone do not give."""
+"""`business.association`: pairs and lags that are found, chance and demand that are not.
+
+Also tests `business.whitening` and `business.technical`.
+"""
 
 from datetime import datetime
 

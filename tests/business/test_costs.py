@@ -1,4 +1,4 @@
-"""The cost of an incident, from the lake to a sentence."""
+"""The cost of an incident, from the lake to a sentence: `business.costs` and `business.summary`."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_the_loss_of_the_whole_and_of_each_segment_is_found(
     assert revenue["loss_lower"] <= 30 * lost <= revenue["loss_upper"]
     sentence = summary.money(found)
     assert sentence.startswith("It cost ") and "EUR of revenue" in sentence
-    assert "quiet stretches" in summary.placebo(found)
+    assert "quiet periods" in summary.placebo(found)
     assert business_plots.course(found).to_dict()["layer"]
     assert business_plots.losses(found).to_dict()["layer"]
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_said_is_insufficient_with_its_reason(
     assert early.table["status"].unique().to_list() == ["insufficient"]
     assert early.table["loss"].null_count() == early.table.height
     assert "days of history" in early.table["reason"][0]
-    assert "cannot be said" in summary.money(early)
+    assert "cannot be estimated" in summary.money(early)
     with pytest.raises(BadParameter, match="swap them"), query.connect(lake) as con:
         costs.of_incident(con, kpi_specs.load(folder), END, START, window_s=300, history_days=20,
                           level=0.95)  # fmt: skip
@@ -171,7 +171,7 @@ def test_the_command_prints_the_loss(shop: tuple[Path, float], folder: Path) -> 
 
 
 def scores(episodes: list[tuple[str, int, int]]) -> pl.DataFrame:
-    """Scores in windows of 5 minutes: each episode is an operation with a range out of bounds."""
+    """Scores in windows of 5 min: each episode is a range of one operation out of bounds."""
     rows = [
         {
             "service_name": "shop",

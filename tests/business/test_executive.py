@@ -1,4 +1,4 @@
-"""Three sentences: each says what the figures say, and that it cannot say where it cannot."""
+"""`business.executive`: three sentences that agree with the figures or state what is missing."""
 
 from datetime import datetime, timedelta
 
@@ -36,7 +36,7 @@ def scores(unusual: int) -> pl.DataFrame:
 
 
 def measured(days: int, daily: float = 100.0, growth: float = 0.0) -> Measured:
-    """Hourly revenue that grows by `growth` a week, and a share."""
+    """Hourly revenue that grows by `growth` per week, and a share."""
     source = {"kind": "metric", "name": "x", "aggregate": "sum"}
     fields = {"title": "revenue", "unit": "EUR", "better": "up"}
     revenue = Kpi.model_validate({"name": "revenue", "money": True, "source": source, **fields})
@@ -69,19 +69,21 @@ def budgets(*consumed: float | None) -> pl.DataFrame:
 
 def test_health_counts_operations_and_names_the_furthest() -> None:
     assert executive.health(scores(0), window_s=300) == (
-        "Health: 3 of 3 operations kept to what is normal in the last day of the data."
+        "Health: 3 of 3 operations stayed within their bounds in the last day of the data."
     )
     said = executive.health(scores(6), window_s=300)
     assert said.startswith("Health: 2 of 3 operations")
-    assert "furthest from it was shop GET /: p95 2 s, expected 0.4 s" in said
-    assert "nothing is learned yet" in executive.health(None, window_s=300)
+    assert "furthest outside was shop GET /: p95 2 s, expected 0.4 s" in said
+    assert "no model is trained yet" in executive.health(None, window_s=300)
 
 
 def test_the_budget_names_what_is_overspent_and_what_cannot_be_measured() -> None:
     assert "all 2 objectives are within" in executive.budget(budgets(0.2, 0.7))
-    assert "most is spent of slo-1 (fast), 70%" in executive.budget(budgets(0.2, 0.7))
+    assert "slo-1 (fast) has spent most of it, 70%" in executive.budget(budgets(0.2, 0.7))
     said = executive.budget(budgets(0.2, 1.3, None))
-    assert "1 of 2 objectives have overspent" in said and "slo-1 (fast) with 130%" in said
+    assert (
+        "1 of 2 objectives have overspent" in said and "slo-1 (fast) has spent most, 130%" in said
+    )
     assert "1 cannot be measured" in said
     assert "no objective can be measured" in executive.budget(budgets(None))
 
@@ -94,9 +96,9 @@ def test_money_compares_whole_weeks_or_says_that_it_cannot() -> None:
     )
     assert "less than" in executive.money(measured(14, growth=-0.1), None)
     assert "before;" not in executive.money(measured(10), None)
-    assert "hold no seven days of revenue" in executive.money(measured(5), None)
+    assert "do not cover seven days of revenue" in executive.money(measured(5), None)
     nothing = Measured(measured(5).values, {})
-    assert "no figure of specs/kpis.yaml that is money" in executive.money(nothing, None)
+    assert "no KPI with `money`" in executive.money(nothing, None)
 
 
 def test_a_change_is_good_or_bad_by_which_way_is_better() -> None:

@@ -1,4 +1,7 @@
-"""Business figures from every kind of source, on one grid, and what a wrong one says."""
+"""KPIs from every kind of source on one grid, and errors of wrong sources.
+
+Tests `business.kpis`, `business.specs` and `business.kpi_files`.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,7 +24,7 @@ SAMPLED = "ot=th:8"  # one of two is kept
 
 
 def spans() -> dict[str, list[object]]:
-    """Six hours of one request each 10 minutes; hour 3 is without any; half of hour 5 sampled."""
+    """Six hours with one request per 10 min; none in hour 3; half of hour 5 is sampled."""
     rows: dict[str, list[object]] = {
         name: []
         for name in (
@@ -62,7 +65,7 @@ def spans() -> dict[str, list[object]]:
 
 
 def points() -> dict[str, list[object]]:
-    """Orders as deltas and as a counter that restarts in hour 2; points tell of the hour before."""
+    """Orders as deltas and as a counter that restarts in hour 2; points are of the past hour."""
     counter = [10.0, 14.0, 1.0, 4.0, 9.0, 9.0]
     hours = range(1, 7)
     return {
@@ -175,8 +178,8 @@ def test_local_times_of_a_file_are_placed_by_their_zone(
     [
         ("time,value\n2026-03-29 02:30,5\n", r"row 2: .*does not exist or exists twice"),
         ("time,value\n2026-10-25 02:30,5\n", r"does not exist or exists twice in Europe/Berlin"),
-        ("time,value\n2026-03-02 02:30,many\n", r"row 2: \['many'\] is no number"),
-        ("time,value\nyesterday,1\n", r"row 2: \['yesterday'\] is no time"),
+        ("time,value\n2026-03-02 02:30,many\n", r"row 2: \['many'\] is not a number"),
+        ("time,value\nyesterday,1\n", r"row 2: \['yesterday'\] is not a time"),
         ("time,value\n2026-03-02 02:30,1\n2026-03-02T02:30Z,1\n", "some have none"),
         ("day,value\n2026-03-02,1\n", r"no column time; it has \['day', 'value'\]"),
     ],
@@ -205,7 +208,7 @@ def test_what_the_lake_does_not_have_is_named_and_the_rest_is_measured(
     (tmp_path / "kpis.yaml").write_text("kpis:\n" + "".join(lines))
     found = kpis.measure_all(con, kpi_specs.load(tmp_path), window_s=3600)
     assert list(found.kpis) == ["requests"] and found.values.columns == ["time", "requests"]
-    assert "nothing in the lake for the metric nope" in found.missing["gone"]
+    assert "the lake has nothing for the metric nope" in found.missing["gone"]
     assert "no.csv" in found.missing["file"]
     assert kpis.summary(found).filter(kpi="requests")["missing_windows"].item() == 1
 
@@ -231,8 +234,8 @@ def test_sql_that_does_not_fit_names_the_kpi(
     [
         ("source: {kind: metric, name: x, aggregate: summ}", "kpis.yaml:3: .*aggregate"),
         ("source: {kind: metrics, name: x}", "kpis.yaml:3: .*found"),
-        ("source: {kind: logs, event: x, aggregate: sum}", "needs the attribute"),
-        ("source: {kind: file, path: a, aggregate: sum, zone: Mars}", "no time zone"),
+        ("source: {kind: logs, event: x, aggregate: sum}", "needs an attribute"),
+        ("source: {kind: file, path: a, aggregate: sum, zone: Mars}", "not a time zone"),
         ("money: true\n  source: {kind: spans, aggregate: error_ratio}", "money needs"),
         ("sauce: {}", "kpis.yaml:3: kpis.0.sauce"),
     ],

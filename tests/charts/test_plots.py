@@ -1,3 +1,5 @@
+"""`charts.plots` and `charts.theme`: charts stay small whatever the size of the frames."""
+
 import json
 from datetime import datetime
 from typing import Any

@@ -1,3 +1,5 @@
+"""`charts.sparklines`: a series, its bounds and its anomalous windows as SVG."""
+
 from datetime import datetime, timedelta
 
 import polars as pl

@@ -1,3 +1,5 @@
+"""`charts.tables`: frames as escaped HTML."""
+
 from datetime import datetime
 
 import polars as pl

@@ -1,3 +1,5 @@
+"""`charts.words`: values in units that fit their size."""
+
 from datetime import datetime
 
 import pytest

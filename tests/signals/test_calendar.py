@@ -1,4 +1,4 @@
-"""The calendar: what a file may hold, in which line it is wrong, and what an entry concerns."""
+"""`signals.calendar`: valid files, errors with their line, and what an entry concerns."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -145,7 +145,7 @@ def test_overlapping_maintenance_of_the_same_scope_is_refused(tmp_path: Path) ->
     second = NIGHT.removeprefix("entries:\n").replace("database upgrade", "index")
     with pytest.raises(BadParameter, match=r":12: maintenance 'index' .*\(line 2\)"):
         calendar.load(write(tmp_path, NIGHT + second))
-    # Of another service, or as something else, it may.
+    # For another service or of another kind it is allowed.
     other = second.replace("[catalog]", "[cart]")
     assert len(calendar.load(write(tmp_path, NIGHT + other))) == 2
     incident = second.replace("kind: maintenance", "kind: incident")
@@ -162,7 +162,7 @@ def test_entries_are_found_by_kind_scope_and_time(tmp_path: Path) -> None:
     assert held.entries(service="storefront", operation="GET /search", signal="rate") == []
     assert held.entries(service="storefront", operation="GET /") == []
     assert held.entries(service="cart") == []
-    # [start, end): a window that begins at the end is free again.
+    # [start, end): a window may begin at the end of another.
     assert held.entries(since=at("2026-03-08 00:00")) == []
     assert held.entries(until=at("2026-03-07 21:00")) == []
     assert len(held.entries(since=datetime(2026, 3, 7, 23), until=datetime(2026, 3, 8))) == 1

@@ -1,4 +1,4 @@
-"""Rate, errors and duration come out of spans as a person would count them."""
+"""`signals.operations`: rate, errors and duration equal a count by hand."""
 
 from datetime import datetime, timedelta
 from pathlib import Path

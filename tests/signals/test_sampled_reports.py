@@ -1,4 +1,7 @@
-"""Transactions, objectives, business figures and lists of sampled traffic tell of all of it."""
+"""Transactions, SLOs, KPIs and rankings of sampled traffic describe all traffic.
+
+Tests the use of `signals.sampling` in the rooms above.
+"""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -43,7 +46,7 @@ MEDIAN = slo_shop.threshold(
 def traffic(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[pl.DataFrame, duckdb.DuckDBPyConnection]]:
-    """An hour of all traffic, and a lake with a tenth of it and every failure, which are slow."""
+    """An hour of traffic, and a lake with a tenth of it and all failures, which are slow."""
     full = all_traffic(request.param)
     save(tmp_path / "lake", sampled(full, request.param, keep_errors=True))
     with query.connect(tmp_path / "lake") as con:
@@ -63,7 +66,7 @@ def test_a_transactions_counts_and_durations_are_those_of_all_traffic(
     assert told["instances"] == pytest.approx(stated.rate.value * 3_600)
     assert stated.rate.low * 3_600 <= full.height <= stated.rate.high * 3_600
     completed = full.filter(~pl.col("failed"))["duration_ns"]
-    # What failed is kept whole and slow: unweighted it would lift the quantiles.
+    # All failures are kept and are slow: without weights they would raise the quantiles.
     for level in (0.5, 0.95, 0.99):
         around = [completed.quantile(min(level + off, 1)) / 1e9 for off in (-0.03, 0.03)]
         assert around[0] <= told[f"latency_p{level * 100:.0f}_s"] <= around[1]
@@ -90,13 +93,13 @@ def test_the_quantile_of_a_time_slice_is_that_of_all_traffic(
 
 
 def people(lake: Path, *, keep: float, most_visits: int) -> tuple[float, float]:
-    """A lake of visitors, a share of their traces kept; gives visitors, and the share of buyers."""
+    """A lake with a share of the traces of visitors; returns their number and share of buyers."""
     draw = np.random.default_rng(3)
     visits = draw.integers(1, most_visits + 1, 3_000)
     person = np.repeat(np.arange(visits.size), visits)
     buys = draw.random(person.size) < 0.3
     kept = np.flatnonzero(draw.random(person.size) < keep)
-    # Two spans a visit: what is kept together counts once.
+    # Two spans per visit, which are kept together and count once.
     rows = np.repeat(kept, 2)
     columns = {
         "time": [MONDAY_NS + int(trace) * 10**6 for trace in rows],

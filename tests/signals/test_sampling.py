@@ -1,4 +1,4 @@
-"""Sampled traffic gives the figures of all traffic, within the intervals that are stated."""
+"""`signals.sampling`: estimates from sampled traffic, and the coverage of their intervals."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,12 +15,12 @@ from apm_analytics.signals import operations, sampling
 
 MONDAY = datetime(2026, 3, 2)
 SEEDS = range(40)
-# Of 40 intervals of 95 %, fewer than 34 hold the truth with a chance of 1 in 1,000.
+# Of 40 intervals of 95 %, fewer than 34 contain the true value with probability 1 in 1,000.
 LEAST_COVERED = 34
 
 
 def weights(lake: Path, states: Sequence[str | None]) -> list[float]:
-    """The weights that spans with these trace states get."""
+    """Return the weights of spans with these trace states."""
     count = len(states)
     columns = {
         "time": [MONDAY_NS + number for number in range(count)],

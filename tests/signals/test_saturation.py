@@ -1,4 +1,4 @@
-"""Saturation comes from gauges by their names, and the forests of its services look at it."""
+"""`signals.saturation`: resources are found by the names of gauges, and forests use them."""
 
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""`signals.services`: requests per service in windows that fit a chart."""
+
 from datetime import datetime, timedelta
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Service levels and critical paths on recorded traces, against a recount of the raw documents."""
+"""Service levels and critical paths on recorded traces, compared with a recount of the raw JSON."""
 
 import gzip
 from collections import defaultdict
@@ -39,7 +39,7 @@ spec:
 
 @dataclass(frozen=True)
 class Raw:
-    """A span as its document says."""
+    """A span as in the raw document."""
 
     trace: str
     span: str

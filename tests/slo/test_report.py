@@ -1,4 +1,7 @@
-"""Budgets, burn rates and what they rest on, against a recount in plain Python."""
+"""Budgets, burn rates and their data, compared with a recount in plain Python.
+
+Tests `slo.report`, and through it `slo.events`, `slo.budget`, `slo.ledger` and `slo.tables`.
+"""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -174,7 +177,7 @@ def test_late_data_restate_what_was_said(tmp_path: Path) -> None:
     when = datetime(2026, 3, 6, tzinfo=UTC)
     ledger.add(out, first.budgets, stated_at=when, data_hash="before", run_id="one")
 
-    # Nothing came late: more data after that moment restate nothing.
+    # No late data: data after that moment restate nothing.
     slo_shop.write(lake, [one for one in WEEK if one.at_s >= 80 * 3_600])
     given = slo_shop.given(stated=ledger.read(out))
     assert report(lake, folder, given).restatements == ()

@@ -1,4 +1,7 @@
-"""OpenSLO documents: what is understood, and the line of what is not."""
+"""OpenSLO documents: supported fields, and errors with their line.
+
+Tests `slo.specs`, and through it `slo.schema` and `slo.model`.
+"""
 
 from datetime import datetime
 from decimal import Decimal
@@ -76,7 +79,7 @@ def test_a_target_in_percent_is_exact(tmp_path: Path) -> None:
         (slo_shop.slo(objective="target: 0.9, timeSliceWindow: 5m"), 16, "no time slices"),
         (slo_shop.threshold("target: 0.9"), 14, "needs op and value"),
         (slo_shop.threshold("target: 0.9, op: lte, value: 1", quantile=", quantile: 0.9"), 14,
-         "a quantile is of a time slice"),
+         "a quantile needs time slices"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_with_its_line(
@@ -95,7 +98,7 @@ def test_the_line_counts_on_through_the_documents_of_a_file(tmp_path: Path) -> N
 
 
 def test_two_documents_of_one_name_are_refused(tmp_path: Path) -> None:
-    assert "'answers' is taken by" in refused(tmp_path, slo_shop.slo(), slo_shop.slo())
+    assert "'answers' is already used at" in refused(tmp_path, slo_shop.slo(), slo_shop.slo())
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Debian's Chromium for the tests, with its doors to the outside shut."""
+"""Start Debian's Chromium for tests, without background network traffic."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The critical path as CRISP defines it, in plain Python: what the SQL is held against.
+"""Compute CRISP's critical path in plain Python, as the reference for the SQL.
 
 The last-returning child is on the path; so is, before each child on it, the sibling that returned
 last before it began. Siblings that overlap by less than 1 % of their parent, with no other sibling
@@ -24,7 +24,7 @@ class Node:
 
 
 def critical_self(nodes: Sequence[Node]) -> dict[str, int]:
-    """Give the critical self time of every span of one trace that is on a critical path."""
+    """Return the critical self time of every span on the critical path of one trace."""
     known = {node.span: node for node in nodes}
     children: defaultdict[str, list[Node]] = defaultdict(list)
     roots = []

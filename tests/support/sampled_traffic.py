@@ -1,4 +1,4 @@
-"""One hour of traffic, and the tenth of it that a sampler keeps.
+"""Generate one hour of traffic, and the tenth of it that a sampler keeps.
 
 In:  a seed.
 Out: frames with one row per span; a lake that holds them.
@@ -35,7 +35,7 @@ def all_traffic(seed: int, calls: int = 1) -> pl.DataFrame:
 
 
 def sampled(full: pl.DataFrame, seed: int, *, keep_errors: bool = False) -> pl.DataFrame:
-    """Keep every tenth trace; with `keep_errors` all that failed as well."""
+    """Keep every tenth trace; with `keep_errors` also all failed ones."""
     kept = np.random.default_rng(1_000 + seed).random(full["trace"].n_unique()) < 0.1
     chosen = full.with_columns(trace_state=pl.lit(TENTH), kept=pl.Series(kept[full["trace"]]))
     if keep_errors:

@@ -29,7 +29,7 @@ class Request:
 
 
 def requests(seed: int, count: int, hours: float, name: str = "GET /") -> list[Request]:
-    """Draw requests of which about 1 in 20 fails and 1 in 10 is slower than 0.5 s."""
+    """Draw random requests: about 1 in 20 fails, 1 in 10 is slower than 0.5 s."""
     draw = random.Random(seed)
     return [
         Request(
@@ -77,7 +77,7 @@ def given(calendar: Calendar | None = None, **more: object) -> Given:
 
 
 def moment(hours: float) -> datetime:
-    """Give the time some hours after Monday."""
+    """Return the time some hours after Monday."""
     return MONDAY + timedelta(hours=hours)
 
 
@@ -139,5 +139,5 @@ def save(folder: Path, *documents: str) -> Path:
 
 
 def tally(found: Sequence[Request], start: datetime, until: datetime) -> list[Request]:
-    """Give the requests that began in [start, until)."""
+    """Return the requests that began in [start, until)."""
     return [one for one in found if start <= MONDAY + timedelta(seconds=one.at_s) < until]

@@ -1,6 +1,6 @@
-"""A report of the small shop in a second: notebooks whose outputs are real, made without kernels.
+"""Write a report of the small shop within a second: real outputs, made without kernels.
 
-In:  a folder, whether the names of operations are hostile.
+In:  a folder; whether names of operations are hostile.
 Out: the folders of a run with a report in its release.
 """
 
@@ -36,7 +36,7 @@ class SmallReport:
     results: list[NotebookResult]
 
     def write(self, **changes: Any) -> str:
-        """Write the report and give its text."""
+        """Write the report and return its text."""
         options: dict[str, Any] = {
             "results": self.results,
             "derived": self.run.derived,
@@ -83,7 +83,7 @@ def publish(run: small_run.SmallRun, release: Path, run_id: str, *, factor: floa
 
 
 def charts(run: small_run.SmallRun) -> dict[str, plots.Chart]:
-    """Make every chart there is, of the small shop."""
+    """Return every chart of `charts.plots`, for the small shop."""
     scores = pl.read_parquet(run.derived / "scores.parquet")
     bounds = pl.read_parquet(run.derived / "bounds.parquet")
     with query.connect(run.lake) as con:

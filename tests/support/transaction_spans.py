@@ -1,4 +1,4 @@
-"""Spans of three business transactions, written into a lake.
+"""Write spans of three business transactions into a lake.
 
 In:  spans, with times in seconds after Monday 00:00 UTC.
 Out: a lake that holds them; `SPECS` is the transactions file that describes them.

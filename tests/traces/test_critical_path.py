@@ -1,4 +1,4 @@
-"""The critical path: CRISP's own cases, and what traces must not be able to do to it."""
+"""`traces.critical_path`: CRISP's cases, and malformed traces."""
 
 import json
 import random
@@ -82,12 +82,12 @@ def test_crisps_own_cases_agree(real_data: Path, tmp_path: Path, case: str) -> N
 
 
 def tree(draw: random.Random) -> list[Span]:
-    """A tree of up to 8 spans with overlaps, skew, empty spans, orphans and circles."""
+    """A tree of up to 8 spans with overlaps, skew, empty spans, orphans and cycles."""
     count = draw.randint(1, 8)
     spans: list[Span] = []
     for number in range(count):
         parent = draw.choice([None, "missing", *NAMES[:count]]) if number else None
-        # Often few values, so that spans touch and tie.
+        # Few distinct values, so that spans touch and tie.
         most = draw.choice((3, 30, 300))
         start, length = draw.randint(0, most), draw.randint(0, most)
         spans.append((NAMES[number], parent, start, length, "shop", NAMES[number]))

@@ -1,3 +1,5 @@
+"""`traces.waterfall`: the slowest operations, the choice of a trace, and its layout."""
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,7 @@
-"""Business transactions: how they end, for whom, and when their SLA counts."""
+"""Business transactions: their outcome, segments, and the hours in which their SLA counts.
+
+Also tests `transactions.specs` and `transactions.hours`, which have no test file of their own.
+"""
 
 from datetime import datetime
 from pathlib import Path
@@ -113,25 +116,25 @@ def test_a_funnel_follows_the_session_and_a_failed_step_may_be_tried_again(
     tmp_path: Path,
 ) -> None:
     spans = [
-        # buys at the second try
+        # buys at the second attempt
         Span(0, "GET /", session="a"),
         Span(60, "POST /cart", 0.2, session="a"),
         Span(90, "POST /checkout", 0.3, failed=True, session="a"),
         Span(120, "POST /checkout", 0.4, session="a"),
-        # pays before looking: not this way
+        # pays before browsing, which is out of order
         Span(5, "POST /checkout", session="b"),
         Span(50, "GET /search", session="b"),
-        # comes back after an hour: two tries
+        # returns after an hour: two attempts
         Span(10, "GET /", session="c"),
         Span(3_700, "GET /", session="c"),
         Span(3_760, "POST /cart", session="c"),
-        # takes and fails to pay
+        # fills the cart and fails to pay
         Span(20, "GET /", session="d"),
         Span(40, "POST /cart", session="d"),
         Span(50, "POST /checkout", failed=True, session="d"),
-        # still there at the end
+        # still active at the end
         Span(20 * 3_600 - 30, "GET /", session="e"),
-        # without a session nobody can be followed
+        # without a session id there is no funnel
         Span(30, "GET /"),
     ]
     found = gather(tmp_path, spans)
@@ -140,7 +143,7 @@ def test_a_funnel_follows_the_session_and_a_failed_step_may_be_tried_again(
     assert told["instances"] == 6
     assert (told["completed"], told["failed"]) == (1, 1)
     assert (told["abandoned"], told["in_flight"]) == (3, 1)
-    # Who walks away is no violation; who could not pay is.
+    # An abandoned session is not a violation; a failed payment is.
     assert (told["judged"], told["attained"]) == (2, 1)
     funnel = instances.funnel(found, "buying")
     assert funnel["step"].to_list() == ["look", "take", "pay"]
@@ -148,7 +151,7 @@ def test_a_funnel_follows_the_session_and_a_failed_step_may_be_tried_again(
     bought = query.frame(
         found.con, "select duration_ns, elapsed_ns from transaction_2 where state = 'completed'"
     )
-    # The time of the requests that led on, and the time that passed.
+    # The duration of the steps, and the elapsed time.
     assert bought.row(0) == (700_000_000, 120_400_000_000)
 
 
@@ -208,7 +211,7 @@ def test_nothing_measured_is_insufficient(tmp_path: Path) -> None:
         ("Europe/Berlin", "Europe/Berlinn", 2, "IANA"),
         ("09:00-17:00", "17:00-09:00", 2, "ends before it starts"),
         ("mon-fri 09", "mo-fri 09", 2, "match pattern"),
-        ("09:00-17:00]", "09:00-17:00, fri 18:00-19:00]", 2, "hours already"),
+        ("09:00-17:00]", "09:00-17:00, fri 18:00-19:00]", 2, "already has hours"),
         ("calendar: office", "calendar: offfice", 1, "there are: office"),
         ("across: session", "across: sesion", 20, "'trace' or 'session'"),
         ("operation: POST /cart}", "operation: GET /}", 17, "in two steps"),
@@ -228,7 +231,7 @@ def test_a_spec_that_does_not_fit_is_named_with_its_line(
 
 def test_office_hours_follow_daylight_saving() -> None:
     office = Hours.read("Europe/Berlin", ["mon-sun 09:00-17:00"])
-    # The clock goes forward in the night to Sunday, 29 March 2026.
+    # Daylight saving time begins in the night to Sunday, 29 March 2026.
     found = office.intervals(datetime(2026, 3, 28), datetime(2026, 3, 30))
     assert found == [
         (datetime(2026, 3, 28, 8), datetime(2026, 3, 28, 16)),
@@ -272,7 +275,7 @@ def test_an_slo_may_be_on_a_transaction(tmp_path: Path) -> None:
     document = document.replace("service: shop, operation: GET /", "transaction: buying")
     slo_shop.save(tmp_path / "slos", document)
     found = sla.collect(tmp_path / "lake", tmp_path, specs=tmp_path)
-    # Too few for a verdict by the workspace's params, but counted all the same.
+    # Too few for a verdict by the workspace's params, but still counted.
     (budget,) = found.reports[0].budgets
     assert (budget.total, budget.bad) == (20, 4)
     assert found.reports[0].violations["trace_id"].null_count() == 0

@@ -1,10 +1,9 @@
-"""Compare trainings: DVC's own plots page, as one file that asks nobody.
+"""Compare training runs with DVC's plots, as one self-contained page.
 
-In:  the workspace, and revisions or experiments that DVC knows.
+In:  the workspace, and revisions or experiments known to DVC.
 Out: dvc_plots/index.html.
 
-DVC's page loads Vega from a CDN. It takes a template of the page, though, so ours carries the
-same Vega that the report carries, and nothing else.
+DVC's own page loads Vega from a CDN. This module passes DVC a page template that contains Vega.
 """
 
 import os
@@ -27,7 +26,7 @@ PAGE = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
 script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:">
 {refresh_tag}
-<title>Trainings compared</title>
+<title>Training runs compared</title>
 <style>body { font-family: sans-serif; } table { border-spacing: 15px; }</style>
 <script>SCRIPT</script>
 </head>
@@ -45,7 +44,7 @@ def plots(workspace: Path, revisions: Sequence[str] = ()) -> Path:
     Parameters
     ----------
     workspace : the checkout.
-    revisions : commits, branches or experiments; "workspace" is what lies there now.
+    revisions : commits, branches or experiments; "workspace" is the current state.
 
     Returns
     -------
@@ -56,7 +55,7 @@ def plots(workspace: Path, revisions: Sequence[str] = ()) -> Path:
     NotFound
         No dvc.yaml in the workspace.
     ApmError
-        DVC found no such revision, or no plots in it; the message ends with what it said.
+        DVC found no such revision, or no plots in it; the message contains DVC's output.
 
     Examples
     --------
@@ -69,7 +68,7 @@ def plots(workspace: Path, revisions: Sequence[str] = ()) -> Path:
         template.write_text(PAGE.replace("SCRIPT", nightly.bundle(VEGA_LITE)), encoding="utf-8")
         what = ["diff", *revisions] if revisions else ["show"]
         command = [sys.executable, "-m", "dvc", "plots", *what]
-        asked = subprocess.run(
+        process = subprocess.run(
             [*command, "--html-template", str(template), "-o", OUT],
             cwd=workspace,
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
@@ -77,8 +76,8 @@ def plots(workspace: Path, revisions: Sequence[str] = ()) -> Path:
             text=True,
         )
     page = workspace / OUT / "index.html"
-    if asked.returncode != 0 or not page.exists():
-        lines = [line for line in (asked.stderr + asked.stdout).splitlines() if line.strip()]
+    if process.returncode != 0 or not page.exists():
+        lines = [line for line in (process.stderr + process.stdout).splitlines() if line.strip()]
         raise ApmError(
             f"no plots: {' | '.join(lines[-SHOWN_LINES:])}; train first (`dvc repro`), and see "
             "`dvc exp show` for what can be compared"

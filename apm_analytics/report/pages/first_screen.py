@@ -1,7 +1,7 @@
-"""The first screen of the report: published or not, anomalous now, changed, data quality.
+"""Prepare the first screen of the report: anomalies, changes, data quality.
 
-In:  derived/ of a run, the release and the one before it, the result of the quality checks.
-Out: what the page's template shows, as plain values and sentences.
+In:  derived/ of a run, the release and the previous one, the result of the quality checks.
+Out: plain values and sentences for the page's template.
 """
 
 import json
@@ -15,14 +15,14 @@ import polars as pl
 from markupsafe import Markup
 
 from apm_analytics.alerts import thresholds
-from apm_analytics.baselines.detection import episodes as findings
+from apm_analytics.baselines.detection import episodes
 from apm_analytics.baselines.training import trained
 from apm_analytics.charts import words
 from apm_analytics.charts.sparklines import sparkline
 from apm_analytics.foundation.settings import Params
 from apm_analytics.quality.result import QualityResult
 
-# More than these nobody reads in the morning; the notebook 30_anomalies has them all.
+# The first screen stays short; the notebook 30_anomalies lists everything.
 SHOWN = 8
 SHOWN_MOVED = 8
 DRAWN_H = 24
@@ -30,21 +30,21 @@ DRAWN_H = 24
 
 @dataclass(frozen=True)
 class Unusual:
-    """One operation outside its bounds: the worst signal first."""
+    """One operation outside its bounds, with its worst signal first."""
 
     service_name: str
     operation: str
     sentences: list[str]
     drawing: Markup
-    drawn: str  # how much of the past the drawing shows
+    drawn: str  # the period of the drawing
     together: bool
 
 
 @dataclass(frozen=True)
 class Now:
-    """What is anomalous in the last hour of the data."""
+    """The anomalies of the last hour of the data."""
 
-    scored: bool  # false without trained baselines
+    scored: bool  # false without a trained model
     until: str = ""
     recent: str = ""
     operations: list[Unusual] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Now:
 
 @dataclass(frozen=True)
 class Moved:
-    """A threshold that moved between two publications; medians over the week."""
+    """A threshold that changed between two releases; values are medians over the week."""
 
     series: str
     bound: str
@@ -68,21 +68,21 @@ class Moved:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed since the publication before and since the day before."""
+    """What changed since the previous release and since the day before."""
 
-    since: str | None  # the run that published before
+    since: str | None  # the run of the previous release
     published: bool
     moved: list[Moved]
     moved_count: int
     series_new: int
     series_gone: int
     series_kept: int
-    data: findings.Changed
+    data: episodes.Changed
 
 
 @dataclass(frozen=True)
 class Quality:
-    """The data quality checks in a line."""
+    """The outcome of the data quality checks."""
 
     known: bool
     passed: bool = True
@@ -93,51 +93,51 @@ class Quality:
 
 
 def now(derived: Path, params: Params) -> Now:
-    """Rank what is anomalous in the last `thresholds.anomaly_recent_s` of the data."""
+    """Rank the anomalies of the last `thresholds.anomaly_recent_s` of the data."""
     scores = _frame(derived / "scores.parquet")
     if scores is None or scores.is_empty():
         return Now(scored=False)
     window_s, recent_s = params.features.window_s, params.thresholds.anomaly_recent_s
-    found = findings.anomalous_now(
+    recent = episodes.anomalous_now(
         scores,
         window_s=window_s,
         recent_s=recent_s,
         contributions=_frame(derived / "contributions.parquet"),
     )
-    lasting = found.filter("lasting")
-    end = findings.end_of(scores, window_s)
+    lasting = recent.filter("lasting")
+    end = episodes.end_of(scores, window_s)
     operations = [
         _unusual(rows, scores, end)
-        for _, rows in lasting.group_by(findings.OPERATION, maintain_order=True)
+        for _, rows in lasting.group_by(episodes.OPERATION, maintain_order=True)
     ]
     skipped = _frame(derived / "skipped.parquet")
-    single = scores.filter(pl.col("signal") != findings.TOGETHER)
+    single = scores.filter(pl.col("signal") != episodes.TOGETHER)
     return Now(
         scored=True,
         until=f"{words.moment(end)} UTC" if end else "",
         recent=words.span(recent_s),
         operations=operations[:SHOWN],
         more=operations[SHOWN:],
-        brief=found.height - lasting.height,
-        series=single.select(findings.SERIES).n_unique(),
+        brief=recent.height - lasting.height,
+        series=single.select(episodes.SERIES).n_unique(),
         skipped=0 if skipped is None else skipped.filter(outcome="skipped").height,
     )
 
 
 def _unusual(rows: pl.DataFrame, scores: pl.DataFrame, end: datetime | None) -> Unusual:
-    episodes = rows.sort("score", descending=True).to_dicts()
-    worst = episodes[0]
-    together = worst["signal"] == findings.TOGETHER
+    ranked = rows.sort("score", descending=True).to_dicts()
+    worst = ranked[0]
+    together = worst["signal"] == episodes.TOGETHER
     of_operation = (pl.col("service_name") == worst["service_name"]) & (
         pl.col("operation") == worst["operation"]
     )
-    # The forest has no line to draw; the latency of its operation stands for it.
+    # The forest has no value to draw; the latency of the operation is drawn instead.
     signal = "latency_p95" if together else worst["signal"]
     series = scores.filter(of_operation & (pl.col("signal") == signal))
     return Unusual(
         worst["service_name"],
         worst["operation"],
-        [findings.sentence(episode, end) for episode in episodes],
+        [episodes.sentence(episode, end) for episode in ranked],
         sparkline(series, DRAWN_H),
         words.span(min(DRAWN_H * 3_600, _covered_s(series))),
         together,
@@ -152,9 +152,9 @@ def _covered_s(series: pl.DataFrame) -> float:
 
 
 def changes(derived: Path, release: Path, previous: Path | None, *, published: bool) -> Changes:
-    """Compare with the publication before, and the last day with the days before."""
+    """Compare with the previous release, and the last day of the data with the days before."""
     features = _frame(derived / "features.parquet")
-    data = findings.Changed(comparable=False) if features is None else findings.changed(features)
+    data = episodes.Changed(comparable=False) if features is None else episodes.changed(features)
     before = _frame(previous / "thresholds.parquet") if previous else None
     after = _frame(release / "thresholds.parquet") if published else None
     since = str(before["run_id"][0]) if before is not None and before.height else None
@@ -189,7 +189,7 @@ def _moved(row: Mapping[str, Any]) -> Moved:
 
 
 def quality(result: Mapping[str, Any] | None, release: Path) -> Quality:
-    """Sum the checks up; `result` is derived/quality.json."""
+    """Summarise the quality checks; `result` is the content of derived/quality.json."""
     if not result:
         return Quality(known=False)
     checked = QualityResult.from_json(json.dumps(result))
@@ -204,7 +204,7 @@ def quality(result: Mapping[str, Any] | None, release: Path) -> Quality:
 
 
 def period(derived: Path) -> str | None:
-    """Say which time the data covers."""
+    """Return the period that the data covers, as text."""
     file = derived / "snapshot.json"
     if not file.exists():
         return None

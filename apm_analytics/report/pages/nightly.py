@@ -1,10 +1,10 @@
-"""One report a night: a single file that makes no request, opens from anywhere and prints.
+"""Write the nightly report: one self-contained HTML file that makes no request.
 
-In:  the executed notebooks of a run, derived/, the release and the one published before.
+In:  the executed notebooks of a run, derived/, the release and the previous one.
 Out: `report.html` in the release.
 
-Everything that came from telemetry or notebooks is escaped or sanitised, and a content security
-policy that names our own two scripts by their hash lets nothing else run or load.
+Everything from telemetry and notebooks is escaped or sanitised. A content security policy allows
+only the two scripts of the page, by their hash.
 """
 
 import base64
@@ -31,7 +31,7 @@ from apm_analytics.report.pages.templates import ASSETS
 from apm_analytics.report.records import NotebookResult
 
 FILE_NAME = "report.html"
-# The Vega-Lite that Altair writes for; vl_convert names versions without the patch.
+# The Vega-Lite version of Altair; vl_convert names versions without the patch number.
 VEGA_LITE = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
@@ -52,16 +52,15 @@ def write(
 
     Parameters
     ----------
-    release : the folder of the release; links go to what lies in it.
-    results : of `nightly.notebooks.run_all`, in the order of the sections.
-    derived, models : what the training wrote; missing files leave their place on the page
-        with a sentence that says so.
-    quality : the result of the data checks; derived/quality.json when left out.
-    previous : the release published before, if any.
+    release : the folder of the release; links point into it.
+    results : from `nightly.notebooks.run_all`, in the order of the sections.
+    derived, models : outputs of the training run; the page says which files are missing.
+    quality : the result of the quality checks; by default derived/quality.json.
+    previous : the previous release, if any.
     provenance : of this run.
     published : whether this run published thresholds.
-    reasons : why not, or what went wrong; a sentence each.
-    params : read from the workspace when left out.
+    reasons : why it did not publish, or what failed; one sentence each.
+    params : by default those of the workspace.
 
     Returns
     -------
@@ -102,7 +101,7 @@ def _template() -> jinja2.Template:
 
 
 def _recorded(value: object) -> str:
-    """Say a recorded value in short."""
+    """Format a recorded value in short."""
     if isinstance(value, list):
         return ", ".join(_recorded(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -110,7 +109,7 @@ def _recorded(value: object) -> str:
 
 @functools.cache
 def bundle(vega_lite: str = VEGA_LITE) -> str:
-    """Give Vega, Vega-Lite and Vega-Embed as one script that no `</script` ends early."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script without any `</script`."""
     script: str = vl_convert.javascript_bundle(
         "window.vegaEmbed = vegaEmbed;", vl_version=vega_lite
     )
@@ -118,7 +117,7 @@ def bundle(vega_lite: str = VEGA_LITE) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """Allow these scripts and nothing from outside; Vega compiles expressions, hence eval."""
+    """Return a policy that allows only these scripts; Vega compiles expressions, hence eval."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in scripts
@@ -133,8 +132,8 @@ def _training(models: Path) -> dict[str, Any] | None:
     file = models / "run.json"
     if not file.exists():
         return None
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    run: dict[str, Any] = json.loads(file.read_text())
+    return run
 
 
 def _run_of(previous: Path | None) -> str | None:

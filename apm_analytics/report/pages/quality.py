@@ -1,7 +1,7 @@
-"""Draw the outcome of a quality check: one HTML fragment for the report, or a page of its own.
+"""Render the result of the quality checks as an HTML fragment or a page.
 
 In:  a `QualityResult`.
-Out: HTML without scripts, fonts or anything else from outside.
+Out: HTML without scripts, fonts or other external resources.
 """
 
 from html import escape
@@ -26,7 +26,7 @@ STYLE = """
   .quality .ok .state { color: #7bd88f; }
 }
 """
-# Neither light nor dark is forced; the browser's own colours carry the page.
+# The page follows the light or dark colours of the browser.
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -49,9 +49,9 @@ STATES = {"error": "stops publishing", "warning": "warning", "ok": "ok"}
 
 
 def page(result: QualityResult) -> str:
-    """Give the fragment: what failed first, with what to do; the rest below, folded."""
+    """Return the fragment: failures first, with advice; what passed is folded below."""
     troubled = [*result.failures(), *result.warnings()]
-    fine = [e for e in result.expectations if e.passed]
+    fine = [expectation for expectation in result.expectations if expectation.passed]
     parts = [
         f'<section class="quality"><style>{STYLE}</style>',
         f"<p><strong>{escape(result.summary())}</strong> "
@@ -68,7 +68,7 @@ def page(result: QualityResult) -> str:
 
 
 def write_page(result: QualityResult, path: Path) -> None:
-    """Write the page of its own, `quality.html`; a reader sees the old one or the new one."""
+    """Write the standalone page `quality.html` atomically."""
     write_atomic(path, PAGE.format(fragment=page(result)).encode())
 
 

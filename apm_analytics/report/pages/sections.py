@@ -1,7 +1,7 @@
-"""An executed notebook as a section of the report.
+"""Turn an executed notebook into a section of the report.
 
-In:  what became of a notebook, and its executed file.
-Out: HTML that cannot break out of its place, with the charts' specifications apart.
+In:  the outcome of a notebook, and its executed file.
+Out: HTML that cannot affect the rest of the page, with chart specifications as JSON.
 """
 
 import json
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from apm_analytics.report.pages.sanitize import clean
 from apm_analytics.report.records import RECORD_MIME, NotebookResult
 
-CHART_HEIGHT_PX = 240  # of a chart that says no height, until it is drawn
+CHART_HEIGHT_PX = 240  # placeholder of a chart without a height
 _COLOURS = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 _HEADING = re.compile(r"<(/?)h([1-5])\b")
 ACRONYMS = ("kpi", "sla", "slo")
@@ -39,7 +39,7 @@ class Section:
 
 
 def section(result: NotebookResult, *, link: str | None = None) -> Section:
-    """Turn one notebook of a run into a section; a skipped one has a title and a reason."""
+    """Turn one notebook into a section; a skipped one has only a title and a reason."""
     title, abstract, body = result.name, Markup(""), Markup("")
     if result.path is not None:
         cells = json.loads(result.path.read_text(encoding="utf-8"))["cells"]
@@ -60,17 +60,16 @@ def section(result: NotebookResult, *, link: str | None = None) -> Section:
 
 
 def markdown(text: str) -> Markup:
-    """Render Markdown, one level of heading deeper, as HTML that is safe to place."""
-    # nbconvert costs seconds to import; only a report needs it.
-    from nbconvert.filters.markdown import markdown2html
+    """Render Markdown as sanitised HTML, with headings one level deeper."""
+    from nbconvert.filters.markdown import markdown2html  # takes seconds; only a report needs it
 
     rendered = re.sub(r'<a class="anchor-link".*?</a>', "", markdown2html(text))
-    deeper = _HEADING.sub(lambda found: f"<{found[1]}h{int(found[2]) + 1}", rendered)
+    deeper = _HEADING.sub(lambda match: f"<{match[1]}h{int(match[2]) + 1}", rendered)
     return Markup(clean(deeper))
 
 
 def chart(spec: dict[str, Any], name: str) -> Markup:
-    """Give a place for a chart and its specification; a script draws it when it comes in sight."""
+    """Return a placeholder with its specification; a script draws the chart when visible."""
     height = spec.get("height")
     pixels = height if isinstance(height, int | float) else CHART_HEIGHT_PX
     return Markup(
@@ -80,7 +79,7 @@ def chart(spec: dict[str, Any], name: str) -> Markup:
 
 
 def json_text(value: object) -> Markup:
-    """Give JSON for a script element: nothing in it can end the element or open a comment."""
+    """Return JSON for a script element, in which nothing can end the element."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -88,16 +87,16 @@ def json_text(value: object) -> Markup:
 
 
 def _short(name: str) -> str:
-    """Name a notebook after its file: 10_explore_services -> Explore services."""
+    """Derive the short title of a notebook: 10_explore_services -> Explore services."""
     words = (name.lstrip("0123456789_") or name).split("_")
-    said = " ".join(word.upper() if word in ACRONYMS else word for word in words)
-    return said[0].upper() + said[1:]
+    title = " ".join(word.upper() if word in ACRONYMS else word for word in words)
+    return title[0].upper() + title[1:]
 
 
 def _opening(cells: list[dict[str, Any]], name: str) -> tuple[str, Markup]:
-    """Take title and abstract from the first Markdown cell."""
+    """Return title and abstract from the first Markdown cell."""
     for cell in cells:
-        if cell["cell_type"] == "markdown" and not _papermills_own(cell):
+        if cell["cell_type"] == "markdown" and not _is_papermill_error(cell):
             lines = _text(cell["source"]).strip().splitlines()
             if lines and lines[0].startswith("# "):
                 return lines[0][2:].strip(), markdown("\n".join(lines[1:]))
@@ -108,7 +107,7 @@ def _opening(cells: list[dict[str, Any]], name: str) -> tuple[str, Markup]:
 def _blocks(cells: list[dict[str, Any]], name: str) -> Iterator[Markup]:
     opened = False
     for number, cell in enumerate(cells):
-        if _papermills_own(cell):
+        if _is_papermill_error(cell):
             continue
         if cell["cell_type"] == "markdown":
             if opened or not _text(cell["source"]).lstrip().startswith("# "):
@@ -126,7 +125,7 @@ def _blocks(cells: list[dict[str, Any]], name: str) -> Iterator[Markup]:
                     yield block
 
 
-def _papermills_own(cell: dict[str, Any]) -> bool:
+def _is_papermill_error(cell: dict[str, Any]) -> bool:
     tags = cell.get("metadata", {}).get("tags", [])
     return "papermill-error-cell-tag" in tags
 
@@ -141,7 +140,7 @@ def _output(output: dict[str, Any], name: str) -> Markup | None:
         return Markup('<pre class="stream">{}</pre>').format(text) if text.strip() else None
     data = output.get("data", {})
     if RECORD_MIME in data:
-        return None  # all of them stand together at the end of the section
+        return None  # records are listed together at the end of the section
     specs = [data[mime] for mime in data if mime.startswith("application/vnd.vegalite.")]
     if specs:
         return chart(specs[0], re.sub(r"[^\w-]", "-", name))
@@ -170,7 +169,7 @@ def _text(value: str | list[str]) -> str:
 
 
 def link_to(release: Path, result: NotebookResult) -> str | None:
-    """Give the relative link to the executed notebook where the release holds it."""
+    """Return the relative link to the executed notebook if the release contains it."""
     if result.path is None or not (release / "notebooks" / result.path.name).exists():
         return None
     return f"notebooks/{result.path.name}"

@@ -1,7 +1,7 @@
-"""The SLA report: what was promised, what came of it, and what the figures rest on.
+"""Write the SLA report: targets, attainment, and the data behind the figures.
 
 In:  a lake, specs/slos, specs/calendar.yaml, the ledger of earlier statements.
-Out: a table, CSV, JSON, or one offline HTML file that a contract manager can sign off.
+Out: a table, CSV, JSON, or one self-contained HTML file that a contract manager can sign.
 """
 
 import io
@@ -22,9 +22,8 @@ from apm_analytics.foundation.provenance import Provenance, current_provenance
 from apm_analytics.lake import answers, query, snapshots
 from apm_analytics.report.pages import sla_html
 from apm_analytics.signals import calendar
-from apm_analytics.slo import ledger
+from apm_analytics.slo import ledger, tables
 from apm_analytics.slo import specs as slo_specs
-from apm_analytics.slo import tables as slo_tables
 from apm_analytics.slo.budget import Budget, Limits
 from apm_analytics.slo.model import Slo
 from apm_analytics.slo.report import Given, SloReport, reports
@@ -37,12 +36,12 @@ from apm_analytics.transactions.specs import Transaction
 FOLDER = "slos"
 LEDGER = "slo"  # in `out`
 NAME = "sla"  # of the files in a release
-DRAWN = 2  # traces an SLO
+DRAWN = 2  # traces per SLO
 
 
 @dataclass(frozen=True)
 class Sla:
-    """Reports with what they can be traced back to."""
+    """Reports with their provenance and the waterfalls of the worst traces."""
 
     reports: list[SloReport]
     provenance: Provenance
@@ -51,22 +50,22 @@ class Sla:
 
 
 def check(specs: Path | None = None) -> list[str]:
-    """Check the SLOs and what they refer to; give a line an SLO.
+    """Check the SLOs and what they refer to; return one line per SLO.
 
     Raises
     ------
     BadParameter, NotFound
-        What does not fit, with file and line.
+        A spec is missing or wrong; with file and line.
     """
     folder = specs or settings.load().workspace / "specs"
     slos = slo_specs.load(folder / FOLDER, transactions=_names(_transactions(folder)[0]))
     _calendar(folder)
-    wrong = slo_rules.check_conditions(slos)
-    if wrong:
-        raise BadParameter("\n".join(wrong))
+    problems = slo_rules.check_conditions(slos)
+    if problems:
+        raise BadParameter("\n".join(problems))
     return [
         f"{slo.name}: {slo.method}, "
-        + ", ".join(f"{one.name} {slo_tables.exact(one.target)}" for one in slo.objectives)
+        + ", ".join(f"{one.name} {tables.exact(one.target)}" for one in slo.objectives)
         for slo in slos
     ]
 
@@ -86,66 +85,66 @@ def collect(
     Parameters
     ----------
     lake : folder of the lake.
-    out : where the ledger of statements lies, in `slo/`.
+    out : folder with the ledger of statements, in `slo/`.
     specs : folder with `slos/` and `calendar.yaml`; by default the workspace's.
     names : only these SLOs; all when empty.
-    month : "2026-03" in the contract's time zone; by default each SLO's present window.
-    what_if : other targets, such as "0.999".
-    run_id : of the run that reports; a new one when left out.
+    month : "2026-03" in the contract's time zone; by default each SLO's current window.
+    what_if : alternative targets, such as "0.999".
+    run_id : of the reporting run; by default a new one.
 
     Raises
     ------
     NotFound
-        No lake, no SLOs, or none of that name.
+        No lake, no SLOs, or no SLO of that name.
     BadParameter
-        A spec that does not fit, a month or target that is none.
+        A spec, month or target is wrong.
     NotEnoughData
         The lake has no span.
     """
-    known = settings.load()
-    folder = specs or known.workspace / "specs"
-    business, hours = _transactions(folder)
-    slos = slo_specs.load(folder / FOLDER, transactions=_names(business))
+    configured = settings.load()
+    folder = specs or configured.workspace / "specs"
+    transactions, hours = _transactions(folder)
+    slos = slo_specs.load(folder / FOLDER, transactions=_names(transactions))
     slos = _chosen(slos, names)
-    asked = {source[2] for slo in slos for source in slo.sources}
-    business = [one for one in business if one.name in asked]
+    counted = {source[2] for slo in slos for source in slo.sources}
+    transactions = [one for one in transactions if one.name in counted]
     targets = [_target(text) for text in what_if]
-    limits = known.params.slo
+    limits = configured.params.slo
     given = Given(
         limits=Limits(limits.min_events, limits.min_slice_events),
         max_gap_s=limits.max_gap_s,
         calendar=_calendar(folder),
         stated=ledger.read(out / LEDGER),
-        services={one.name: one.services for one in business},
+        services={one.name: one.services for one in transactions},
     )
     with query.connect(lake) as con:
-        found = reports(
+        measured = reports(
             con,
             slos,
             given,
             instances=lambda since, until: (
                 instances.gather(
                     con,
-                    business,
+                    transactions,
                     hours,
                     since=since,
                     until=until,
-                    timeout_s=known.trace_timeout_s,
+                    timeout_s=configured.trace_timeout_s,
                 ).counted
             ),
             month=month,
             what_if=targets,
         )
-        drawn = {trace: waterfall.waterfall(con, trace) for trace in _worst(found)}
-    provenance = current_provenance(known.workspace, snapshots.data_hash(lake), run_id)
-    return Sla(found, provenance, drawn, limits.min_events)
+        drawn = {trace: waterfall.waterfall(con, trace) for trace in _worst(measured)}
+    provenance = current_provenance(configured.workspace, snapshots.data_hash(lake), run_id)
+    return Sla(measured, provenance, drawn, limits.min_events)
 
 
 def state(sla: Sla, out: Path) -> None:
-    """Keep what a report says in the ledger, so that a later one can tell what changed."""
+    """Add the statements of a report to the ledger, so that later reports can show changes."""
     ledger.add(
         out / LEDGER,
-        slo_tables.stated(sla.reports),
+        tables.stated(sla.reports),
         stated_at=datetime.now(UTC),
         data_hash=sla.provenance.data_hash,
         run_id=sla.provenance.run_id,
@@ -155,9 +154,9 @@ def state(sla: Sla, out: Path) -> None:
 def publish(
     lake: Path, derived: Path, release: Path, *, specs: Path, month: str = "", run_id: str
 ) -> Sla:
-    """Measure, write `sla.html` and `sla.csv` into a release, and keep what they say.
+    """Measure, write `sla.html` and `sla.csv` into a release, and add to the ledger.
 
-    The ledger lies beside `derived`, in `slo/`, where `apm slo report` looks for it.
+    The ledger is beside `derived`, in `slo/`, where `apm slo report` looks for it.
 
     Raises
     ------
@@ -165,15 +164,15 @@ def publish(
         As `collect`.
     """
     out = derived.parent
-    found = collect(lake, out, specs=specs, month=month or None, run_id=run_id)
-    write_atomic(release / f"{NAME}.html", render(found, "html"))
-    write_atomic(release / f"{NAME}.csv", render(found, "csv"))
-    state(found, out)
-    return found
+    sla = collect(lake, out, specs=specs, month=month or None, run_id=run_id)
+    write_atomic(release / f"{NAME}.html", render(sla, "html"))
+    write_atomic(release / f"{NAME}.csv", render(sla, "csv"))
+    state(sla, out)
+    return sla
 
 
 def render(sla: Sla, form: str) -> bytes:
-    """Give a report as `table`, `csv`, `json` or `html`."""
+    """Render a report as `table`, `csv`, `json` or `html`."""
     if form == "html":
         return sla_html.page(
             sla.reports,
@@ -186,37 +185,37 @@ def render(sla: Sla, form: str) -> bytes:
 
 
 def insufficient(sla: Sla) -> int:
-    """Count the objectives of which nothing can be said."""
+    """Count the insufficient objectives."""
     return sum(bool(one.reason) for report in sla.reports for one in report.budgets)
 
 
 def as_table(sla: Sla) -> bytes:
-    """Draw what a terminal can show: budgets, burn rates, what to know about them."""
-    shown = slo_tables.budgets(sla.reports).select(
+    """Render budgets, burn rates and notes for a terminal."""
+    shown = tables.budgets(sla.reports).select(
         "slo", "objective", "unit", "total", "bad", "target", "attainment", "verdict",
         "budget_left", "budget_consumed",
     )  # fmt: skip
-    burn = slo_tables.burns(sla.reports)
+    burn = tables.burns(sla.reports)
     parts = [answers.as_text(shown)]
     if not burn.is_empty():
-        said = pl.col("burn_rate").round(2).cast(pl.String).fill_null("few")
-        wide = burn.with_columns(said).pivot(
+        rate = pl.col("burn_rate").round(2).cast(pl.String).fill_null("few")
+        wide = burn.with_columns(rate).pivot(
             "window", index=["slo", "objective"], values="burn_rate"
         )
         parts += [
-            "burn rates (1 spends the budget exactly in its period; few: too few to say)",
+            "burn rates (1 spends the budget exactly in its period; few: too few requests)",
             answers.as_text(wide),
         ]
     if any(report.what_if for report in sla.reports):
-        other = slo_tables.what_if(sla.reports).select(
+        other = tables.what_if(sla.reports).select(
             "slo", "objective", "target", "attainment", "verdict", "budget_left", "budget_consumed"
         )
-        parts += ["if the target were", answers.as_text(other)]
+        parts += ["with other targets", answers.as_text(other)]
     return ("\n".join([*parts, *notes(sla)]) + "\n").encode()
 
 
 def as_csv(sla: Sla) -> bytes:
-    """Give one line an objective with everything that its figures rest on; counts are exact."""
+    """Render one line per objective with the data behind its figures; counts are exact."""
     rows = [_row(report, one, sla.provenance) for report in sla.reports for one in report.budgets]
     sink = io.BytesIO()
     pl.DataFrame(rows, infer_schema_length=None).write_csv(sink)
@@ -224,7 +223,7 @@ def as_csv(sla: Sla) -> bytes:
 
 
 def as_json(sla: Sla) -> bytes:
-    """Give the same as the CSV, with burn rates, gaps, violations and restatements."""
+    """Render the rows of the CSV with burn rates, gaps, violations and restatements."""
     content = {
         "budgets": [
             _row(report, one, sla.provenance) for report in sla.reports for one in report.budgets
@@ -232,12 +231,12 @@ def as_json(sla: Sla) -> bytes:
         **{
             name: frame.to_dicts()
             for name, frame in (
-                ("burns", slo_tables.burns(sla.reports)),
-                ("what_if", slo_tables.what_if(sla.reports)),
-                ("exclusions", slo_tables.exclusions(sla.reports)),
-                ("gaps", slo_tables.gaps(sla.reports)),
-                ("restatements", slo_tables.restatements(sla.reports)),
-                ("violations", slo_tables.violations(sla.reports)),
+                ("burns", tables.burns(sla.reports)),
+                ("what_if", tables.what_if(sla.reports)),
+                ("exclusions", tables.exclusions(sla.reports)),
+                ("gaps", tables.gaps(sla.reports)),
+                ("restatements", tables.restatements(sla.reports)),
+                ("violations", tables.violations(sla.reports)),
             )
         },
         "notes": notes(sla),
@@ -246,42 +245,46 @@ def as_json(sla: Sla) -> bytes:
 
 
 def notes(sla: Sla) -> list[str]:
-    """Say in sentences what a reader must know beside the figures."""
+    """Return sentences that a reader needs beside the figures."""
     return [
         f"{report.slo.name}: {sentence}" for report in sla.reports for sentence in _notes(report)
     ]
 
 
 def _notes(report: SloReport) -> list[str]:
-    said = [f"{one.objective}: insufficient: {one.reason}" for one in report.budgets if one.reason]
+    sentences = [
+        f"{budget.objective}: insufficient: {budget.reason}"
+        for budget in report.budgets
+        if budget.reason
+    ]
     data = report.completeness
     if not data.whole:
-        said.append(f"the data cover {data.covered:.1%} of the period so far")
+        sentences.append(f"the data cover {data.covered:.1%} of the period so far")
     if data.sampled:
         share = data.sampled / data.spans
-        said.append(f"{share:.1%} of the spans are sampled and count by their weight")
+        sentences.append(f"{share:.1%} of the spans are sampled and count with their weight")
     if report.until < report.end:
-        said.append(f"the period ends {report.end:%Y-%m-%d %H:%M} UTC and is open")
+        sentences.append(f"the period is open and ends {report.end:%Y-%m-%d %H:%M} UTC")
     for entry in report.maintenance:
-        said.append(
+        sentences.append(
             f"{entry.name} ({entry.start:%Y-%m-%d %H:%M} to {entry.end:%Y-%m-%d %H:%M} UTC) "
             "is maintenance and does not count"
         )
     for one in report.restatements:
-        said.append(
+        sentences.append(
             f"{one.objective}: restated. On {one.stated_at:%Y-%m-%d %H:%M} UTC run "
-            f"{one.run_id} counted {slo_tables.exact(one.bad_before)} bad of "
-            f"{slo_tables.exact(one.total_before)}; with data that came later it is "
-            f"{slo_tables.exact(one.bad_now)} of {slo_tables.exact(one.total_now)}"
+            f"{one.run_id} counted {tables.exact(one.bad_before)} bad of "
+            f"{tables.exact(one.total_before)}; with late data it is "
+            f"{tables.exact(one.bad_now)} of {tables.exact(one.total_now)}"
         )
-    return said
+    return sentences
 
 
-def _worst(found: Sequence[SloReport]) -> list[str]:
-    """Give the traces to draw: the first few violations of each SLO."""
+def _worst(reports: Sequence[SloReport]) -> list[str]:
+    """Return the traces to draw: the first violations of each SLO."""
     ids = [
         trace
-        for report in found
+        for report in reports
         for trace in report.violations["trace_id"].to_list()[:DRAWN]
         if trace is not None
     ]
@@ -300,16 +303,16 @@ def _row(report: SloReport, one: Budget, provenance: Provenance) -> dict[str, ob
         "period_end_utc": one.end.isoformat(),
         "time_zone": report.slo.window.zone,
         "unit": one.unit,
-        "total": slo_tables.exact(one.total),
-        "bad": slo_tables.exact(one.bad),
-        "target": slo_tables.exact(one.target),
+        "total": tables.exact(one.total),
+        "bad": tables.exact(one.bad),
+        "target": tables.exact(one.target),
         "attainment": None if one.attainment is None else f"{one.attainment:.9f}",
         "verdict": one.verdict,
         "reason": one.reason or None,
-        "budget": slo_tables.exact(one.allowed),
-        "budget_left": None if one.left is None else slo_tables.exact(one.left),
-        "excluded_total": slo_tables.exact(one.excluded_total),
-        "excluded_bad": slo_tables.exact(one.excluded_bad),
+        "budget": tables.exact(one.allowed),
+        "budget_left": None if one.left is None else tables.exact(one.left),
+        "excluded_total": tables.exact(one.excluded_total),
+        "excluded_bad": tables.exact(one.excluded_bad),
         "unmeasured_slices": one.unmeasured,
         "data_covered": round(data.covered, 6),
         "gaps": len(data.gaps),
@@ -355,4 +358,4 @@ def _calendar(folder: Path) -> calendar.Calendar:
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,4 +1,4 @@
-"""The SLA report as one offline HTML file, without a script: what a contract manager keeps.
+"""Render the SLA report as one self-contained HTML file without scripts.
 
 In:  reports with their provenance, and the waterfalls of the worst traces.
 Out: a page with verdicts, method, completeness, exclusions, violations, provenance, signatures.
@@ -16,7 +16,7 @@ from apm_analytics.charts import words
 from apm_analytics.foundation.provenance import Provenance
 from apm_analytics.report.pages import templates
 from apm_analytics.report.pages.templates import ASSETS
-from apm_analytics.slo import tables as slo_tables
+from apm_analytics.slo import tables
 from apm_analytics.slo.model import Objective, Slo
 from apm_analytics.slo.report import SloReport
 
@@ -37,13 +37,13 @@ def page(
     *,
     min_events: int,
 ) -> bytes:
-    """Write the page.
+    """Render the page.
 
     Parameters
     ----------
-    notes : SLO -> sentences that a reader must know.
+    notes : SLO -> sentences that a reader needs beside the figures.
     waterfalls : trace id -> rows of `traces.waterfall.waterfall`, drawn at the end of the page.
-    min_events : with fewer requests nothing was said.
+    min_events : the fewest requests for a judgement.
     """
     filters: Mapping[str, Callable[..., object]] = {
         "exact": amount,
@@ -72,7 +72,7 @@ def page(
 
 
 def percent(amount: Decimal | None) -> str:
-    """Say a share; never rounded up to a target that was not reached.
+    """Format a share in percent, rounded down so that it never reaches a missed target.
 
     Examples
     --------
@@ -85,24 +85,24 @@ def percent(amount: Decimal | None) -> str:
 
 
 def amount(number: Decimal) -> str:
-    """Write a count, thin spaces between thousands; a weighted one with four decimals at most.
+    """Format a count with thin spaces; weighted counts have at most four decimals.
 
     Examples
     --------
     >>> amount(Decimal("316.0")), amount(Decimal("0.032979103"))
     ('316', '0.033')
     """
-    exactly = Decimal(slo_tables.exact(number.quantize(Decimal("0.0001"))))
+    exactly = Decimal(tables.exact(number.quantize(Decimal("0.0001"))))
     return f"{exactly:,f}".replace(",", words.THIN_SPACE)
 
 
 def target(share: Decimal) -> str:
-    """Write a target in percent, exactly."""
-    return f"{slo_tables.exact(share * 100)} %"
+    """Format a target in percent, exactly."""
+    return f"{tables.exact(share * 100)} %"
 
 
 def measure(objective: Objective) -> str:
-    """Say in words which requests count as good."""
+    """Describe in words which requests count as good."""
     indicator = objective.indicator
     total = indicator.total
     if total.transaction is not None:
@@ -113,10 +113,10 @@ def measure(objective: Objective) -> str:
     if total.where:
         what += " where " + " and ".join(f"{column} is {value}" for column, value in total.where)
     if objective.op is not None:
-        of = "the duration"
+        quantity = "the duration"
         if total.quantile is not None:
-            of = f"the {total.quantile * 100:g} % quantile of the duration"
-        return f"{what}; {of} is {SIGNS[objective.op]} {objective.value:g} s"
+            quantity = f"the {total.quantile * 100:g} % quantile of the duration"
+        return f"{what}; {quantity} is {SIGNS[objective.op]} {objective.value:g} s"
     side = indicator.good or indicator.bad or total
     conditions = []
     if side.status is not None:
@@ -127,12 +127,12 @@ def measure(objective: Objective) -> str:
 
 
 def _local(time: datetime, slo: Slo) -> str:
-    """Say a time in the contract's zone, with its offset."""
+    """Format a time in the contract's zone, with its offset."""
     return f"{time.replace(tzinfo=UTC).astimezone(ZoneInfo(slo.window.zone)):%Y-%m-%d %H:%M %z}"
 
 
 def _bars(rows: pl.DataFrame) -> list[dict[str, object]]:
-    """Place the spans of a waterfall in percent of the trace."""
+    """Compute position and width of the spans in percent of the trace."""
     ends = rows["start_s"] + rows["duration_s"]
     first, last = float(rows["start_s"].min() or 0), float(ends.max() or 0)  # type: ignore[arg-type]
     length = (last - first) or 1.0

@@ -1,7 +1,7 @@
-"""The pages that we fill in ourselves: templates and style of `assets/`.
+"""Load the page templates and styles of `assets/`.
 
-In:  a template's name, the filters it uses.
-Out: the template, which escapes what is put in and refuses a name that is not there.
+In:  the name of a template, its filters.
+Out: the template, which escapes values and refuses undefined names.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ def template(name: str, filters: Mapping[str, Callable[..., Any]]) -> jinja2.Tem
     Raises
     ------
     jinja2.TemplateError
-        There is none of that name, or it is no template.
+        No such template, or it is not valid.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The page that compares trainings is drawn by what it carries, and asks nobody."""
+"""`report.pages.experiments`: the page that compares training runs is self-contained."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ plots:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The least that DVC draws: plots of two tables, outside git."""
+    """A minimal DVC workspace: plots of two tables, outside git."""
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text(
         "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"

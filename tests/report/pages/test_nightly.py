@@ -1,3 +1,8 @@
+"""`report.pages.nightly`: the report is complete and nothing foreign can run in it.
+
+Tests `sections`, `first_screen` and `templates` as well.
+"""
+
 import base64
 import hashlib
 import json
@@ -25,7 +30,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> SmallReport:
 
 
 class Page(HTMLParser):
-    """What a browser would find: scripts that run, data scripts, attributes that load or run."""
+    """Collect what a browser would find: scripts, data scripts, attributes that load or run."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -126,7 +131,7 @@ def test_thresholds_that_moved_since_the_last_publication_are_listed(
 def test_new_and_gone_operations_are_listed(small: SmallReport) -> None:
     text = Page(small.write()).text
     assert re.search(r"New operations\s+storefront · GET /wishlist", text)
-    assert re.search(r"Without requests since a day\s+storefront · GET /legacy", text)
+    assert re.search(r"No requests for a day\s+storefront · GET /legacy", text)
 
 
 def test_first_errors_of_an_operation_are_listed(small: SmallReport, tmp_path: Path) -> None:
@@ -210,7 +215,7 @@ def test_a_report_without_any_training_is_still_a_report(
             reasons=["no models"],
         )
     ).text
-    assert "There are no baselines yet" in text and "no snapshot yet" in text
+    assert "No model is trained yet" in text and "no snapshot yet" in text
 
 
 def test_a_report_of_a_short_lake_says_that_there_is_nothing_to_compare(
@@ -221,4 +226,4 @@ def test_a_report_of_a_short_lake_says_that_there_is_nothing_to_compare(
         last = pl.lit(frame["time"].max()) - pl.duration(hours=2)
         frame.filter(pl.col("time") > last).write_parquet(tmp_path / f"{name}.parquet")
     text = Page(small.write(derived=tmp_path)).text
-    assert "covers no more than a day" in text and "Anomalous now 2" in text
+    assert "cover at most one day" in text and "Anomalous now 2" in text

@@ -1,3 +1,5 @@
+"""The report in Chromium: it draws every chart and makes no request."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def test_a_report_opens_before_its_charts_are_drawn_and_draws_them_unasked(
     report = small_report.make(tmp_path)
     report.write()
     with browser.page(server_binary("chromium"), viewport={"width": 1280, "height": 500}) as page:
-        # Counts what is drawn when the page has loaded, before the browser turns to the rest.
+        # Counts the charts drawn at the load event, before those drawn while idle.
         page.add_init_script(
             "addEventListener('load', () => {"
             " window.atLoad = document.querySelectorAll('.chart[data-drawn]').length; })"

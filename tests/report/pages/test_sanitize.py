@@ -1,8 +1,12 @@
+"""`report.pages.sanitize`: what notebooks emit becomes HTML that cannot run or load anything."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apm_analytics.report.pages.sanitize import TAGS, clean
+
+END = "</tr></tbody></table>"
 
 
 @pytest.mark.parametrize(
@@ -18,7 +22,10 @@ from apm_analytics.report.pages.sanitize import TAGS, clean
         ("<img src='data:image/png;base64,AA=='>", '<img src="data:image/png;base64,AA==">'),
         ("<form action=/x><input name=q>t</form>", "t"),
         ("</div></section>t", "t"),
-        ("<table><tr><td class=num>1", '<table><tr><td class="num">1</td></tr></table>'),
+        ("<table><tr><td class=num>1", f'<table><tbody><tr><td class="num">1</td>{END}'),
+        ("<details open><summary>s</summary>t", "<details><summary>s</summary>t</details>"),
+        ("<svg><style>p{}</style><text>t</text></svg>c", "c"),
+        ("<script><p>in</script><p>out", "<p>out</p>"),
         ("1 < 2 &amp; 3", "1 &lt; 2 &amp; 3"),
         ("<p style='background:url(https://example.org)'>t</p>", "<p>t</p>"),
     ],

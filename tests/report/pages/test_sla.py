@@ -60,7 +60,7 @@ def test_the_command_reports_and_states(lake: Path, specs: Path, tmp_path: Path)
     runner = CliRunner()
     table = runner.invoke(apm, [*asked, "--month", "2026-03", "--what-if", "0.999"])
     assert table.exit_code == 0, table.output
-    assert "answers" in table.output and "if the target were" in table.output
+    assert "answers" in table.output and "with other targets" in table.output
     assert "the data cover" in table.output
     assert ledger.read(tmp_path / "slo") == []
 

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const drawn = new Map(); // element -> what vegaEmbed gave
+  const drawn = new Map(); // element -> result of vegaEmbed
   const MANY_ROWS = 1500; // from here on a canvas is faster than as many SVG elements
 
   const theme = () => {
@@ -30,7 +30,7 @@
     drawn.set(place, "busy");
     try {
       const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
-      delete spec.$schema; // it names the version that JupyterLab draws; this page has a newer one
+      delete spec.$schema; // it names the version of JupyterLab; this page has a newer one
       // In the notebook charts have a fixed width; here single and layered ones fill the page.
       if (typeof spec.width === "number" && (spec.mark || spec.layer)) spec.width = "container";
       spec.config = { ...spec.config, ...theme() };
@@ -50,8 +50,8 @@
     }
   };
 
-  // Charts in sight come first, the others one by one while the page has nothing else to do:
-  // it opens at once, and nobody who scrolls, searches or prints meets an empty place.
+  // Visible charts are drawn first, the others one by one while the page is idle: it opens at once,
+  // and scrolling, searching or printing finds no empty place.
   const places = [...document.querySelectorAll(".chart[data-spec]")];
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {

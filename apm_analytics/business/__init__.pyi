@@ -1,0 +1,12 @@
+from . import association as association
+from . import charts as charts
+from . import costs as costs
+from . import executive as executive
+from . import impact as impact
+from . import kpis as kpis
+from . import specs as specs
+from . import summary as summary
+from . import technical as technical
+from .costs import Costs as Costs
+from .kpis import Measured as Measured
+from .specs import Kpi as Kpi

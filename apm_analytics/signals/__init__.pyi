@@ -1,0 +1,13 @@
+from . import calendar as calendar
+from . import operations as operations
+from . import sampling as sampling
+from . import saturation as saturation
+from . import services as services
+from .calendar import Affected as Affected
+from .calendar import Calendar as Calendar
+from .calendar import Entry as Entry
+from .calendar import Kind as Kind
+from .operations import OPERATION as OPERATION
+from .operations import SERIES as SERIES
+from .operations import SIGNALS as SIGNALS
+from .operations import Schema as Schema

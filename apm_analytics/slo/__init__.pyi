@@ -1,0 +1,17 @@
+from . import budget as budget
+from . import events as events
+from . import ledger as ledger
+from . import model as model
+from . import report as report
+from . import specs as specs
+from . import tables as tables
+from .budget import WINDOWS as WINDOWS
+from .budget import Budget as Budget
+from .budget import Limits as Limits
+from .model import Objective as Objective
+from .model import Selection as Selection
+from .model import Slo as Slo
+from .model import duration_minutes as duration_minutes
+from .report import Given as Given
+from .report import SloReport as SloReport
+from .report import reports as reports
