@@ -19,7 +19,7 @@ import yaml
 
 from apm_analytics.alerts.gate import watching
 from apm_analytics.alerts.gate.replay import TRAFFIC_BEFORE_S
-from apm_analytics.alerts.gate.watching import TOGETHER
+from apm_analytics.alerts.gate.watching import ALL_OPERATIONS
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.foundation.settings import Params
 
@@ -170,8 +170,8 @@ def _sustained(signals: Mapping[str, SignalSpec], params: Params) -> list[dict[s
         {"record": PRESENT, "expr": f"{rate} or 0 * last_over_time({rate}[{seen}])"},
         {
             "record": PRESENT,
-            "expr": f'sum by (service) ({PRESENT}{{operation!="{TOGETHER}"}})',
-            "labels": {"operation": TOGETHER},
+            "expr": f'sum by (service) ({PRESENT}{{operation!="{ALL_OPERATIONS}"}})',
+            "labels": {"operation": ALL_OPERATIONS},
         },
         {
             "record": "apm:latency_p95:log",
@@ -277,7 +277,7 @@ def _static(
     if bound == "upper":
         passed = f"{spec.record} > {threshold!r}"
     else:
-        passed = f'{PRESENT}{{operation!="{TOGETHER}"}} < {threshold!r}'
+        passed = f'{PRESENT}{{operation!="{ALL_OPERATIONS}"}} < {threshold!r}'
         before_s = max(TRAFFIC_BEFORE_S, 2 * params.thresholds.for_s)
         traffic = f"avg_over_time({traffic}[{_looking_back(before_s)}])"
     facts = Facts(
