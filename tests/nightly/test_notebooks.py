@@ -147,7 +147,7 @@ def test_a_failed_notebook_stops_only_those_that_come_after_it(tmp_path: Path) -
         ("notebooks: [{name: 10_a, after: [10_b]}]", "10_a comes after '10_b'"),
         (
             "notebooks: [{name: 10_a, after: [20_b]}, {name: 20_b, after: [10_a]}]",
-            "is a circle",
+            "is a cycle",
         ),
         ("notebooks: [", "cannot read"),
     ],
