@@ -18,7 +18,6 @@ import polars as pl
 
 from apm_analytics.alerts.prometheus import promtool, rules
 from apm_analytics.alerts.prometheus.promtool import (
-    HOURS_PER_WEEK,
     MODEL,
     RUN_ID,
     START_HOUR,
@@ -28,6 +27,7 @@ from apm_analytics.alerts.prometheus.promtool import (
 )
 from apm_analytics.alerts.prometheus.rules import Facts
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
+from apm_analytics.baselines.models.series import HOURS_PER_WEEK
 from apm_analytics.foundation.settings import Params
 
 FILE_NAME = "apm_thresholds_test.yml"
