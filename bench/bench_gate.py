@@ -1,14 +1,14 @@
 """Would the alerts have paged well? Simulated shops with known incidents, replayed week by week.
 
 In:  --seeds of `apm simulate`; --spans and --days of each (default: params.yaml); --keep DIR to
-     keep what was measured of each shop, and to use it again.
-Out: a table: incidents met, false pages an operation a month, minutes until the page; by what
-     paged, by kind of incident, by signal. Exit code 1 when the published alerts miss a figure.
+     keep the features of each shop and reuse them.
+Out: tables of incidents met, false pages per operation and month, minutes until the page: by
+     candidate, by kind of incident, by signal. Exit code 1 when the published alerts miss a limit.
 
-Every week is replayed with what the weeks before taught, and with what the gate decided from
-them without any label; the truth is only held against the pages. The first week teaches only.
+Every week is replayed with thresholds trained on the weeks before, and with the gate's decisions
+on those weeks without labels; the truth only scores the pages. The first week is only trained on.
 Peers in the same run: the static thresholds of specs/signals.yaml, and seasonal naive, which
-learns its level as the learned thresholds do.
+learns its thresholds as the learned ones do.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import polars as pl
 
 from apm_analytics.alerts.gate import history, judge, stage
 from apm_analytics.alerts.gate.history import LEARNED, NAIVE, STATIC
-from apm_analytics.alerts.gate.watching import TOGETHER
+from apm_analytics.alerts.gate.watching import labelled
 from apm_analytics.alerts.prometheus import signal_specs
 from apm_analytics.baselines.training import training
 from apm_analytics.foundation import settings
@@ -39,15 +39,15 @@ from apm_analytics.signals.calendar import REGRESSION, Calendar, Entry
 
 PUBLISHED = "published"
 LEAST_RECALL, MOST_FALSE = 0.9, 1.0
-# Equal seeds give equal shops, whatever the day; each ends at an hour of its own, so that what
-# happens to one by day happens to another by night, when there is little to judge by.
+# Equal seeds give equal shops on any day. Each ends at a different hour, so that an incident by
+# day in one shop is at night, with little traffic, in another.
 END = datetime(2026, 6, 30, tzinfo=UTC)
 MONTH_DAYS = 30.0
 
 
 @dataclass
 class Result:
-    """What one way of alerting did on all shops."""
+    """How one candidate paged on all shops."""
 
     expected: list[tuple[str, str]] = field(default_factory=list)  # incident, its kind
     delays: dict[str, float] = field(default_factory=dict)  # of the incidents met, s
@@ -55,11 +55,11 @@ class Result:
     months: float = 0.0  # of operations
 
     def recall(self, kind: str | None = None) -> float:
-        """Incidents met, of those that are no regression after a deployment unless asked for."""
-        wanted = [
+        """Return the share of incidents met; regressions count only as their own kind."""
+        names = [
             name for name, of in self.expected if of == kind or (not kind and of != REGRESSION)
         ]
-        return sum(name in self.delays for name in wanted) / max(len(wanted), 1)
+        return sum(name in self.delays for name in names) / max(len(names), 1)
 
     @property
     def false_a_month(self) -> float:
@@ -93,7 +93,7 @@ def main() -> None:
 def shop(
     seed: int, spans: int | None, days: int | None, keep: Path | None, params: Params
 ) -> tuple[pl.DataFrame, Calendar]:
-    """Measure one simulated shop; give its features and its truth."""
+    """Simulate one shop; return its features and its truth."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = (keep or Path(scratch)) / f"seed-{seed}"
         file = folder / "features.parquet"
@@ -124,7 +124,7 @@ def shop(
 def weeks(
     features: pl.DataFrame, held: Settings
 ) -> Iterator[tuple[datetime, datetime, pl.DataFrame]]:
-    """Replay week by week: every candidate, and what the gate had published by then."""
+    """Yield per week the firings of every candidate and of what the gate had put in force."""
     params, specs = held.params, signal_specs.load(held.workspace / "specs")
     trained: dict[object, training.Trained] = {}
 
@@ -166,31 +166,31 @@ def hold(
     params: Params,
     shop_name: str,
 ) -> None:
-    """Hold the pages of a week against the truth."""
+    """Score the pages of a week against the truth."""
     late = timedelta(seconds=params.thresholds.sustained_s)
     incidents = truth.entries(kind="incident", since=since - late, until=until)
-    begun = [one for one in incidents if since <= naive(one.start) < until]
-    result.expected += [(f"{shop_name} {one.name}", one.labels["kind"]) for one in begun]
+    begun = [entry for entry in incidents if since <= naive(entry.start) < until]
+    result.expected += [(f"{shop_name} {entry.name}", entry.labels["kind"]) for entry in begun]
     for row in firings.iter_rows(named=True):
-        operation = None if row["operation"] == TOGETHER else row["operation"]
-        concerned = [one for one in incidents if one.concerns(row["service_name"], operation)]
-        if not any(met(one, row["start"], row["end"], late) for one in concerned):
+        operation = labelled(row["operation"])
+        concerned = [entry for entry in incidents if entry.concerns(row["service_name"], operation)]
+        if not any(met(entry, row["start"], row["end"], late) for entry in concerned):
             kind = f"{row['signal']} {row['bound']}"
             result.false[kind] = result.false.get(kind, 0) + 1
-        for one in concerned:
-            if met(one, row["start"], row["end"], timedelta(0)):
-                name = f"{shop_name} {one.name}"
-                delay = max((row["start"] - naive(one.start)).total_seconds(), 0.0)
+        for entry in concerned:
+            if met(entry, row["start"], row["end"], timedelta(0)):
+                name = f"{shop_name} {entry.name}"
+                delay = max((row["start"] - naive(entry.start)).total_seconds(), 0.0)
                 result.delays[name] = min(delay, result.delays.get(name, np.inf))
 
 
 def met(incident: Entry, start: datetime, end: datetime, late: timedelta) -> bool:
-    """Tell whether a page fires while an incident lasts, or begins at most `late` after it."""
+    """Return whether a page fires during an incident or begins at most `late` after it."""
     return start <= naive(incident.end) + late and end > naive(incident.start)
 
 
 def naive(time_of: datetime) -> datetime:
-    """Give a UTC time as frames hold it."""
+    """Return a UTC time without its zone, as frames hold it."""
     return time_of.replace(tzinfo=None)
 
 
@@ -210,7 +210,7 @@ def report(results: dict[str, Result]) -> None:
         names = {name for name, of in published.expected if of == kind}
         delays = {name: delay for name, delay in published.delays.items() if name in names}
         line(f"{kind} ({len(names)})", published.recall(kind), None, delays)
-    print(f"\n{PUBLISHED}, false pages an operation a month by signal")
+    print(f"\n{PUBLISHED}, false pages per operation and month by signal")
     for kind, count in sorted(published.false.items()):
         print(f"{kind:24}{'':10}{count / published.months:>16.3f}")
     missed = [name for name, _ in published.expected if name not in published.delays]

@@ -1,4 +1,4 @@
-"""Replay every alert over weeks that did not teach it, and decide which may page."""
+"""Replay every alert over weeks it was not trained on, and decide which ones page."""
 
 from apm_analytics.alerts.gate import stage
 from apm_analytics.baselines.training import stages

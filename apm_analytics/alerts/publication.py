@@ -1,36 +1,40 @@
-"""Publish a release as one whole: the old set or the new one, never a mixture.
+"""Publish a release as one whole: readers see the old set or the new one, never a mixture.
 
-In:  the files that one nightly run wrote into `out/releases/<run_id>.partial`.
-Out: `out/published`, a symlink to `out/releases/<run_id>`, swapped by one atomic rename.
+In:  the files that one nightly run writes into `out/releases/<run_id>.partial`.
+Out: `out/published`, a symlink to `out/releases/<run_id>`, replaced by one atomic rename.
 
-Callers hold the nightly lock: one process at a time publishes into an `out`. A reader needs no
-lock; kill -9 or a full disk at any moment leaves the previous set as it was.
+Callers hold the nightly lock, so one process at a time publishes into an `out`. Readers need no
+lock. kill -9 or a full disk at any moment leaves the previous set as it was.
 """
 
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from apm_analytics.alerts.prometheus import promtool
 from apm_analytics.foundation import atomic
 from apm_analytics.foundation.errors import ApmError, BadParameter, NotFound
 
 KEPT_RELEASES = 14  # two weeks of nights to go back to
 PARTIAL = ".partial"  # being written
 GONE = ".gone"  # being removed
-STAGING = ".publishing"  # in a release: thresholds and rules before they are checked
-SWAPPING = ".swapping"  # in a release: checked, and being moved to their places
+STAGING = ".publishing"  # in a release: files not checked yet
+SWAPPING = ".swapping"  # in a release: checked files on the way to their places
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+log = logging.getLogger(__name__)
 
 
 def begin(out: Path, run_id: str) -> Path:
     """Open a release: a new folder that holds a copy of what is published now.
 
-    A run that may not publish new thresholds (or fails to) thereby carries the old ones on.
-    The files are copied, not linked: a writer that opens one in place must never reach into the
-    published set. What killed runs left behind is removed first.
+    A run that publishes no new thresholds thereby keeps the old ones. The files are copied, not
+    linked, so that writing to one never changes the published set. Leftovers of killed runs are
+    removed first.
 
     Parameters
     ----------
@@ -44,7 +48,7 @@ def begin(out: Path, run_id: str) -> Path:
     Raises
     ------
     BadParameter
-        `run_id` is no plain name.
+        `run_id` is not a plain name.
     ApmError
         A release of that name exists, or the disk is full or not writable.
     """
@@ -73,8 +77,8 @@ def begin(out: Path, run_id: str) -> Path:
 def promote(release: Path, out: Path) -> Path:
     """Make a release the published set.
 
-    Everything is on disk (fsync) before the symlink moves. Of the older releases the newest
-    `KEPT_RELEASES` (this one included) stay.
+    Every file is synced to disk before the symlink moves. The newest `KEPT_RELEASES` releases,
+    this one included, are kept.
 
     Parameters
     ----------
@@ -88,10 +92,10 @@ def promote(release: Path, out: Path) -> Path:
     Raises
     ------
     NotFound
-        `release` is no open release of `out`, or is empty.
+        `release` is not an open release of `out`, or is empty.
     ApmError
-        A `thresholds.publish` into it was interrupted half-way, or the disk is full or not
-        writable. The previous set stays published.
+        A `fill` of it was interrupted, or the disk is full or not writable. The previous set
+        stays published.
     """
     releases = out / "releases"
     if release.suffix != PARTIAL or not release.is_dir() or not _same(release.parent, releases):
@@ -115,7 +119,7 @@ def promote(release: Path, out: Path) -> Path:
             link.symlink_to(Path("releases") / final.name, target_is_directory=True)
             os.replace(link, out / "published")
         except OSError:
-            # Never published: back to a leftover, which the next `begin` removes.
+            # Not published: turn it back into a leftover, which the next `begin` removes.
             link.unlink(missing_ok=True)
             os.rename(final, release)
             raise
@@ -124,17 +128,55 @@ def promote(release: Path, out: Path) -> Path:
     return final
 
 
+def fill(release: Path, files: Mapping[str, bytes]) -> None:
+    """Put thresholds and rules into a release, checked by promtool: all of them or none.
+
+    The files replace thresholds.parquet and the whole of prometheus/. Without promtool on PATH a
+    warning is logged that nothing was checked.
+
+    Parameters
+    ----------
+    release : what `begin` returned.
+    files : content by path, as `threshold_files.files` and `slo_rules.files` return them.
+
+    Raises
+    ------
+    NotFound
+        There is no such folder.
+    ApmError
+        promtool refuses a rule or a test, or the disk is full. The release stays as it was.
+    """
+    if not release.is_dir():
+        raise NotFound(f"no release folder {release}; call publication.begin first")
+    staging = release / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        for name, content in files.items():
+            write_atomic(staging / name, content)
+        if not promtool.check(staging / "prometheus"):
+            log.warning("promtool is not on PATH: the rules are published unchecked")
+        _swap(staging, release)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def runs(release: Path) -> str:
+    """Return the folder of the executed notebooks of all runs, for links in alerts."""
+    out = release.parent.parent if release.suffix == PARTIAL else release.parent
+    return str(out.resolve() / "runs").replace("{{", "{ {")
+
+
 def current(out: Path) -> Path | None:
-    """Find the folder of the published set; None when nothing was published yet."""
+    """Return the folder of the published set; None when nothing was published yet."""
     published = out / "published"
     if not published.is_dir():
         return None
-    # Resolved by one hop and only here: whoever reads on sees one release to its end.
+    # Resolved once, so that a reader stays in one release while another one is published.
     return out / published.readlink() if published.is_symlink() else published
 
 
 def write_atomic(file: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
+    """Write a file so that readers see the old content or the new, never a part.
 
     Raises
     ------
@@ -143,6 +185,24 @@ def write_atomic(file: Path, content: bytes) -> None:
     """
     with _explained(file):
         atomic.write_atomic(file, content)
+
+
+def _swap(staging: Path, release: Path) -> None:
+    """Move checked files to their places; `promote` refuses a release where this was killed."""
+    swapping = release / SWAPPING
+    try:
+        shutil.rmtree(swapping, ignore_errors=True)
+        os.rename(staging, swapping)
+        if (release / "prometheus").exists():
+            os.rename(release / "prometheus", swapping / "old")
+        os.rename(swapping / "prometheus", release / "prometheus")
+        os.replace(swapping / "thresholds.parquet", release / "thresholds.parquet")
+        shutil.rmtree(swapping)
+    except OSError as error:
+        raise ApmError(
+            f"cannot put the thresholds into {release}: {error}; "
+            "what was published before stays. Run `apm nightly` again"
+        ) from error
 
 
 def _clear_leftovers(out: Path) -> None:
@@ -154,7 +214,7 @@ def _clear_leftovers(out: Path) -> None:
 
 
 def _prune(releases: Path, *, keep: Path) -> None:
-    """Remove the oldest releases. Run ids start with their time, so names sort by age."""
+    """Remove the oldest releases; run ids start with their time, so names sort by age."""
     closed = sorted(
         entry
         for entry in releases.iterdir()
@@ -163,10 +223,10 @@ def _prune(releases: Path, *, keep: Path) -> None:
     for old in closed[: max(0, len(closed) - (KEPT_RELEASES - 1))]:
         gone = old.with_name(f"{old.name}{GONE}")
         try:
-            os.rename(old, gone)  # a half-removed release must not look like a whole one
+            os.rename(old, gone)  # a partly removed release must not look complete
             shutil.rmtree(gone)
         except OSError:
-            # The new set is out, which is what counts; the next `begin` tries again and says why.
+            # The new set is published; the next `begin` tries again and reports the error.
             return
 
 
@@ -191,7 +251,7 @@ def _same(one: Path, other: Path) -> bool:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into an error that says what to do."""
+    """Turn an `OSError` into an `ApmError` that says what to do."""
     try:
         yield
     except OSError as error:

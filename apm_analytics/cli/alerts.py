@@ -13,13 +13,17 @@ TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d
 
 @click.command()
 @LAKE
-@click.option("--alert", required=True, metavar="NAME", help="Ours, or one of --rules.")
-@click.option("--since", required=True, type=TIME, help="Replay from here on; UTC.")
-@click.option("--until", type=TIME, help="Up to here; UTC.  [default: the end of the data]")
-@click.option("--service", help="Of this service only.")
-@click.option("--operation", help="Of this operation only.")
-@click.option("--threshold", type=float, help="Instead of the alert's own, in its unit.")
-@click.option("--for", "wait", metavar="5m", help="Instead of the alert's own.")
+@click.option(
+    "--alert", required=True, metavar="NAME", help="Generated, or one of --rules."
+)
+@click.option("--since", required=True, type=TIME, help="Start of the replay; UTC.")
+@click.option("--until", type=TIME, help="End of the replay; UTC.  [default: the end of the data]")
+@click.option("--service", help="This service only.")
+@click.option("--operation", help="This operation only.")
+@click.option(
+    "--threshold", type=float, help="Replaces the alert's own, in its unit."
+)
+@click.option("--for", "wait", metavar="5m", help="Replaces the alert's own.")
 @click.option(
     "--rules",
     "files",
@@ -48,16 +52,18 @@ def backtest(
     form: str,
     progress: bool,
 ) -> None:
-    """Say how often an alert would have fired, when, and what incidents it met."""
+    """Replay an alert: how often it would have fired, when, and which incidents it met."""
     from apm_analytics.alerts.gate import backtest as job
-    from apm_analytics.alerts.gate import replayable
+    from apm_analytics.alerts.gate import replayable, stage
     from apm_analytics.foundation import settings
     from apm_analytics.lake import answers
 
-    found = job.run(
+    held = settings.load()
+    result = job.run(
         lake,
         alert,
-        settings.load(),
+        held,
+        stage.labels(held.workspace, lake),
         since=since,
         until=until,
         service=service,
@@ -68,5 +74,5 @@ def backtest(
         progress=progress,
     )
     if form == "table":
-        click.echo("\n".join(found.lines()))
-    sys.stdout.buffer.write(answers.render(found.fired, form))
+        click.echo("\n".join(result.lines()))
+    sys.stdout.buffer.write(answers.render(result.fired, form))

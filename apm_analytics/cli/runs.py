@@ -1,4 +1,4 @@
-"""Commands that run the main job: `apm nightly`, `apm schedule`, `apm runs`."""
+"""Commands around the nightly run: `apm nightly`, `schedule`, `runs` and `plots`."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ from apm_analytics.cli.options import LAKE, OUT, PROGRESS
 @click.command()
 @LAKE
 @OUT
-@click.option("--force", is_flag=True, help="Run although nothing changed.")
+@click.option("--force", is_flag=True, help="Run even if nothing changed.")
 @PROGRESS
 def nightly(lake: Path, out: Path, force: bool, progress: bool) -> None:
     """Check, train, run the notebooks, publish thresholds and the report."""
@@ -30,7 +30,7 @@ def nightly(lake: Path, out: Path, force: bool, progress: bool) -> None:
 @OUT
 @click.option("--at", default="02:00", show_default=True, metavar="HH:MM", help="UTC.")
 def schedule(lake: Path, out: Path, at: str) -> None:
-    """Run the nightly job every day at a time; a missed run is caught up once."""
+    """Run the nightly job every day at a time; a missed run is made up for once."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     from apm_analytics.foundation import settings
     from apm_analytics.nightly import job
@@ -56,7 +56,7 @@ def runs(out: Path) -> None:
 @click.command()
 @click.argument("revisions", nargs=-1)
 def plots(revisions: tuple[str, ...]) -> None:
-    """Write DVC's plots as one offline page; several REVISIONS or experiments side by side."""
+    """Write DVC's plots as one offline page; REVISIONS or experiments stand side by side."""
     from apm_analytics.foundation import settings
     from apm_analytics.report.pages import experiments
 

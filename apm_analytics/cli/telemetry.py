@@ -67,9 +67,13 @@ def simulate(
     """Write weeks of telemetry of a small shop as OTLP, and import it."""
     from apm_analytics.foundation import settings
     from apm_analytics.ingest.files import simulated
+    from apm_analytics.signals import calendar
 
     folder = into or lake.parent / "simulated"
+    truth, labels = folder / simulated.TRUTH, calendar.beside(lake)
     if if_missing and not simulated.missing(lake, folder):
+        if truth.exists() and not labels.exists():  # a call before was killed
+            calendar.write(calendar.from_truth(truth), labels)
         return
     params = settings.load().params
     summary = simulated.make_lake(
@@ -80,6 +84,7 @@ def simulate(
         seed=params.seed if seed is None else seed,
         progress=progress,
     )
+    calendar.write(calendar.from_truth(truth), labels)
     click.echo("\n".join(summary.lines()))
     if not summary.ok:
         sys.exit(1)

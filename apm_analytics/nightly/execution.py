@@ -1,7 +1,7 @@
-"""One notebook through papermill, in a kernel of this Python.
+"""Run one notebook through papermill, in a kernel of this Python.
 
 In:  a notebook and exactly the parameters it declares.
-Out: the executed notebook, written in one piece; or an error that names the cell and its cause.
+Out: the executed notebook, written atomically; or an error that names the cell and its cause.
 """
 
 import asyncio
@@ -26,22 +26,22 @@ from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotebookFailed, NotFound
 
 KERNEL = "python3"
-# A cell that takes longer hangs: the slowest one of ours takes seconds.
+# A cell that takes longer hangs: the slowest one takes seconds.
 CELL_TIMEOUT_S = 1_800
 MAX_CAUSE = 600  # characters of an error message
 _COLOURS = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Give the parameters a notebook declares in its cell tagged `parameters`.
+    """Return the parameters that a notebook declares in its cell tagged `parameters`.
 
     Raises
     ------
     BadParameter
-        Not exactly one cell has the tag: without one, papermill would run the notebook and
-        silently keep its own values.
+        Not exactly one cell has the tag. Without one, papermill would silently run the notebook
+        with its own values.
     BadInput, NotFound
-        The file is no notebook, or not there.
+        The file is no notebook, or is missing.
     """
     document = _read(notebook)
     tagged = sum("parameters" in cell.metadata.tags for cell in document.cells)
@@ -50,14 +50,14 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
             f"{notebook.name} has {tagged or 'no'} cells tagged `parameters`, it needs one: "
             "a cell that assigns each parameter its default"
         )
-    found: dict[str, Any] = papermill.inspect_notebook(document)
-    return found
+    parameters: dict[str, Any] = papermill.inspect_notebook(document)
+    return parameters
 
 
 def check_parameters(
     notebook: Path, declared: Mapping[str, object], given: Mapping[str, object]
 ) -> None:
-    """Refuse a value for a parameter that is not declared, and a declared one without a value.
+    """Refuse a value for an undeclared parameter, and a declared parameter without a value.
 
     Raises
     ------
@@ -71,15 +71,15 @@ def check_parameters(
         )
     for name in sorted(declared.keys() - given.keys()):
         raise BadParameter(
-            f"{notebook.name} declares the parameter {name!r} and nobody gives it; set it under "
-            f"`parameters:` of {notebook.stem} in the pipeline file, or give it with the call"
+            f"{notebook.name} declares the parameter {name!r}, which has no value; set it under "
+            f"`parameters:` of {notebook.stem} in the pipeline file, or pass it with the call"
         )
 
 
 def execute(
     notebook: Path, out: Path, parameters: Mapping[str, object], kernels: "Kernels | None" = None
 ) -> Path:
-    """Run a notebook and write the executed one into `out`, also when a cell fails.
+    """Run a notebook and write the executed file into `out`, even when a cell fails.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def execute(
     executed = out / notebook.name
     executed.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="apm-notebook-") as folder:
-        # papermill saves after every cell, so even a killed kernel leaves its traces here.
+        # papermill saves after every cell, so a killed kernel leaves its last cell here.
         unfinished = Path(folder) / notebook.name
         try:
             papermill.execute_notebook(
@@ -127,14 +127,13 @@ def _close_loop() -> None:
 
 
 class _OwnKernel(AsyncKernelManager):
-    """Starts this very Python, whatever `python3` means to the user's Jupyter."""
+    """Starts the running Python, whatever `python3` means to the user's Jupyter."""
 
     started: "ClassVar[list[_OwnKernel]]"
     folder: ClassVar[Path]
 
     def __init__(self, **options: Any) -> None:
-        # Sockets in a folder of our own: no port that another process may take first, and
-        # nothing for others on this machine to listen to.
+        # Sockets in a private folder: no race for a port, and nothing that others can connect to.
         super().__init__(
             transport="ipc", connection_file=str(self.folder / "kernel.json"), **options
         )
@@ -156,23 +155,23 @@ class _OwnKernel(AsyncKernelManager):
         )
 
     async def _async_interrupt_kernel(self) -> None:
-        """Interrupt a cell; a kernel that is about to end would report it as an error."""
+        """Interrupt a cell; a kernel that is shutting down would report that as an error."""
         if not self.shutting_down:
             await super()._async_interrupt_kernel()
 
 
 class Kernels:
-    """The kernels of a run, so that an interrupt can end them."""
+    """Collects the kernels of a run, so that an interrupt can kill them."""
 
     def __init__(self) -> None:
         self._started: list[_OwnKernel] = []
 
     def manager_class(self, folder: Path) -> type[_OwnKernel]:
-        """Give what starts a kernel; nbclient ends only kernels whose manager it made itself."""
+        """Return a manager class; nbclient ends only kernels whose manager it made itself."""
         return type("Kernel", (_OwnKernel,), {"started": self._started, "folder": folder})
 
     def kill(self) -> None:
-        """End all kernels at once."""
+        """Kill all kernels."""
         for kernel in self._started:
             process = getattr(kernel.provisioner, "pid", None)
             if process:
@@ -182,8 +181,8 @@ class Kernels:
 
 def _read(notebook: Path) -> nbformat.NotebookNode:
     if not notebook.is_file():
-        there = ", ".join(sorted(file.stem for file in notebook.parent.glob("*.ipynb"))) or "none"
-        raise NotFound(f"no notebook {notebook.stem!r} in {notebook.parent}; there are: {there}")
+        names = ", ".join(sorted(file.stem for file in notebook.parent.glob("*.ipynb"))) or "none"
+        raise NotFound(f"no notebook {notebook.stem!r} in {notebook.parent}; there are: {names}")
     try:
         document = _parse(notebook)
         nbformat.validate(document)
@@ -192,7 +191,7 @@ def _read(notebook: Path) -> nbformat.NotebookNode:
             f"{notebook} is no notebook: {str(error).splitlines()[0]}; "
             "open and save it in JupyterLab, or restore it from git"
         ) from error
-    # papermill asks these of a notebook that it did not load itself.
+    # papermill needs these keys in a notebook that it did not load itself.
     document.metadata["kernelspec"] = {
         "name": KERNEL,
         "display_name": "Python 3 (ipykernel)",
@@ -206,12 +205,12 @@ def _read(notebook: Path) -> nbformat.NotebookNode:
 
 
 def _parse(notebook: Path) -> nbformat.NotebookNode:
-    found: nbformat.NotebookNode = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    return found
+    document: nbformat.NotebookNode = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    return document
 
 
 def _explain(notebook: Path, unfinished: Path, cause: Exception) -> str:
-    """Say which cell failed, counted as in the source notebook, and why."""
+    """Return which cell failed, by its number in the source notebook, and why."""
     if isinstance(cause, PapermillExecutionError):
         source: str | None = cause.source
         why = f"{cause.ename}: {cause.evalue}" if cause.evalue else str(cause.ename)
@@ -239,7 +238,7 @@ def _last_started(unfinished: Path) -> str | None:
 
 
 def _literally(path: Path) -> str:
-    """Give a path that papermill, which fills braces in, leaves as it is."""
+    """Escape the braces of a path, which papermill would fill in."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 

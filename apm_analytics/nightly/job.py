@@ -1,4 +1,4 @@
-"""The main job: check the data, train, run the notebooks, publish thresholds and one report.
+"""The nightly run: check the data, train, run the notebooks, publish thresholds and one report.
 
 In:  a lake; the notebooks and pipelines of the workspace.
 Out: `out/published` (report, thresholds, rules), `out/runs/<run_id>` (executed notebooks).
@@ -29,6 +29,7 @@ from apm_analytics.quality import suite
 from apm_analytics.quality.result import QualityResult
 from apm_analytics.report.pages import nightly
 from apm_analytics.report.pages import quality as quality_page
+from apm_analytics.signals import calendar
 
 STAGES = (
     stages.snapshot,
@@ -37,20 +38,15 @@ STAGES = (
     stages.evaluate,
     gating.gate_stage,
 )
-# What decides a run's result besides data and params: the code and the notebooks.
-CODE = (
-    "apm_analytics/**/*.py",
-    "apm_analytics/**/*.sql",
-    "notebooks/*.ipynb",
-    "pipelines/*",
-    "specs/**/*",
-)
+# What decides a run's result besides data and params; of folders, every file below them.
+DECIDING = ("apm_analytics", "notebooks", "pipelines", "specs", "dvc.yaml", "requirements.lock")
+GENERATED = {"__pycache__", ".ipynb_checkpoints", ".virtual_documents"}  # folders to leave out
 LOCK = ".nightly.lock"
 
 
 @dataclass(frozen=True)
 class NightlyResult:
-    """What a nightly run did, for the command line and the scheduler."""
+    """The outcome of a nightly run, for the command line and the scheduler."""
 
     run_id: str
     ok: bool
@@ -60,13 +56,13 @@ class NightlyResult:
     reasons: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Say in a few lines what happened and where everything lies."""
-        said = [f"run {self.run_id}: {'ok' if self.ok else 'FAILED'}"]
+        """Return the summary that `apm nightly` prints: the outcome and the published files."""
+        lines = [f"run {self.run_id}: {'ok' if self.ok else 'FAILED'}"]
         if self.unchanged:
-            said = [f"nothing changed since run {self.run_id}; `--force` runs all the same"]
+            lines = [f"nothing changed since run {self.run_id}; `--force` runs all the same"]
         elif not self.published:
-            said.append("thresholds: kept those published before")
-        said += [f"  {reason}" for reason in self.reasons]
+            lines.append("thresholds: kept those published before")
+        lines += [f"  {reason}" for reason in self.reasons]
         for label, name in (
             ("report", "report.html"),
             ("thresholds", "thresholds.parquet"),
@@ -75,13 +71,13 @@ class NightlyResult:
             ("rules", "prometheus/rules"),
         ):
             if (self.published_folder / name).exists():
-                said.append(f"{label + ':':12}{self.published_folder / name}")
-        return said
+                lines.append(f"{label + ':':12}{self.published_folder / name}")
+        return lines
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a run reads and writes."""
+    """The folders that a run reads and writes."""
 
     lake: Path
     out: Path
@@ -90,29 +86,29 @@ class Folders:
 
     @classmethod
     def of(cls, lake: Path, out: Path, workspace: Path) -> "Folders":
-        """Lay out a run; the workspace's own `data/` trains into its `models/`."""
-        own = out == workspace / "data"
-        return cls(lake, out, out / "derived", workspace / "models" if own else out / "models")
+        """Return the folders of a run; one into the workspace's `data/` trains its `models/`."""
+        base = workspace if out == workspace / "data" else out
+        return cls(lake, out, out / "derived", base / "models")
 
 
 def run(
     lake: Path, out: Path, settings: Settings, *, force: bool = False, progress: bool = True
 ) -> NightlyResult:
-    """Run the main job once.
+    """Run the nightly job once.
 
     Parameters
     ----------
     lake : folder of the lake.
-    out : where derived data, runs and the published set go.
+    out : folder of derived data, runs and the published set.
     settings : the workspace and its params.
-    force : run although neither data nor params nor code changed since the last good run.
+    force : run even if neither data, params nor code changed since the last good run.
     progress : show progress bars.
 
     Raises
     ------
     ApmError
-        Another nightly run holds `out`, there is no lake, or training failed. What was
-        published before stays as it was.
+        Another nightly run works on `out`, there is no lake, or training failed. The published
+        set stays as it was.
     """
     folders = Folders.of(lake.resolve(), out.resolve(), settings.workspace)
     folders.derived.mkdir(parents=True, exist_ok=True)
@@ -120,9 +116,9 @@ def run(
         snapshots.sweep(folders.lake)
         data_hash = snapshots.data_hash(folders.lake)
         provenance = current_provenance(settings.workspace, data_hash)
-        # Unchanged data that grows old is a change: its exporter has stalled.
+        # Data that stays unchanged for too long counts as a change: its exporter has stalled.
         stale = _is_stale(folders.lake, settings)
-        fingerprint = _fingerprint(settings, data_hash, stale=stale)
+        fingerprint = _fingerprint(settings, folders.lake, data_hash, stale=stale)
         unchanged = ledger.last_good(folders.out, fingerprint)
         if unchanged and not force and publication.current(folders.out):
             return NightlyResult(unchanged, True, True, True, folders.out / "published")
@@ -144,12 +140,12 @@ def run(
 
 @contextmanager
 def nightly_lock(out: Path) -> Iterator[None]:
-    """Let one nightly run at a time work on `out`; the lock dies with its process.
+    """Hold the lock of `out`, which admits one nightly run at a time and ends with its process.
 
     Raises
     ------
     ApmError
-        Another process holds it; the message names its pid.
+        Another process holds the lock; the message names its pid.
     """
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK, timeout=0)
@@ -184,10 +180,10 @@ def _run_steps(
         _train(folders, settings, provenance.run_id, progress)
     else:
         reasons.append(
-            "the data did not pass its quality checks, nothing was learned from it: "
+            "the data did not pass its quality checks, nothing was trained on it: "
             + "; ".join(str(expectation) for expectation in checked.failures())
         )
-    # Yesterday's models still explore well; without any, only the first notebooks can run.
+    # Yesterday's models will do; without any, the notebooks that need models are skipped.
     trained = (folders.derived / "bounds.parquet").exists()
     previous = publication.current(folders.out)
     release = publication.begin(folders.out, provenance.run_id)
@@ -250,19 +246,19 @@ def _check_quality(folders: Folders, settings: Settings) -> QualityResult:
 
 
 def _train(folders: Folders, settings: Settings, run_id: str, progress: bool) -> None:
-    """Train; in the workspace itself through DVC, which runs only what changed."""
+    """Run the training stages; for the workspace's own `data/`, DVC skips unchanged ones."""
     workspace = settings.workspace
-    own = folders.lake == workspace / "data" / "lake" and folders.out == workspace / "data"
-    if own and (workspace / ".git").exists():
+    in_place = folders.lake == workspace / "data" / "lake" and folders.out == workspace / "data"
+    if in_place and (workspace / ".git").exists():
         repro(workspace, run_id=run_id, progress=progress)
         return
     for stage in STAGES:
-        said = stage(folders.lake, folders.derived, folders.models, settings, run_id, progress)
-        _say(progress, said)
+        line = stage(folders.lake, folders.derived, folders.models, settings, run_id, progress)
+        _say(progress, line)
 
 
 def _is_stale(lake: Path, settings: Settings) -> bool:
-    """Tell whether a lake that is fed live has had no new span for too long."""
+    """Return whether a lake with live ingest has received no span for too long."""
     limits = settings.params.quality
     now = suite.age_clock(lake, limits, now=datetime.now(UTC))
     newest = snapshots.status(lake).filter(table="spans")["last_time"].item()
@@ -272,15 +268,29 @@ def _is_stale(lake: Path, settings: Settings) -> bool:
     return age_s > limits.max_age_s
 
 
-def _fingerprint(settings: Settings, data_hash: str, *, stale: bool) -> str:
-    """Hash all that decides a run's result: data, params, code, notebooks, specs."""
+def deciding_files(workspace: Path) -> list[Path]:
+    """Return the files of a workspace that decide a run's result, sorted."""
+    files: list[Path] = []
+    for name in DECIDING:
+        path = workspace / name
+        files += path.rglob("*") if path.is_dir() else [path]
+    return sorted(
+        file
+        for file in files
+        if file.is_file() and GENERATED.isdisjoint(file.relative_to(workspace).parts)
+    )
+
+
+def _fingerprint(settings: Settings, lake: Path, data_hash: str, *, stale: bool) -> str:
+    """Return a hash of all that decides a run's result: data, labels, params, code, specs."""
     digest = hashlib.sha256(f"{data_hash} {stale}".encode())
     digest.update(settings.params.model_dump_json().encode())
-    for pattern in CODE:
-        for file in sorted(settings.workspace.glob(pattern)):
-            if file.is_file():
-                digest.update(str(file.relative_to(settings.workspace)).encode())
-                digest.update(file.read_bytes())
+    labels = calendar.beside(lake)
+    if labels.exists():
+        digest.update(labels.read_bytes())
+    for file in deciding_files(settings.workspace):
+        digest.update(str(file.relative_to(settings.workspace)).encode())
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""The ledger of nightly runs: one small JSON file a run.
+"""The ledger of nightly runs: one small JSON file per run.
 
-In:  what a run says when it begins and when it ends.
-Out: `out/runs/<run_id>/run.json`, and all of them as one frame for `apm runs`.
+In:  the provenance of a run when it begins, its outcome when it ends.
+Out: `out/runs/<run_id>/run.json`; all runs as one frame for `apm runs`.
 """
 
 import json
@@ -35,7 +35,7 @@ SHOWN_HASH = 12
 
 
 def begin(out: Path, provenance: Provenance, *, rows: int = 0) -> None:
-    """Note that a run has begun; `rows` is how many rows its lake holds."""
+    """Record that a run begins; `rows` is the number of rows in its lake."""
     _write(
         out,
         {
@@ -59,12 +59,12 @@ def finish(
     notebooks: Mapping[str, str] | None = None,
     fingerprint: str = "",
 ) -> None:
-    """Note how a run ended.
+    """Record how a run ended.
 
     Raises
     ------
     NotFound
-        No such run was begun.
+        The run was never begun.
     """
     entry = _read(_file(out, run_id))
     if entry is None:
@@ -85,7 +85,7 @@ def finish(
 
 
 def last_good(out: Path, fingerprint: str) -> str | None:
-    """Give the newest run if it went well and had this fingerprint: nothing has changed since."""
+    """Return the id of the newest run if it is ok and has this fingerprint, else None."""
     entries = _entries(out)
     if not entries:
         return None
@@ -96,12 +96,12 @@ def last_good(out: Path, fingerprint: str) -> str | None:
 
 
 def list_runs(out: Path) -> pl.DataFrame:
-    """List all runs, the newest first; times in s, UTC."""
+    """Return one row per run with `COLUMNS`, newest first; times are UTC."""
     rows = [
         {
             **{name: entry.get(name) for name in COLUMNS},
             "status": _status(entry),
-            "notebooks": _told(entry.get("notebooks") or {}),
+            "notebooks": _notebooks_text(entry.get("notebooks") or {}),
             "git_commit": _short(entry.get("git_commit")),
             "data_hash": _short(entry.get("data_hash")),
             "reasons": "; ".join(entry.get("reasons") or ()),
@@ -112,12 +112,12 @@ def list_runs(out: Path) -> pl.DataFrame:
 
 
 def _entries(out: Path) -> list[dict[str, Any]]:
-    found = (_read(file) for file in sorted((out / "runs").glob(f"*/{FILE}")))
-    return [entry for entry in found if entry is not None]
+    entries = (_read(file) for file in sorted((out / "runs").glob(f"*/{FILE}")))
+    return [entry for entry in entries if entry is not None]
 
 
 def _status(entry: Mapping[str, Any]) -> str:
-    """Tell a run that still goes on from one whose process was killed."""
+    """Return the status; a run whose process is gone has crashed."""
     if entry["status"] != "running":
         return str(entry["status"])
     alive = _process_start(int(entry["pid"])) == entry.get("process_start")
@@ -125,16 +125,16 @@ def _status(entry: Mapping[str, Any]) -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Give when a process started, in clock ticks: a pid alone may be somebody else's by now."""
+    """Return when a process started, in clock ticks: the kernel reuses pids."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # The second field, the program's name, may hold spaces and brackets.
+    # The second field, the program's name, may contain spaces and parentheses.
     return text.rpartition(")")[2].split()[19]
 
 
-def _told(notebooks: Mapping[str, str]) -> str:
+def _notebooks_text(notebooks: Mapping[str, str]) -> str:
     bad = [f"{name} {status}" for name, status in notebooks.items() if status != "ok"]
     good = sum(status == "ok" for status in notebooks.values())
     return ", ".join([f"{good} ok", *bad]) if notebooks else ""

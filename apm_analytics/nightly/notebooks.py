@@ -1,9 +1,8 @@
-"""Run notebooks strictly: papermill, but nothing misspelt, missing or failed goes unnoticed.
+"""Run the notebooks of a pipeline; a misspelt or missing parameter and a failed cell are errors.
 
 In:  `pipelines/nightly.yaml`, the notebooks it names, the values of their parameters.
-Out: executed notebooks, and for each what happened and which numbers it recorded.
-
-Notebooks import this module for `record` and `locate`, so it stays light:"""
+Out: executed notebooks, and for each its status and the numbers that it recorded.
+"""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -23,8 +22,7 @@ from apm_analytics.report.records import NotebookResult, read_records
 if TYPE_CHECKING:
     from apm_analytics.nightly.execution import Kernels
 
-
-# Each notebook is a kernel of its own; more than two starve each other on two cores.
+# Each notebook has its own kernel; more than two slow each other down on two cores.
 PARALLEL = 2
 
 
@@ -39,29 +37,28 @@ def run_all(
 ) -> list[NotebookResult]:
     """Run the notebooks of a pipeline, two at a time, each after those it names in `after`.
 
-    A notebook that fails stops only those that come after it. Everything that can be wrong
-    with names and parameters is found before the first one starts.
+    A notebook that fails stops only those that come after it. All names and parameters are
+    checked before the first one starts.
 
     Parameters
     ----------
     spec : the YAML file that lists the notebooks.
-    notebooks : the folder they are in; never written to.
+    notebooks : their folder, which is only read.
     out : the folder for the executed files, `<name>.ipynb`.
-    parameters : shared values; each notebook is given those that it declares.
-    without : what the run has to do without; notebooks that need it are left out.
+    parameters : shared values; each notebook receives those that it declares.
+    without : what this run lacks; notebooks that need it are skipped.
     progress : show a progress bar.
 
     Returns
     -------
-    One result a notebook, in the order of the file.
+    One result per notebook, in the order of the file.
 
     Raises
     ------
     BadParameter
-        The file, a name in it, or a parameter is unknown, or nobody gives one that a notebook
-        declares.
+        A key or name in the file or a parameter is unknown, or a declared parameter has no value.
     NotFound
-        The file names a notebook that is not there.
+        The file names a notebook that does not exist.
 
     Examples
     --------
@@ -69,8 +66,8 @@ def run_all(
     ...         out=Path("data/runs/1"), parameters={"lake": "data/lake"})  # doctest: +SKIP
     """
     pipeline = Pipeline.read(spec)
-    given = _given_to_each(pipeline, notebooks, parameters)
-    left_out = (without or Without()).reasons(pipeline)
+    given = _parameters_of_each(pipeline, notebooks, parameters)
+    skipped = (without or Without()).reasons(pipeline)
     results: dict[str, NotebookResult] = {}
     running: dict[Future[NotebookResult], Step] = {}
     bar = tqdm(total=len(pipeline.notebooks), desc="notebooks", unit="", disable=not progress)
@@ -78,7 +75,7 @@ def run_all(
         while len(results) < len(pipeline.notebooks):
             started = {step.name for step in running.values()}
             for step in pipeline.ready(results, started):
-                reason = left_out.get(step.name) or _unmet(step, results)
+                reason = skipped.get(step.name) or _unmet(step, results)
                 if reason:
                     results[step.name] = NotebookResult(
                         step.name, "skipped", error=reason, publishes=step.publishes
@@ -107,19 +104,19 @@ def run_one(
 
     Parameters
     ----------
-    notebook : the file; it is only read.
-    out : the folder for the executed file, written in one piece when the run ends.
+    notebook : the file, which is only read.
+    out : the folder for the executed file, written atomically when the run ends.
     parameters : a value for each parameter that the notebook declares, and no other.
-    kernels : collects the kernel that is started, so that a caller can end it.
+    kernels : collects the started kernel, so that a caller can kill it.
 
     Raises
     ------
     BadParameter
-        `parameters` is not exactly what the notebook declares.
+        `parameters` differs from what the notebook declares.
     NotebookFailed
-        A cell failed or its kernel died; the executed file in `out` shows where.
+        A cell failed or the kernel died; the executed file in `out` shows where.
     NotFound
-        There is no such notebook.
+        The notebook does not exist.
     """
     from apm_analytics.nightly import execution
 
@@ -131,7 +128,7 @@ def run_one(
 
 
 def keep(results: list[NotebookResult], release: Path) -> None:
-    """Copy the executed notebooks into `release`/notebooks, beside what they published."""
+    """Copy the executed notebooks into `release`/notebooks, beside the files they published."""
     folder = release / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
@@ -139,10 +136,10 @@ def keep(results: list[NotebookResult], release: Path) -> None:
             write_atomic(folder / result.path.name, result.path.read_bytes())
 
 
-def _given_to_each(
+def _parameters_of_each(
     pipeline: Pipeline, folder: Path, shared: Mapping[str, object]
 ) -> dict[str, dict[str, object]]:
-    """Give each notebook the shared values it declares and its own, checked."""
+    """Return the checked parameters of each notebook: the shared ones it declares and its own."""
     from apm_analytics.nightly import execution
 
     given: dict[str, dict[str, object]] = {}
@@ -151,8 +148,8 @@ def _given_to_each(
         notebook = folder / f"{step.name}.ipynb"
         declared = execution.declared_parameters(notebook)
         used |= shared.keys() & declared.keys()
-        taken = {name: value for name, value in shared.items() if name in declared}
-        given[step.name] = {**taken, **step.parameters}
+        of_shared = {name: value for name, value in shared.items() if name in declared}
+        given[step.name] = {**of_shared, **step.parameters}
         execution.check_parameters(notebook, declared, given[step.name])
     for name in sorted(shared.keys() - used):
         raise BadParameter(
@@ -194,7 +191,7 @@ def _unmet(step: Step, results: Mapping[str, NotebookResult]) -> str | None:
 
 @contextmanager
 def _threads() -> "Iterator[tuple[ThreadPoolExecutor, Kernels]]":
-    """Threads that wait for kernels; on an interrupt the kernels end, so the threads do too."""
+    """Yield a thread pool and its kernels; an interrupt kills the kernels and so the threads."""
     from apm_analytics.nightly.execution import Kernels
 
     kernels = Kernels()

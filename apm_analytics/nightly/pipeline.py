@@ -1,7 +1,7 @@
-"""Which notebooks run at night, and in what order: `pipelines/nightly.yaml`, checked.
+"""Read `pipelines/nightly.yaml`: which notebooks run at night, and in what order.
 
 In:  a YAML file with a list `notebooks`.
-Out: a `Pipeline` whose names are known, whose order has no circle.
+Out: a checked `Pipeline`: every name in an `after` is known, and the order has no cycle.
 """
 
 from collections.abc import Collection
@@ -20,10 +20,10 @@ class Step(specs.Spec):
     """One notebook of the pipeline."""
 
     name: str  # of the file, without .ipynb
-    after: tuple[str, ...] = ()  # runs only when these went well
+    after: tuple[str, ...] = ()  # runs only when these succeeded
     needs_models: bool = False
-    publishes: bool = False  # left out when the data may not be trusted
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    publishes: bool = False  # skipped when the data failed its quality checks
+    parameters: dict[str, Any] = {}
 
 
 class Pipeline(specs.Spec):
@@ -38,16 +38,27 @@ class Pipeline(specs.Spec):
         Raises
         ------
         BadParameter
-            The file is missing or not YAML, has an unknown key, a name twice, an `after` that
-            names no notebook of the file, or a circle.
+            The file is missing or no YAML, has an unknown key, lists a name twice, has an `after`
+            that names no notebook of the file, or a cycle.
         """
-        pipeline = specs.load(file, cls)
+        try:
+            raw: Any = yaml.safe_load(file.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise BadParameter(f"cannot read {file}: {error}") from error
+        try:
+            pipeline = cls.model_validate(raw)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(step) for step in item['loc']) or 'the file'}: {item['msg']}"
+                for item in error.errors()
+            )
+            raise BadParameter(f"{file} does not fit: {problems}") from error
         pipeline._check_names(file)
         return pipeline
 
     def ready(self, done: Collection[str], running: Collection[str]) -> list[Step]:
-        """Give the notebooks that can start now, those that others wait for first."""
-        found = [
+        """Return the notebooks that can start now; those that others wait for come first."""
+        steps = [
             step
             for step in self.notebooks
             if step.name not in done
@@ -55,7 +66,7 @@ class Pipeline(specs.Spec):
             and all(name in done for name in step.after)
         ]
         awaited = {name for step in self.notebooks for name in step.after}
-        return sorted(found, key=lambda step: step.name not in awaited)
+        return sorted(steps, key=lambda step: step.name not in awaited)
 
     def _check_names(self, file: Path) -> None:
         names = [step.name for step in self.notebooks]
@@ -73,19 +84,19 @@ class Pipeline(specs.Spec):
             TopologicalSorter({step.name: step.after for step in self.notebooks}).prepare()
         except CycleError as error:
             raise BadParameter(
-                f"{file}: {' after '.join(error.args[1])} is a circle; take one `after` away"
+                f"{file}: {' after '.join(error.args[1])} is a cycle; remove one `after`"
             ) from error
 
 
 @dataclass(frozen=True)
 class Without:
-    """What a run has to do without; the notebooks that need it are left out."""
+    """What a run lacks; the notebooks that need it are skipped."""
 
     models: bool = False
     publishing: bool = False
 
     def reasons(self, pipeline: Pipeline) -> dict[str, str]:
-        """Give, for each notebook left out, why."""
+        """Return the reason for each notebook that is skipped."""
         reasons: dict[str, str] = {}
         for step in pipeline.notebooks:
             if self.models and step.needs_models:

@@ -1,7 +1,7 @@
-"""The clock of the main job: once a day, one at a time, a missed run caught up once.
+"""Call the nightly job once a day; a missed run is made up for once.
 
 In:  a time of day (UTC) and the job.
-Out: nothing but its calls; `state` keeps when it last ran.
+Out: calls of the job, one at a time; a `state` file with the time of the last start.
 """
 
 import json
@@ -23,39 +23,39 @@ from apm_analytics.foundation.errors import BadParameter
 
 log = logging.getLogger(__name__)
 TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
-# A machine that slept through the minute still runs the job when it wakes, once.
+# A machine that was asleep at the time runs the job once when it wakes.
 MISFIRE_GRACE_S = 23 * 3_600
 
 
 def run_schedule(at: str, job: Callable[[], None], *, state: Path) -> None:
     """Call the job every day at a time, until SIGTERM or SIGINT.
 
-    Whatever the job raises is logged and the clock goes on: tonight's failure is no reason to
-    miss tomorrow. A job that is running when the signal comes is waited for.
+    An exception of the job is logged, and the schedule continues. A signal waits for a running
+    job to end.
 
     Parameters
     ----------
     at : time of day, UTC: HH:MM or HH:MM:SS.
-    job : called without arguments, never twice at once.
-    state : file that keeps when the job last began; a run that was missed since is caught up.
+    job : called without arguments, one call at a time.
+    state : file with the time of the last start; a run missed since then starts at once.
 
     Raises
     ------
     BadParameter
-        `at` is no time of day.
+        `at` is not a time of day.
 
     Examples
     --------
     >>> run_schedule("02:00", nightly, state=Path("data/schedule.json"))  # doctest: +SKIP
     """
-    found = TIME_OF_DAY.fullmatch(at)
-    if not found:
+    time_of_day = TIME_OF_DAY.fullmatch(at)
+    if not time_of_day:
         raise BadParameter(f"got {at!r}, need a time of day as HH:MM, UTC, as in --at 02:00")
-    hour, minute, second = (int(part or 0) for part in found.groups())
+    hour, minute, second = (int(part or 0) for part in time_of_day.groups())
     stop = threading.Event()
 
     def run() -> None:
-        # Noted before the job: one that crashes the machine is not repeated at every start.
+        # Written before the job, so that one that crashes the machine is not repeated.
         write_state(state, datetime.now(UTC))
         try:
             job()
@@ -88,9 +88,9 @@ def run_schedule(at: str, job: Callable[[], None], *, state: Path) -> None:
 
 
 def missed(state: Path, now: datetime, time_of_day: timedelta) -> bool:
-    """Tell whether the last time the job was due passed without it.
+    """Return whether the job did not start when it was last due.
 
-    A schedule that never ran has missed nothing: its first run is at its time.
+    A schedule that never ran has missed nothing; its first run is at its time.
     """
     last = read_state(state)
     if last is None:
@@ -104,7 +104,7 @@ def missed(state: Path, now: datetime, time_of_day: timedelta) -> bool:
 
 
 def read_state(state: Path) -> datetime | None:
-    """Give when the job last began; None when it never did, or the file is damaged."""
+    """Return when the job last started; None when it never did or the file is damaged."""
     try:
         return datetime.fromisoformat(json.loads(state.read_text())["last_start"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -112,6 +112,6 @@ def read_state(state: Path) -> datetime | None:
 
 
 def write_state(state: Path, start: datetime) -> None:
-    """Keep when the job began."""
+    """Write when the job started."""
     state.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(state, json.dumps({"last_start": start.isoformat()}).encode())

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
-from pydantic import Field, field_validator, model_validator
+import yaml
 
-from apm_analytics.foundation import specs, yaml_documents
+from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import BadInput, BadParameter
 from apm_analytics.signals.operations import SIGNALS, Schema
 
@@ -203,6 +203,40 @@ def of_workspace(workspace: Path) -> Calendar:
     """Read specs/calendar.yaml of a checkout; the calendar is empty without that file."""
     file = workspace / "specs" / FILE_NAME
     return load(file) if file.exists() else Calendar()
+
+
+def beside(lake: Path) -> Path:
+    """Return where a lake's own calendar lies, such as that of a simulated one; it may not exist.
+
+    It has the form of specs/calendar.yaml. Incidents in it are labels to judge alerts by.
+    """
+    return lake.parent / FILE_NAME
+
+
+def write(calendar: Calendar, file: Path) -> None:
+    """Write a calendar so that `load` reads the same entries back."""
+    entries = [
+        {
+            "kind": entry.kind,
+            "name": entry.name,
+            "start": entry.start.isoformat(),
+            "end": entry.end.isoformat(),
+            "services": list(entry.services),
+            "operations": [
+                {
+                    "service": affected.service,
+                    "operation": affected.operation,
+                    "signals": list(affected.signals),
+                }
+                for affected in entry.operations
+            ],
+            "severity": entry.severity,
+            "labels": entry.labels,
+        }
+        for entry in calendar
+    ]
+    text = yaml.safe_dump({"entries": entries}, sort_keys=False, allow_unicode=True)
+    write_atomic(file, text.encode())
 
 
 def from_truth(path: Path) -> Calendar:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import polars as pl
+import publishing
 import pytest
 from bounds_frames import make_bounds, make_provenance
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,6 +25,7 @@ PUBLISHER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
+import publishing
 from bounds_frames import make_bounds, make_provenance
 from apm_analytics.alerts import publication, thresholds
 
@@ -36,7 +38,7 @@ def cycle(run_id, size=2_000_000):
     page = f"<p>{run_id}</p>" + "x" * size + f"<p>{run_id}</p>"
     publication.write_atomic(release / "report.html", page.encode())
     frame = thresholds.thresholds(bounds, make_provenance(run_id))
-    thresholds.publish(frame, release, specs)
+    publishing.publish(frame, release, specs)
     publication.promote(release, out)
     print(run_id, flush=True)
 """
@@ -327,7 +329,7 @@ def test_kill_9_at_random_moments_of_publishing_leaves_a_whole_set_of_one_run(
     publication.write_atomic(release / "report.html", b"<p>run-999999</p>")
     bounds = make_bounds([("shop", "GET /a"), ("shop", "GET /b")])
     frame = thresholds.thresholds(bounds, make_provenance("run-999999"))
-    thresholds.publish(frame, release, specs)
+    publishing.publish(frame, release, specs)
     publication.promote(release, out)
     assert published_run(out) == "run-999999"
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import polars as pl
+import publishing
 import pytest
 from bounds_frames import OPERATIONS, make_bounds, make_provenance
 
@@ -141,7 +142,7 @@ def test_publish_writes_thresholds_textfile_rules_and_tests_that_promtool_passes
 ) -> None:
     server_binary("promtool")
     frame = thresholds.thresholds(make_bounds(), make_provenance(RUN_ID))
-    thresholds.publish(frame, release, workspace / "specs")
+    publishing.publish(frame, release, workspace / "specs")
     written = files(release)
     assert set(written) == {
         "thresholds.parquet",
@@ -162,17 +163,17 @@ def test_the_same_thresholds_publish_the_same_bytes_in_any_order(
     release: Path, workspace: Path
 ) -> None:
     frame = thresholds.thresholds(make_bounds(), make_provenance())
-    thresholds.publish(frame, release, workspace / "specs")
+    publishing.publish(frame, release, workspace / "specs")
     first = files(release)
     shuffled = frame.sample(fraction=1, shuffle=True, seed=3)
-    thresholds.publish(shuffled, release, workspace / "specs")
+    publishing.publish(shuffled, release, workspace / "specs")
     assert files(release) == first
 
 
 @pytest.mark.usefixtures("no_promtool")
 def test_other_users_may_read_what_is_published(release: Path, workspace: Path) -> None:
     frame = thresholds.thresholds(make_bounds(), make_provenance())
-    thresholds.publish(frame, release, workspace / "specs")
+    publishing.publish(frame, release, workspace / "specs")
     prom = release / "prometheus" / "apm_thresholds.prom"
     plain = release / "plain"
     plain.touch()
@@ -184,7 +185,7 @@ def test_without_promtool_publishing_says_that_nobody_checked(
     release: Path, workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     frame = thresholds.thresholds(make_bounds(), make_provenance())
-    thresholds.publish(frame, release, workspace / "specs")
+    publishing.publish(frame, release, workspace / "specs")
     assert "promtool is not on PATH" in caplog.text
 
 
@@ -202,12 +203,12 @@ def test_bounds_from_too_long_ago_or_the_future_are_refused(
     now = datetime(2026, 11, 23, 12, tzinfo=UTC)
     frame = thresholds.thresholds(make_bounds(), make_provenance(trained_at=now - age))
     with pytest.raises(ApmError, match=message):
-        thresholds.publish(frame, release, workspace / "specs", now=now)
+        publishing.publish(frame, release, workspace / "specs", now=now)
     assert files(release) == {}
     younger = thresholds.thresholds(
         make_bounds(), make_provenance(trained_at=now - timedelta(hours=36))
     )
-    thresholds.publish(younger, release, workspace / "specs", now=now)
+    publishing.publish(younger, release, workspace / "specs", now=now)
 
 
 @pytest.mark.usefixtures("no_promtool")
@@ -218,14 +219,14 @@ def test_thresholds_of_two_runs_another_unit_or_no_release_are_refused(
     frame = thresholds.thresholds(make_bounds(), make_provenance("a", when))
     other = thresholds.thresholds(make_bounds([("x", "y")]), make_provenance("b", when))
     with pytest.raises(BadInput, match=r"run_ids \['a', 'b'\]"):
-        thresholds.publish(pl.concat([frame, other]), release, workspace / "specs")
+        publishing.publish(pl.concat([frame, other]), release, workspace / "specs")
     milliseconds = frame.with_columns(
         unit=pl.when(pl.col("signal") == "latency_p95").then(pl.lit("ms")).otherwise("unit")
     )
     with pytest.raises(BadInput, match=r"latency_p95 are in 'ms', signals\.yaml says 's'"):
-        thresholds.publish(milliseconds, release, workspace / "specs")
+        publishing.publish(milliseconds, release, workspace / "specs")
     with pytest.raises(NotFound, match=r"publication\.begin"):
-        thresholds.publish(frame, release / "nowhere", workspace / "specs")
+        publishing.publish(frame, release / "nowhere", workspace / "specs")
 
 
 def test_rules_that_promtool_refuses_leave_the_release_as_it_was(
@@ -239,7 +240,7 @@ def test_rules_that_promtool_refuses_leave_the_release_as_it_was(
     specs.write_text(text.replace("histogram_quantile(0.95,", "histogram_quantile(0.95"))
     frame = thresholds.thresholds(make_bounds(), make_provenance())
     with pytest.raises(ApmError, match=r"(?s)promtool check rules refuses .*parse error"):
-        thresholds.publish(frame, release, specs)
+        publishing.publish(frame, release, specs)
     assert files(release) == {"prometheus/apm_thresholds.prom": b"yesterday"}
 
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from otlp_requests import as_json, traces
 
 from apm_analytics import cli
+from apm_analytics.signals import calendar
 
 
 @pytest.fixture
@@ -83,9 +84,11 @@ def test_simulate_makes_a_lake_and_does_not_make_it_twice(tmp_path: Path) -> Non
     arguments = ["simulate", "--lake", str(lake), "--days", "1", "--spans", "2000"]
     done = CliRunner().invoke(cli.apm, [*arguments, "--no-progress"])
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "simulated/truth.json").exists()
+    assert calendar.load(tmp_path) == calendar.from_truth(tmp_path / "simulated/truth.json")
+    (tmp_path / "calendar.yaml").unlink()  # as if it had been killed before the last step
     again = CliRunner().invoke(cli.apm, [*arguments, "--if-missing"])
     assert again.exit_code == 0 and again.output == ""
+    assert calendar.load(tmp_path) == calendar.from_truth(tmp_path / "simulated/truth.json")
 
 
 def test_runs_of_an_empty_folder_is_an_empty_table(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The main job from a lake to thresholds and a report; killed or refused, it leaves yesterday's."""
+"""The nightly job, from a lake to thresholds and a report; a failed run keeps yesterday's set."""
 
 import os
 import shutil
@@ -124,6 +124,45 @@ def test_a_second_run_on_the_same_data_has_nothing_to_do(
     assert again.unchanged and again.run_id == first[1].run_id
     assert contents(first[0]) == before
     assert "nothing changed" in again.lines()[0]
+
+
+def test_every_tracked_file_of_code_notebooks_pipelines_and_specs_decides_a_result(
+    workspace: Path,
+) -> None:
+    folders = ("apm_analytics", "notebooks", "pipelines", "specs")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *folders], cwd=workspace, capture_output=True, check=True
+    )
+    tracked = {workspace / name for name in listed.stdout.decode().split("\0") if name}
+    assert len(tracked) > 300
+    # A file that was moved is still listed until it is added under its new name.
+    assert {file for file in tracked if file.exists()} <= set(nightly.deciding_files(workspace))
+
+
+@pytest.mark.parametrize(
+    ("name", "decides"),
+    [
+        ("apm_analytics/a/template.j2", True),
+        ("apm_analytics/schema.json", True),
+        ("specs/slos/shop.yaml", True),
+        ("requirements.lock", True),
+        ("data/calendar.yaml", True),
+        ("apm_analytics/__pycache__/a.pyc", False),
+        ("notebooks/.ipynb_checkpoints/a.ipynb", False),
+        ("README.md", False),
+    ],
+)
+def test_a_changed_file_changes_the_fingerprint_when_it_decides_a_result(
+    tmp_path: Path, name: str, decides: bool
+) -> None:
+    moved = settings.load().model_copy(update={"workspace": tmp_path})
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("before")
+    fingerprints = {nightly._fingerprint(moved, tmp_path / "data/lake", "hash", stale=False)}
+    file.write_text("after")
+    fingerprints.add(nightly._fingerprint(moved, tmp_path / "data/lake", "hash", stale=False))
+    assert (len(fingerprints) == 2) is decides
 
 
 def test_bad_data_keeps_what_was_published_and_says_so(

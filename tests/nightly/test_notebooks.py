@@ -1,3 +1,5 @@
+"""Notebooks run strictly: parameters are checked, failures are named, kernels end."""
+
 import json
 import os
 import signal
@@ -10,7 +12,6 @@ import nbformat
 import pytest
 import small_notebooks
 
-from apm_analytics.foundation import settings
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotebookFailed, NotFound
 from apm_analytics.nightly import notebooks
 from apm_analytics.nightly.notebooks import Without
@@ -148,7 +149,7 @@ def test_a_failed_notebook_stops_only_those_that_come_after_it(tmp_path: Path) -
         ("notebooks: [{name: 10_a, after: [10_b]}]", "10_a comes after '10_b'"),
         (
             "notebooks: [{name: 10_a, after: [20_b]}, {name: 20_b, after: [10_a]}]",
-            "is a circle",
+            "is a cycle",
         ),
         ("notebooks: [", "not YAML"),
     ],
@@ -196,16 +197,6 @@ def test_an_interrupt_ends_the_kernels_at_once(tmp_path: Path) -> None:
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=20) != 0
     _wait_for(lambda: not _alive(int(pid_file.read_text())), 10)
-
-
-def test_a_record_that_json_cannot_hold_is_refused() -> None:
-    with pytest.raises(BadInput, match="cannot record p95 = nan"):
-        records.record("p95", float("nan"))
-
-
-def test_relative_folders_start_at_the_workspace(tmp_path: Path) -> None:
-    assert records.locate("data/lake") == settings.load().workspace / "data" / "lake"
-    assert records.locate(str(tmp_path)) == tmp_path
 
 
 def _wait_for(condition: object, seconds: float) -> None:

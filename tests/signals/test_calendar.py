@@ -253,6 +253,8 @@ def test_the_truth_of_a_recording_gives_incidents_deployments_and_regressions(
     names = [one.name for one in found.entries(service="a", operation="GET /", signal="rate")]
     assert names == ["a 2", "a 2 regression", "slow"]
     assert [one.name for one in found.entries(service="b")] == ["hardly"]
+    calendar.write(found, tmp_path / calendar.FILE_NAME)
+    assert calendar.load(tmp_path) == found
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"incidents": [{"name": "x"}]}'])

@@ -1,7 +1,7 @@
-"""Show what the gate decided: which alerts may page, why, and when they would have fired.
+"""Show the gate's decisions: which alerts page, why, and when they would have fired.
 
 In:  derived/ gate and firings of a run; labelled incidents.
-Out: sentences, a table and a timeline.
+Out: a summary, tables and a timeline.
 """
 
 import altair as alt
@@ -10,7 +10,7 @@ from IPython.display import Markdown
 
 from apm_analytics.alerts.gate.history import LEARNED, NAIVE, STATIC
 from apm_analytics.alerts.gate.judge import BOUND
-from apm_analytics.alerts.gate.watching import TOGETHER
+from apm_analytics.alerts.gate.watching import labelled
 from apm_analytics.charts import words
 from apm_analytics.charts.plots import nothing
 from apm_analytics.charts.theme import (
@@ -26,44 +26,44 @@ from apm_analytics.charts.theme import (
     lean,
 )
 from apm_analytics.signals.calendar import Calendar
+from apm_analytics.signals.operations import OPERATION
 
-OPERATION = ["service_name", "operation"]
-OPERATIONS = 40  # rows of the timeline, those that fired most
+OPERATIONS = 40  # rows of the timeline, the operations that fired most
 SHOWN = {LEARNED: "learned", STATIC: "static", NAIVE: "naive"}
 
 
 def summary(table: pl.DataFrame, firings: pl.DataFrame) -> Markdown:
-    """Say how many alerts page from now on, and by which judgement."""
+    """Return how many alerts page by a learned threshold, and how they were judged."""
     chosen = table.filter("in_force")
     learned = chosen.filter(candidate=LEARNED).height
     judged = chosen.group_by("judgement").len().sort("len", descending=True)
     by = ", ".join(f"{words.count(count)} by {name}" for name, count in judged.rows())
-    said = (
-        f"Of **{words.count(chosen.height)} alerts**, one a signal and bound of every operation, "
+    text = (
+        f"Of **{words.count(chosen.height)} alerts**, one per operation, signal and bound, "
         f"**{words.count(learned)}** page by a learned threshold and "
         f"{words.count(chosen.height - learned)} do not. They were judged: {by}."
     )
     if firings.height:
         first, last = firings["start"].min(), firings["end"].max()
-        said += f" The first firing was at {first!s:.16}, the last ended at {last!s:.16} UTC."
-    return Markdown(said)  # type: ignore[no-untyped-call]
+        text += f" The first firing was at {first!s:.16}, the last ended at {last!s:.16} UTC."
+    return Markdown(text)  # type: ignore[no-untyped-call]
 
 
 def decisions(table: pl.DataFrame) -> pl.DataFrame:
-    """Give one row a series and bound: what is in force, why, and pages a week of each candidate.
+    """Return one row per series and bound: what is in force, why, and each candidate's pages.
 
-    The ones that are not learned come first, then those that page most.
+    Alerts that are not learned come first, then those that would have paged most.
     """
     wide = table.filter("in_force").select(
         *BOUND, pl.col("candidate").alias("in force"), "judgement", "reason"
     )
     for candidate, name in SHOWN.items():
-        own = table.filter(candidate=candidate).select(
+        of_candidate = table.filter(candidate=candidate).select(
             *BOUND,
             pl.col("pages_per_week").alias(f"{name} pages/week"),
             *([pl.col("recall"), pl.col("precision")] if candidate == LEARNED else []),
         )
-        wide = wide.join(own, on=BOUND, how="left")
+        wide = wide.join(of_candidate, on=BOUND, how="left")
     return wide.sort(
         pl.col("in force") == LEARNED,
         pl.col("learned pages/week"),
@@ -74,7 +74,7 @@ def decisions(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def how_often(table: pl.DataFrame, firings: pl.DataFrame) -> pl.DataFrame:
-    """Sum up by signal, bound and candidate: firings, false ones a week, recall, delay."""
+    """Return firings, false pages per week, recall and delay by signal, bound and candidate."""
     keys = ["signal", "bound", "candidate"]
     counted = firings.group_by(keys).len("fired")
     return (
@@ -93,13 +93,13 @@ def how_often(table: pl.DataFrame, firings: pl.DataFrame) -> pl.DataFrame:
 
 
 def timeline(firings: pl.DataFrame, incidents: Calendar, *, operations: int = OPERATIONS) -> Chart:
-    """Draw firing intervals against incidents: a row an operation, its incidents behind.
+    """Draw firing intervals over incidents, one row per operation.
 
     Parameters
     ----------
     firings : derived/firings.parquet.
-    incidents : labelled ones; those of the operations shown are drawn in the time replayed.
-    operations : rows, those with the most learned firings first.
+    incidents : labelled ones; those of the shown operations and the replayed time are drawn.
+    operations : the number of rows; operations with the most learned firings come first.
     """
     firings = firings.filter(pl.col("candidate").is_in([LEARNED, STATIC]))
     if firings.is_empty():
@@ -114,12 +114,12 @@ def timeline(firings: pl.DataFrame, incidents: Calendar, *, operations: int = OP
     shown = firings.join(order.select(*OPERATION, "label"), on=OPERATION).sort("start")
     first, last = firings["start"].min(), firings["end"].max()
     bands = [
-        {"label": label, "time": one.start, "end": one.end, "name": one.name}
+        {"label": label, "time": entry.start, "end": entry.end, "name": entry.name}
         for service, operation, label in order.select(*OPERATION, "label").iter_rows()
-        for one in incidents.entries(
+        for entry in incidents.entries(
             kind="incident",
             service=service,
-            operation=None if operation == TOGETHER else operation,
+            operation=labelled(operation),
             since=first,  # type: ignore[arg-type]
             until=last,  # type: ignore[arg-type]
         )

@@ -1,10 +1,10 @@
-"""Replay alerts over weeks that did not teach them.
+"""Replay alerts over past weeks, each with thresholds learned from the weeks before it.
 
-In:  features, a way to train, the watched signals.
+In:  features, a function that trains bounds, the watched signals.
 Out: when the learned, the seasonal naive and the static alert of every series would have fired.
 
-Each week is replayed with what the weeks before it taught (a fold). Seasonal naive learns its
-level like the learned thresholds do, around what the week before had.
+A fold is one replayed week with the thresholds learned before it. The seasonal naive peer learns
+its thresholds as the learned ones do, around the values of the week before.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,9 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 
-from apm_analytics.alerts.gate import levels, replay
+from apm_analytics.alerts.gate import levels, replay, replayable
 from apm_analytics.alerts.gate.levels import Weeks
-from apm_analytics.alerts.gate.replay import Interval
-from apm_analytics.alerts.gate.watching import Watched, watch
+from apm_analytics.alerts.gate.watching import watch
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.baselines.models.scales import Floats, scale_of
 from apm_analytics.baselines.models.series import HOURS_PER_WEEK, Flags, Times, hour_of_week
@@ -28,10 +27,10 @@ from apm_analytics.signals.operations import OPERATION, SIGNALS, Schema
 
 LEARNED, NAIVE, STATIC, KEPT = "learned", "seasonal naive", "static", "yesterday's"
 WEEK = timedelta(days=7)
-# Live and sustained values need this much before the first evaluation that counts.
+# Live and sustained values need this much history before the first evaluation that counts.
 WARM_UP = timedelta(hours=7)
-# A history too short for that is learned from in its first half and replayed in its second; one
-# under `MIN_HISTORY` says nothing about pages a week.
+# Of a history too short for whole weeks the first half trains and the second is replayed; one
+# under `MIN_HISTORY` says nothing about pages per week.
 MIN_REPLAY = timedelta(days=1)
 MIN_HISTORY = timedelta(days=1)
 
@@ -42,7 +41,6 @@ FIRINGS_SCHEMA: Schema = {
     "ongoing": pl.Boolean,
 }
 Train = Callable[[pl.DataFrame], pl.DataFrame]
-Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,18 @@ class Fold:
 
     since: datetime
     until: datetime
-    candidates: Mapping[str, Weeks]  # LEARNED, NAIVE, KEPT
+    candidates: Mapping[str, Weeks]  # by LEARNED, NAIVE and KEPT
+
+    def window(self, features: pl.DataFrame, params: Params) -> pl.DataFrame:
+        """Return the features that a replay of this fold reads, with its warm-up."""
+        return features.filter(
+            pl.col("time") >= self.since - WARM_UP,
+            pl.col("time") + pl.duration(seconds=params.features.window_s) <= self.until,
+        )
 
 
 def splits(first: datetime, last: datetime, *, weeks: int) -> list[tuple[datetime, datetime]]:
-    """Lay out what is replayed: up to so many last weeks, the first week only teaches.
+    """Return the [since, until) to replay: the last `weeks` weeks, but never the first week.
 
     Examples
     --------
@@ -63,10 +68,10 @@ def splits(first: datetime, last: datetime, *, weeks: int) -> list[tuple[datetim
     [8, 15]
     """
     starts = [first + number * WEEK for number in range(1, (last - first) // WEEK + 1)]
-    found = [(since, min(since + WEEK, last)) for since in starts if last - since >= MIN_REPLAY]
-    if not found and last - first >= MIN_HISTORY:
-        found = [(first + (last - first) / 2, last)]
-    return found[-weeks:]
+    spans = [(since, min(since + WEEK, last)) for since in starts if last - since >= MIN_REPLAY]
+    if not spans and last - first >= MIN_HISTORY:
+        spans = [(first + (last - first) / 2, last)]
+    return spans[-weeks:]
 
 
 def folds(
@@ -80,17 +85,18 @@ def folds(
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them.
-    train : gives bounds, 168 rows a series, of the features before a fold.
+    features : as `signals.operations.features` returns them.
+    train : returns bounds, 168 rows per series, of the features before a fold.
     params : the numbers of params.yaml.
-    kept : bounds of sustained values published before; they compete in the last fold.
+    kept : published thresholds as `thresholds.current` returns them; they compete in the last
+        fold.
     """
     first, last = features["time"].min(), features["time"].max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):
         return
     end = last + timedelta(seconds=params.features.window_s)
-    laid_out = splits(first, end, weeks=params.gate.replay_weeks)
-    for since, until in laid_out:
+    spans = splits(first, end, weeks=params.gate.replay_weeks)
+    for since, until in spans:
         history = features.filter(pl.col("time") < since)
         try:
             bounds = train(history)
@@ -101,16 +107,20 @@ def folds(
         if len(earlier) and since - WEEK - first >= WEEK:
             naive = naive_bounds(history, since, params)
             candidates[NAIVE] = levels.weeks(levels.learn(earlier, naive, params))
-        if kept is not None and until == laid_out[-1][1]:
+        if kept is not None and until == spans[-1][1]:
             candidates[KEPT] = levels.weeks(kept)
         yield Fold(since, until, candidates)
 
 
 def naive_bounds(history: pl.DataFrame, now: datetime, params: Params) -> pl.DataFrame:
-    """Expect in every hour of the week what it had a week ago.
+    """Return bounds that expect in every hour of the week its median of the last week.
 
-    The bounds hold `baselines.level` of the earlier weeks' windows; their width is the same in
-    every hour on the signal's scale.
+    The bounds hold a share `baselines.level` of the windows of the history; on the signal's
+    scale their width is the same in every hour.
+
+    Returns
+    -------
+    A frame with `BOUNDS_SCHEMA`, 168 rows per series.
     """
     parts = []
     for part in history.partition_by(OPERATION, maintain_order=True):
@@ -120,38 +130,33 @@ def naive_bounds(history: pl.DataFrame, now: datetime, params: Params) -> pl.Dat
         for signal in SIGNALS.values():
             scale = scale_of(signal.name, params.features.window_s)
             values = part[signal.column].cast(pl.Float64).fill_null(np.nan).to_numpy()
-            expected = _week_ago(times, values, recent)
+            expected = _hourly_medians(times, values, recent)
             if expected is None:
                 continue
             scaled = scale.forward(expected)
-            strayed = np.abs(scale.forward(values) - scaled[hour_of_week(times)])
-            width = np.nanquantile(strayed, params.baselines.level)
-            parts.append(
-                pl.DataFrame(
-                    {
-                        "service_name": service,
-                        "operation": operation,
-                        "signal": signal.name,
-                        "unit": signal.unit,
-                        "hour_of_week": np.arange(HOURS_PER_WEEK),
-                        "expected": expected,
-                        "lower": scale.backward(scaled - width),
-                        "upper": scale.backward(scaled + width),
-                        "model": NAIVE,
-                    },
-                    schema=BOUNDS_SCHEMA,
-                )
+            deviations = np.abs(scale.forward(values) - scaled[hour_of_week(times)])
+            width = np.nanquantile(deviations, params.baselines.level)
+            week = levels.Week(
+                signal.unit,
+                NAIVE,
+                expected,
+                scale.backward(scaled - width),
+                scale.backward(scaled + width),
             )
+            parts.append(week.frame(service, operation, signal.name))
     return pl.concat([pl.DataFrame(schema=BOUNDS_SCHEMA), *parts])
 
 
-def _week_ago(times: Times, values: Floats, recent: Flags) -> Floats | None:
-    """Give the median of each hour of the last week, of the whole week where it has no value."""
+def _hourly_medians(times: Times, values: Floats, recent: Flags) -> Floats | None:
+    """Return the median of each recent hour of the week; an hour without a value gets that of all.
+
+    None when there is no recent value.
+    """
     known = recent & np.isfinite(values)
     if not known.any():
         return None
-    held = pl.DataFrame({"hour": hour_of_week(times[known]), "value": values[known]})
-    medians = held.group_by("hour").agg(pl.col("value").median())
+    hourly = pl.DataFrame({"hour": hour_of_week(times[known]), "value": values[known]})
+    medians = hourly.group_by("hour").agg(pl.col("value").median())
     expected = np.full(HOURS_PER_WEEK, np.median(values[known]))
     expected[medians["hour"].to_numpy()] = medians["value"].to_numpy()
     return expected
@@ -160,70 +165,28 @@ def _week_ago(times: Times, values: Floats, recent: Flags) -> Floats | None:
 def replayed(
     features: pl.DataFrame, fold: Fold, signals: Mapping[str, SignalSpec], params: Params
 ) -> pl.DataFrame:
-    """Say when every candidate of every series would have fired in a fold.
+    """Return when every candidate of every series would have fired in a fold.
 
     Returns
     -------
-    A frame with `FIRINGS_SCHEMA`, one row a firing interval.
+    A frame with `FIRINGS_SCHEMA`, one row per firing interval.
     """
-    seen = features.filter(
-        pl.col("time") >= fold.since - WARM_UP,
-        pl.col("time") + pl.duration(seconds=params.features.window_s) <= fold.until,
-    )
+    alerts = list(replayable.generated(signals, params))
     rows = [
-        (watched.service, watched.operation, signal, bound, candidate, *row)
-        for watched in watch(seen, params)
-        for signal, bound, candidate, fired in _firings(watched, fold, signals, params)
-        for row in ((*one.span, one.ongoing) for one in fired)
+        (
+            watched.service,
+            watched.operation,
+            alert.signal,
+            alert.bound,
+            candidate,
+            *interval.span,
+            interval.ongoing,
+        )
+        for watched in watch(fold.window(features, params), params)
+        for alert in alerts
+        for candidate, weeks in (
+            fold.candidates if alert.threshold is None else {STATIC: {}}
+        ).items()
+        for interval in replay.firings(alert, watched, weeks, params, since=fold.since)
     ]
     return pl.DataFrame(rows, schema=FIRINGS_SCHEMA, orient="row")
-
-
-def learned_firings(
-    watched: Watched,
-    spec: SignalSpec,
-    bound: str,
-    weeks: Weeks,
-    params: Params,
-    since: datetime,
-) -> list[Interval]:
-    """Replay one learned alert; what passed before `since` does not count."""
-    week = weeks.get((watched.service, watched.operation, spec.name))
-    rate = weeks.get((watched.service, watched.operation, "rate"))
-    if week is None:
-        return []
-    threshold = week.upper if bound == "upper" else week.lower
-    passed = replay.passes_learned(
-        watched, spec, bound, threshold, rate.expected if rate else None, params
-    )
-    return replay.firing(
-        watched.times,
-        passed & (watched.times > np.datetime64(since)),
-        for_s=params.thresholds.for_s,
-        keep_firing_s=params.thresholds.keep_firing_s,
-    )
-
-
-def static_firings(
-    watched: Watched, spec: SignalSpec, bound: str, params: Params, since: datetime
-) -> list[Interval]:
-    """Replay one static alert; what passed before `since` does not count."""
-    passed = replay.passes_static(watched, spec, bound, params, float(params.features.window_s))
-    passed = passed & (watched.times > np.datetime64(since))
-    return replay.firing(watched.times, passed, for_s=params.thresholds.for_s)
-
-
-def _firings(
-    watched: Watched, fold: Fold, signals: Mapping[str, SignalSpec], params: Params
-) -> Iterator[tuple[str, str, str, list[Interval]]]:
-    for signal, spec in signals.items():
-        for bound in spec.bounds:
-            for candidate, weeks in fold.candidates.items():
-                yield (
-                    signal,
-                    bound,
-                    candidate,
-                    learned_firings(watched, spec, bound, weeks, params, fold.since),
-                )
-            fired = static_firings(watched, spec, bound, params, fold.since)
-            yield signal, bound, STATIC, fired

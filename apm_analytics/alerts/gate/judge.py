@@ -1,44 +1,43 @@
-"""Let only those thresholds page anyone that would have paged well.
+"""Decide which candidate pages for every series: the learned threshold, another one, or static.
 
-In:  firing intervals of every candidate in the replayed weeks; labelled incidents, and what the
-     detectors found by themselves.
-Out: the gate's table, one row a series, bound and candidate: how it would have done, which one
-     is in force, and why.
+In:  firing intervals of every candidate in the replayed weeks; labelled incidents and anomalies.
+Out: the gate's table, one row per series, bound and candidate: how it would have paged, whether
+     it is in force, and why.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
 
 from apm_analytics.alerts.gate.history import KEPT, LEARNED, NAIVE, STATIC
-from apm_analytics.alerts.gate.watching import TOGETHER, evaluations, rolling_mean
+from apm_analytics.alerts.gate.watching import evaluations, labelled, rolling_mean
 from apm_analytics.foundation.settings import Params
 from apm_analytics.signals.calendar import Calendar, Entry
 from apm_analytics.signals.operations import OPERATION, SERIES, Schema
 
-BY_INCIDENTS = "incidents"  # labelled ones of this signal lie in the replayed time
-BY_PAGES = "pages"  # incidents are labelled, but none of this signal: what pages, pages falsely
-BY_ANOMALIES = "anomalies"  # nothing is labelled: pages are held against the detectors' findings
-NOT_JUDGED = "not judged"  # too little history to replay: nothing learned pages
+BY_INCIDENTS = "incidents"  # labelled incidents of this signal lie in the replayed time
+BY_PAGES = "pages"  # incidents are labelled, but none of this signal: it should not page
+BY_ANOMALIES = "anomalies"  # nothing is labelled: anomalies stand in for incidents
+NOT_JUDGED = "not judged"  # too little history to replay: no learned threshold pages
 CANDIDATES = (LEARNED, STATIC, NAIVE, KEPT)
 BOUND = (*SERIES, "bound")
-ANOMALOUS_SHARE = 0.75  # of the windows of a sustained time, outside their bounds
+ANOMALOUS_SHARE = 0.75  # of the windows of a sustained time, so many must be outside their bounds
 WEEK_S = 7 * 86_400.0
 
 TABLE_SCHEMA: Schema = {
     **dict.fromkeys((*BOUND, "candidate"), pl.String),
-    "in_force": pl.Boolean,  # what pages from now on; of each series and bound, one at most
+    "in_force": pl.Boolean,  # pages from now on; at most one candidate per series and bound
     "judgement": pl.String,
-    "reason": pl.String,  # of the decision, the same in every row of a series and bound
+    "reason": pl.String,  # for the decision, the same in every row of a series and bound
     "pages_per_week": pl.Float64,
     "false_per_week": pl.Float64,
-    "precision": pl.Float64,  # true pages a page; null without any
-    "recall": pl.Float64,  # met incidents an incident; null without any
-    "delay_s": pl.Float64,  # from the start of an incident to its page, the median
-    "events": pl.Int64,  # incidents, or anomalies, that it was held against
+    "precision": pl.Float64,  # share of true pages; null without pages
+    "recall": pl.Float64,  # share of incidents met; null without incidents
+    "delay_s": pl.Float64,  # median time from the start of an incident to its page
+    "events": pl.Int64,  # incidents or anomalies of this signal
 }
 ANOMALIES_SCHEMA: Schema = {
     **dict.fromkeys((*OPERATION, "signal"), pl.String),
@@ -51,16 +50,16 @@ Key = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Event:
-    """Something that an alert should page for, or may: an incident or an anomaly."""
+    """An incident or an anomaly during which a page counts as true."""
 
     start: datetime
     end: datetime
-    of_signal: bool  # it shows in this very signal, so the alert should page
+    of_signal: bool  # shows in this very signal, so the alert should page
 
 
 @dataclass(frozen=True)
 class Score:
-    """How one candidate did on one series and bound."""
+    """How one candidate would have paged on one series and bound."""
 
     pages_per_week: float
     false_per_week: float
@@ -70,10 +69,14 @@ class Score:
 
     @property
     def quality(self) -> float:
-        """The harmonic mean of precision and recall; 0 where nothing was met."""
+        """The harmonic mean of precision and recall; 0 where no event was met."""
         if not self.precision or not self.recall:
             return 0.0
         return 2 * self.precision * self.recall / (self.precision + self.recall)
+
+    def __str__(self) -> str:
+        met = "" if self.recall is None else f"meets {self.recall:.0%} "
+        return f"{met}at {self.false_per_week:.2g} false pages a week"
 
 
 def judge(
@@ -84,15 +87,15 @@ def judge(
     anomalies: pl.DataFrame,
     params: Params,
 ) -> pl.DataFrame:
-    """Hold every candidate against what happened, and decide.
+    """Score every candidate against incidents or anomalies, and decide.
 
     Parameters
     ----------
-    firings : as `history.replayed` gives them, of all folds.
+    firings : as `history.replayed` returns them, of all folds.
     replayed : [since, until) of the folds, UTC without a zone.
-    candidates : which ones each (service, operation, signal, bound) has.
+    candidates : the candidates of each (service, operation, signal, bound).
     incidents : labelled ones; without any in the replayed time, anomalies stand in.
-    anomalies : with `ANOMALIES_SCHEMA`, as `sustained_anomalies` gives them.
+    anomalies : with `ANOMALIES_SCHEMA`, as `sustained_anomalies` returns them.
     params : the numbers of params.yaml.
 
     Returns
@@ -101,7 +104,7 @@ def judge(
     """
     late = timedelta(seconds=params.thresholds.sustained_s)
     weeks = sum((until - since).total_seconds() for since, until in replayed) / WEEK_S
-    labelled = [
+    in_time = [
         entry
         for entry in incidents.entries(kind="incident")
         if any(entry.overlaps(since, until) for since, until in replayed)
@@ -115,15 +118,15 @@ def judge(
             orient="row",
         )
     pages = _intervals(firings, (*BOUND, "candidate"))
-    found = _intervals(anomalies.filter(_within(replayed)), (*OPERATION, "signal"))
+    anomalous = _intervals(anomalies.filter(_within(replayed)), (*OPERATION, "signal"))
     rows: list[tuple[object, ...]] = []
-    for key, held in sorted(candidates.items()):
+    for key, names in sorted(candidates.items()):
         service, operation, signal, _ = key
-        events, judgement = _events(service, operation, signal, labelled, found)
+        events, judgement = _events(service, operation, signal, in_time, anomalous)
         scores = {
             name: score(pages.get((*key, name), []), events, weeks=weeks, late=late)
             for name in CANDIDATES
-            if name in held
+            if name in names
         }
         chosen, reason = decide(scores, judgement, params)
         expected = sum(event.of_signal for event in events)
@@ -134,14 +137,10 @@ def judge(
                 name == chosen,
                 judgement,
                 reason,
-                one.pages_per_week,
-                one.false_per_week,
-                one.precision,
-                one.recall,
-                one.delay_s,
+                *astuple(of_name),
                 expected,
             )
-            for name, one in scores.items()
+            for name, of_name in scores.items()
         ]
     return pl.DataFrame(rows, schema=TABLE_SCHEMA, orient="row")
 
@@ -149,10 +148,10 @@ def judge(
 def score(
     pages: Sequence[Span], events: Sequence[Event], *, weeks: float, late: timedelta
 ) -> Score:
-    """Hold the pages of one alert against events.
+    """Score the pages of one alert against events.
 
-    A page is true when it fires while an event lasts, or begins at most `late` after its end; an
-    event is met when a page fires before it ends.
+    A page is true when it fires during an event or begins at most `late` after its end. An event
+    is met when a page fires before it ends.
     """
     true = [
         (start, end)
@@ -175,29 +174,30 @@ def score(
 
 
 def decide(scores: Mapping[str, Score], judgement: str, params: Params) -> tuple[str, str]:
-    """Choose what pages from now on, and say why."""
+    """Return the candidate that pages from now on, and the reason."""
     static = scores[STATIC]
     refusal = _refusal(scores, judgement, params.gate.max_pages_per_week)
     if refusal is None:
         learned = scores[LEARNED]
-        return LEARNED, f"{_said(learned)}; static {_said(static)}"
+        return LEARNED, f"{learned}; static {static}"
     kept = scores.get(KEPT)
     budget = params.gate.max_pages_per_week
     if kept and kept.false_per_week <= budget and kept.quality >= static.quality:
-        return KEPT, f"tonight's: {refusal}; yesterday's {_said(kept)}"
+        return KEPT, f"tonight's: {refusal}; yesterday's {kept}"
     return STATIC, refusal
 
 
 def sustained_anomalies(scores: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """Find where a signal, or all together, were outside their bounds most of a sustained time.
+    """Return where a signal was outside its bounds for most of a sustained time.
 
     Parameters
     ----------
-    scores : derived/scores.parquet: a score above 1 is outside.
+    scores : derived/scores.parquet; a score above 1 is outside the bounds.
 
     Returns
     -------
-    A frame with `ANOMALIES_SCHEMA`; `signal` as in the scores, so also "together".
+    A frame with `ANOMALIES_SCHEMA`; `signal` as in the scores, so also "together", which stands
+    for all signals of an operation.
     """
     window = np.timedelta64(params.features.window_s, "s")
     count = evaluations(params.thresholds.sustained_s, params.features.window_s)
@@ -215,13 +215,13 @@ def sustained_anomalies(scores: pl.DataFrame, params: Params) -> pl.DataFrame:
 
 
 def _refusal(scores: Mapping[str, Score], judgement: str, budget: float) -> str | None:
-    """Say why the learned threshold may not page; None when it may."""
+    """Return why the learned threshold may not page; None when it may."""
     learned, static, naive = (scores.get(name) for name in (LEARNED, STATIC, NAIVE))
     assert static is not None
     if learned is None:
         return "no threshold could be learned: too few quiet windows"
     over = learned.false_per_week > budget
-    # Over the budget it is still the lesser evil where the fall-back pages falsely more often.
+    # Over the budget it still pages where the static threshold pages falsely more often.
     if over and (
         static.false_per_week <= learned.false_per_week or static.quality > learned.quality
     ):
@@ -232,57 +232,52 @@ def _refusal(scores: Mapping[str, Score], judgement: str, budget: float) -> str 
     for name, rival in ((STATIC, static), (NAIVE, naive)):
         if rival is None or rival.quality <= learned.quality:
             continue
-        # An anomaly may be chance: to meet it does not excuse paging over the budget.
-        excused = max(budget, learned.false_per_week)
-        if judgement == BY_INCIDENTS or rival.false_per_week <= excused:
-            return f"{name} does better: {_said(rival)}, learned {_said(learned)}"
+        # An anomaly may be chance, so meeting it does not justify paging over the budget.
+        allowed = max(budget, learned.false_per_week)
+        if judgement == BY_INCIDENTS or rival.false_per_week <= allowed:
+            return f"{name} does better: {rival}, learned {learned}"
     same = judgement == BY_INCIDENTS and static.quality == learned.quality > 0
     if same and (static.false_per_week, static.delay_s or 0.0) <= (
         learned.false_per_week,
         learned.delay_s or 0.0,
     ):
-        return f"static does as well: {_said(static)}"
+        return f"static does as well: {static}"
     return None
-
-
-def _said(one: Score) -> str:
-    met = "" if one.recall is None else f"meets {one.recall:.0%} "
-    return f"{met}at {one.false_per_week:.2g} false pages a week"
 
 
 def _events(
     service: str,
     operation: str,
     signal: str,
-    labelled: Sequence[Entry],
+    incidents: Sequence[Entry],
     anomalies: Mapping[tuple[str, ...], list[Span]],
 ) -> tuple[list[Event], str]:
-    of = None if operation == TOGETHER else operation
-    if labelled:
+    scope = labelled(operation)
+    if incidents:
         events = [
             Event(
                 entry.start.replace(tzinfo=None),
                 entry.end.replace(tzinfo=None),
-                entry.concerns(service, of, signal),
+                entry.concerns(service, scope, signal),
             )
-            for entry in labelled
-            if entry.concerns(service, of)
+            for entry in incidents
+            if entry.concerns(service, scope)
         ]
         met = any(event.of_signal for event in events)
         return events, BY_INCIDENTS if met else BY_PAGES
     return [
         Event(start, end, of_signal=of_signal == signal)
         for (of_service, of_operation, of_signal), spans in anomalies.items()
-        if of_service == service and of in (None, of_operation)
+        if of_service == service and scope in (None, of_operation)
         for start, end in spans
     ], BY_ANOMALIES
 
 
 def _intervals(frame: pl.DataFrame, by: Sequence[str]) -> dict[tuple[str, ...], list[Span]]:
-    found: dict[tuple[str, ...], list[Span]] = {}
+    spans: dict[tuple[str, ...], list[Span]] = {}
     for *key, start, end in frame.select(*by, "start", "end").iter_rows():
-        found.setdefault(tuple(key), []).append((start, end))
-    return found
+        spans.setdefault(tuple(key), []).append((start, end))
+    return spans
 
 
 def _within(replayed: Sequence[Span]) -> pl.Expr:

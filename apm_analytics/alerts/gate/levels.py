@@ -1,14 +1,14 @@
-"""Learn at which sustained value an alert shall fire.
+"""Learn the thresholds of sustained values.
 
-In:  the features of the history, and the bounds that a training gave.
-Out: bounds of the same shape for sustained values, of operations and of services together.
+In:  the features of the history, and the bounds of single windows that a training run returned.
+Out: bounds of the same shape for sustained values, per operation and per service.
 
-The bounds of single windows say how a signal moves over the week and how much it strays; here
-the history of sustained values says how many such widths away a quiet series still comes. The
-tail beyond what was seen is extrapolated, so that a quiet series passes its threshold about
-`thresholds.quiet_passes_per_month` times: rates as normal on the square root's scale, latencies
-as exponential on the logarithm's, failures as counts that stray more than chance. Incidents in
-the history hardly count: what lies far beyond the rest is left out first.
+The bounds of single windows say how a signal moves over the week and how much it varies. The
+history of sustained values says how many of those widths a quiet series moves away. The tail
+beyond the observed values is extrapolated, so that a quiet series passes its threshold about
+`thresholds.quiet_passes_per_month` times: rates as normal on a square root scale, latencies as
+exponential on a logarithmic scale, failures as overdispersed counts. Incidents in the history
+hardly count: values far beyond the rest are left out first.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
-from apm_analytics.alerts.gate.watching import TOGETHER, Watched, evaluations, watch
+from apm_analytics.alerts.gate.watching import ALL_OPERATIONS, Watched, evaluations, watch
 from apm_analytics.alerts.prometheus.signal_specs import BOUNDS
 from apm_analytics.baselines.models.scales import MAD_TO_SD, MIN_LATENCY_S, Floats
 from apm_analytics.baselines.models.series import HOURS_PER_WEEK
@@ -28,25 +28,24 @@ from apm_analytics.signals.operations import SERIES
 
 MONTH_S = 30 * 86_400.0
 WEEK_US = 7 * 86_400_000_000
-# What of the deviations the tail is read from: enough of them, and few of an incident's.
+# The quantiles of the deviations that the tail is fitted to: many values, few of incidents.
 NORMAL_TAIL = (0.5, 0.99)
 EXPONENTIAL_TAIL = (0.9, 0.99)
-# The first look at what is quiet may hold an incident of a tenth of the time.
+# The first pass over the deviations tolerates incidents in a tenth of the time.
 FIRST_TAIL = (0.5, 0.85)
-QUIET_LOOKS = 3
+QUIET_PASSES = 3
 MIN_QUIET = 100  # sustained values; below it there is no tail to read
-# The first looks leave out nothing that even the bounds of single windows hold.
+# No pass leaves out a value inside the bounds of single windows, which are 1 width away.
 LEAST_LIMIT = 1.0
-# The least step of a threshold from the expected value: what nobody would act on.
+# The least distance of a threshold from the expected value: nobody would act on less.
 LEAST_RATIO = 0.1  # of p95 latency and rate
 LEAST_LATENCY_S = 0.005
 LEAST_ERRORS = 0.01  # error ratio
-# A block of failures this unlikely, or this far out, belongs to an incident.
+# A block of failures less likely than this, or further out, belongs to an incident.
 FAR_SHARE = 1e-4
 FAR_DEVIATIONS = 6.0
 
-
-# On these scales a width means the same at every level.
+# On these scales the width of the bounds is independent of the value.
 _SCALES: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]] = {
     "latency_p95": (lambda value: np.log(np.maximum(value, MIN_LATENCY_S)), np.exp),
     "rate": (
@@ -66,48 +65,65 @@ class Week:
     lower: Floats
     upper: Floats
 
+    def frame(self, service: str, operation: str, signal: str) -> pl.DataFrame:
+        """Return the week as 168 rows with `BOUNDS_SCHEMA`."""
+        return pl.DataFrame(
+            {
+                "service_name": service,
+                "operation": operation,
+                "signal": signal,
+                "unit": self.unit,
+                "hour_of_week": np.arange(HOURS_PER_WEEK),
+                "expected": self.expected,
+                "lower": self.lower,
+                "upper": self.upper,
+                "model": self.model,
+            },
+            schema=BOUNDS_SCHEMA,
+        )
+
 
 Weeks = Mapping[tuple[str, str, str], Week]
 
 
 def weeks(bounds: pl.DataFrame) -> dict[tuple[str, str, str], Week]:
-    """Read bounds, 168 rows a series, into arrays by (service, operation, signal)."""
-    found = {}
+    """Return bounds, 168 rows per series, as arrays by (service, operation, signal)."""
+    by_series = {}
     for part in bounds.sort("hour_of_week").partition_by(SERIES, maintain_order=True):
         key = part.select(SERIES).row(0)
-        found[key] = Week(
+        by_series[key] = Week(
             part["unit"][0],
             part["model"][0],
             *(part[name].cast(pl.Float64).to_numpy() for name in ("expected", "lower", "upper")),
         )
-    return found
+    return by_series
 
 
 def learn(features: pl.DataFrame, bounds: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """Give the thresholds of sustained values.
+    """Return the thresholds of sustained values.
 
     Parameters
     ----------
-    features : the history that the bounds were learned from.
-    bounds : as `baselines.training.training` gives them, 168 rows a series.
+    features : the history that the bounds were trained on.
+    bounds : as `baselines.training.training` returns them, 168 rows per series.
     params : the numbers of params.yaml.
 
     Returns
     -------
-    A frame with `BOUNDS_SCHEMA`, 168 rows a series: lower and upper are the thresholds of
-    sustained values. A service of several operations has one more, for its rate, with the
+    A frame with `BOUNDS_SCHEMA`, 168 rows per series: lower and upper are the thresholds of
+    sustained values. A service of several operations has one more series, its rate with the
     operation `*`. A series without enough quiet sustained values is left out.
     """
     known = weeks(bounds)
     parts = [
-        _frame(watched, signal, week)
+        week.frame(watched.service, watched.operation, signal)
         for watched in watch(features, params)
         for signal, week in _levels(watched, known, params)
     ]
     return pl.concat([pl.DataFrame(schema=BOUNDS_SCHEMA), *parts])
 
 
-def together(service: str, known: Weeks) -> Week | None:
+def _summed_rate(service: str, known: Weeks) -> Week | None:
     """Add up the rates of a service's operations."""
     parts = [week for (of, _, signal), week in known.items() if (of, signal) == (service, "rate")]
     if not parts:
@@ -118,8 +134,8 @@ def together(service: str, known: Weeks) -> Week | None:
 
 def _levels(watched: Watched, known: Weeks, params: Params) -> Iterator[tuple[str, Week]]:
     for signal in BOUNDS:
-        if watched.operation == TOGETHER:
-            week = together(watched.service, known) if signal == "rate" else None
+        if watched.operation == ALL_OPERATIONS:
+            week = _summed_rate(watched.service, known) if signal == "rate" else None
         else:
             week = known.get((watched.service, watched.operation, signal))
         if week is None:
@@ -136,7 +152,7 @@ def _levels(watched: Watched, known: Weeks, params: Params) -> Iterator[tuple[st
 def _level(watched: Watched, signal: str, week: Week, params: Params) -> Week | None:
     forward, backward = _SCALES[signal]
     middle = forward(week.expected)
-    # One width for both sides: the lower bound of a sparse rate is cut off at 0.
+    # The upper width serves both sides: the lower bound of a sparse rate is cut off at 0.
     width = np.maximum(forward(week.upper) - middle, np.finfo(np.float64).tiny)
     deviations = (forward(watched.sustained[signal]) - watched.by_hour(middle)) / watched.by_hour(
         width
@@ -160,11 +176,11 @@ def _level(watched: Watched, signal: str, week: Week, params: Params) -> Week | 
 
 
 def _failures(watched: Watched, week: Week, rate: Week, params: Params) -> Week | None:
-    """Give the upper threshold of the error ratio: failures that chance and habit do not make.
+    """Return the upper threshold of the error ratio, beyond chance and the usual failures.
 
-    Failures of a sustained time are taken as negative binomial: Poisson, but straying more.
+    Failures within a sustained time are modelled as negative binomial: overdispersed Poisson.
     """
-    from scipy.stats import poisson  # a second of CPU, which those who only read levels save
+    from scipy.stats import poisson  # costs a second of CPU, which readers of levels save
 
     seconds = params.thresholds.sustained_s
     blocks = slice(None, None, evaluations(seconds, params.features.window_s))
@@ -173,7 +189,7 @@ def _failures(watched: Watched, week: Week, rate: Week, params: Params) -> Week 
     usual = watched.by_hour(week.expected)[blocks]
     if (requests > 0).sum() * seconds < MIN_QUIET * params.features.window_s:
         return None
-    # A first look that no incident can move far: of each block at most what the most have.
+    # Capping each block limits how far an incident moves this first ratio.
     ratio = np.minimum(failures, 1.0 + 2.0 * np.median(failures)).sum() / requests.sum()
     mean = np.maximum(usual, ratio) * requests
     stray = MAD_TO_SD * float(np.median(np.abs(failures - mean - np.median(failures - mean))))
@@ -190,19 +206,20 @@ def _failures(watched: Watched, week: Week, rate: Week, params: Params) -> Week 
 
 
 def _most_failures(mean: Floats, beyond_chance: float, share: float) -> Floats:
+    """Return how many failures a share of the sustained times exceeds by chance."""
     from scipy.stats import nbinom, poisson
 
     mean = np.maximum(mean, 1e-9)
     if beyond_chance < 1e-6:
-        found: Floats = poisson.isf(share, mean)
-        return found
+        failures: Floats = poisson.isf(share, mean)
+        return failures
     size = 1.0 / beyond_chance
-    found = nbinom.isf(share, size, size / (size + mean))
-    return found
+    failures = nbinom.isf(share, size, size / (size + mean))
+    return failures
 
 
 def _centred(deviations: Floats, times: np.ndarray) -> tuple[float, Floats]:
-    """Take out how each week stood against the bounds; give the last week's standing."""
+    """Return the last week's median deviation, and deviations minus the median of their week."""
     age = (times[-1].astype(np.int64) - times.astype(np.int64)) // WEEK_US
     centred = deviations.copy()
     for weeks_ago in np.unique(age):
@@ -211,10 +228,10 @@ def _centred(deviations: Floats, times: np.ndarray) -> tuple[float, Floats]:
 
 
 def _reach(centred: Floats, share: float, tail: Callable[[Floats, float], float]) -> float:
-    """Give how far a quiet series comes, but for a `share` of the evaluations."""
+    """Return the deviation that a quiet series exceeds in a `share` of the evaluations."""
     quiet = centred
     limit = 2.0 * _exponential(quiet, share, FIRST_TAIL)
-    for _ in range(QUIET_LOOKS):
+    for _ in range(QUIET_PASSES):
         quiet = quiet[quiet <= max(limit, LEAST_LIMIT)]
         limit = tail(quiet, share)
     return max(limit, 0.0)
@@ -231,20 +248,3 @@ def _exponential(
     low, high = np.quantile(values, tail)
     scale = (high - low) / np.log((1 - tail[0]) / (1 - tail[1]))
     return float(high + scale * np.log((1 - tail[1]) / share))
-
-
-def _frame(watched: Watched, signal: str, week: Week) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "service_name": watched.service,
-            "operation": watched.operation,
-            "signal": signal,
-            "unit": week.unit,
-            "hour_of_week": np.arange(HOURS_PER_WEEK),
-            "expected": week.expected,
-            "lower": week.lower,
-            "upper": week.upper,
-            "model": week.model,
-        },
-        schema=BOUNDS_SCHEMA,
-    )

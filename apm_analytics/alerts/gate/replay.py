@@ -1,28 +1,68 @@
-"""Replay the rules over history: when would an alert have fired?
+"""Replay alert rules over history: when would an alert have fired?
 
-In:  `Watched` operations; thresholds by hour of the week, or static ones.
-Out: firing intervals, as Prometheus' own state machine gives them.
+In:  an `Alert`, a `Watched` operation, learned thresholds by hour of the week.
+Out: firing intervals, computed as Prometheus' own state machine computes them.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apm_analytics.alerts.gate.watching import TOGETHER, Watched, evaluations, rolling_mean
-from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
+from apm_analytics.alerts.gate.watching import (
+    ALL_OPERATIONS,
+    Watched,
+    evaluations,
+    rolling_mean,
+)
 from apm_analytics.baselines.models.scales import Floats
-from apm_analytics.baselines.models.series import Flags, Times
+from apm_analytics.baselines.models.series import HOURS_PER_WEEK, Flags, Times
 from apm_analytics.foundation.settings import Params
 
-TRAFFIC_BEFORE_S = 3600.0  # the static "it has stopped" wants traffic in this time
+if TYPE_CHECKING:
+    from apm_analytics.alerts.gate.levels import Weeks
+
+TRAFFIC_BEFORE_S = 3600.0  # a static lower bound fires only after traffic within this time
+COMPARE = {">": np.greater, "<": np.less, ">=": np.greater_equal, "<=": np.less_equal}
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One alert to replay.
+
+    Parameters
+    ----------
+    signal : "latency_p95", "rate" or "error_ratio".
+    sign : ">", "<", ">=" or "<=".
+    sustained : compares the sustained value instead of the live one.
+    threshold : a number in the signal's unit; None stands for the learned threshold.
+    plain : compares only; generated alerts also require a minimum of traffic.
+    service, operation : restrict the alert to these; None matches all.
+    """
+
+    name: str
+    signal: str
+    sign: str
+    sustained: bool
+    threshold: float | None
+    for_s: float
+    keep_firing_s: float = 0.0
+    plain: bool = True
+    service: str | None = None
+    operation: str | None = None
+
+    @property
+    def bound(self) -> str:
+        """The bound whose passing fires the alert: "upper" or "lower"."""
+        return "upper" if self.sign.startswith(">") else "lower"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An alert fires in [start, end), UTC; `end` is the evaluation that resolved it.
+    """An alert fires in [start, end), UTC; `end` is the evaluation that resolves it.
 
-    One that still fires ends with the last evaluation, and is `ongoing`.
+    An interval that still fires at the last evaluation ends there and is `ongoing`.
     """
 
     start: np.datetime64
@@ -35,6 +75,31 @@ class Interval:
         return _python(self.start), _python(self.end)
 
 
+def firings(
+    alert: Alert,
+    watched: Watched,
+    weeks: "Weeks",
+    params: Params,
+    *,
+    since: datetime,
+) -> list[Interval]:
+    """Replay one alert on one operation.
+
+    Parameters
+    ----------
+    weeks : learned thresholds; only an alert without a number needs them. It never fires on a
+        series that they lack.
+    since : UTC without a zone; evaluations up to it do not count.
+    """
+    passed = _passes(alert, watched, weeks, params)
+    return firing(
+        watched.times,
+        passed & (watched.times > np.datetime64(since)),
+        for_s=alert.for_s,
+        keep_firing_s=alert.keep_firing_s,
+    )
+
+
 def firing(
     times: Times, passed: Flags, *, for_s: float, keep_firing_s: float = 0.0
 ) -> list[Interval]:
@@ -43,26 +108,26 @@ def firing(
     Parameters
     ----------
     times : datetime64 of shape (n,), the evaluations, ascending.
-    passed : bool of shape (n,), whether the expression gave a sample.
-    for_s : it must be there this long before the alert fires.
-    keep_firing_s : the alert fires on for so long after the expression is gone.
+    passed : bool of shape (n,), whether the expression returned a sample.
+    for_s : how long it must return samples before the alert fires.
+    keep_firing_s : how long the alert keeps firing after the last sample.
 
     Examples
     --------
     >>> times = np.arange(0, 5, dtype="datetime64[m]")
-    >>> [one] = firing(times, np.array([0, 1, 1, 1, 0], dtype=bool), for_s=120)
-    >>> str(one.start), str(one.end)
+    >>> [interval] = firing(times, np.array([0, 1, 1, 1, 0], dtype=bool), for_s=120)
+    >>> str(interval.start), str(interval.end)
     ('1970-01-01T00:03', '1970-01-01T00:04')
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], passed, [False]])))
     pending = np.timedelta64(int(for_s * 1e6), "us")
     keep = np.timedelta64(int(keep_firing_s * 1e6), "us")
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     started: np.datetime64 | None = None  # since when it fires
-    resolves = 0  # the evaluation that ends it, unless the expression is back before
+    resolves = 0  # the evaluation that ends it, unless samples return before
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
         if started is not None and resolves < begin:
-            found.append(Interval(started, times[resolves]))
+            intervals.append(Interval(started, times[resolves]))
             started = None
         if started is None:
             first = int(np.searchsorted(times, times[begin] + pending))
@@ -74,65 +139,89 @@ def firing(
         else:
             resolves = times.size
     if started is not None and resolves < times.size:
-        found.append(Interval(started, times[resolves]))
+        intervals.append(Interval(started, times[resolves]))
     elif started is not None:
-        found.append(Interval(started, times[-1], ongoing=True))
-    return found
-
-
-def _python(time: np.datetime64) -> datetime:
-    found: datetime = time.astype("datetime64[us]").item()
-    return found
+        intervals.append(Interval(started, times[-1], ongoing=True))
+    return intervals
 
 
 def passes_learned(
     watched: Watched,
-    spec: SignalSpec,
+    signal: str,
     bound: str,
     threshold: Floats,
     expected_rate: Floats | None,
     params: Params,
 ) -> Flags:
-    """Tell at which evaluations a learned alert's expression gives a sample.
+    """Return at which evaluations the expression of a learned alert returns a sample.
 
     Parameters
     ----------
     threshold : float64 of shape (168,), by hour of the week.
-    expected_rate : float64 of shape (168,), for lower bounds: the traffic that should be there.
+    expected_rate : float64 of shape (168,), the usual traffic; a lower bound needs it.
     """
-    value = watched.sustained[spec.name]
+    value = watched.sustained[signal]
     seconds = params.thresholds.sustained_s
     least = params.thresholds.min_requests
     with np.errstate(invalid="ignore"):
-        if bound == "upper":
-            requests = watched.sustained["rate"] * seconds
-            passed: Flags = (value > watched.by_hour(threshold)) & (requests >= least)
-            if spec.name == "error_ratio":
-                # Rates are estimates: half a failure less counts as enough.
-                passed &= value * requests > params.thresholds.min_failures - 0.5
-        else:
+        if bound == "lower":
             if expected_rate is None:
-                return np.zeros(value.shape, dtype=np.bool_)
+                return _never(watched)
             enough = watched.by_hour(expected_rate) * seconds >= least
-            passed = (value < watched.by_hour(threshold)) & enough
+            return np.asarray((value < watched.by_hour(threshold)) & enough)
+        requests = watched.sustained["rate"] * seconds
+        passed: Flags = (value > watched.by_hour(threshold)) & (requests >= least)
+        if signal == "error_ratio":
+            # Rates are estimates: half a failure less counts as enough.
+            passed &= value * requests > params.thresholds.min_failures - 0.5
     return passed
 
 
 def passes_static(
-    watched: Watched, spec: SignalSpec, bound: str, params: Params, step_s: float
+    watched: Watched, signal: str, bound: str, threshold: float, params: Params, *, step_s: float
 ) -> Flags:
-    """Tell at which evaluations a static alert's expression gives a sample."""
-    threshold = getattr(spec.fallback, bound)
-    value, rate = watched.live[spec.name], watched.live["rate"]
-    if bound == "lower":
-        value = watched.present
-    if threshold is None or watched.operation == TOGETHER:
-        return np.zeros(value.shape, dtype=np.bool_)
-    requests = rate
+    """Return at which evaluations, `step_s` apart, a static alert's expression returns a sample."""
+    if watched.operation == ALL_OPERATIONS:
+        return _never(watched)
+    requests = watched.live["rate"]
     with np.errstate(invalid="ignore"):
-        passed = value > threshold if bound == "upper" else value < threshold
-        if bound == "lower":
+        if bound == "upper":
+            passed = watched.live[signal] > threshold
+        else:
+            passed = watched.present < threshold
             before_s = max(TRAFFIC_BEFORE_S, 2 * params.thresholds.for_s)
-            requests = rolling_mean(rate, evaluations(before_s, step_s))
+            requests = rolling_mean(requests, evaluations(before_s, step_s))
         passed &= requests * params.features.window_s >= params.features.min_requests
     return np.asarray(passed, dtype=np.bool_)
+
+
+def _passes(alert: Alert, watched: Watched, weeks: "Weeks", params: Params) -> Flags:
+    """Return at which evaluations the alert's expression returns a sample."""
+    rate: Floats | None
+    if alert.threshold is None:
+        week = weeks.get((watched.service, watched.operation, alert.signal))
+        if week is None:
+            return _never(watched)
+        of_rate = weeks.get((watched.service, watched.operation, "rate"))
+        threshold, rate = getattr(week, alert.bound), of_rate.expected if of_rate else None
+    else:
+        threshold = rate = np.full(HOURS_PER_WEEK, alert.threshold)
+    if alert.plain:
+        values = watched.sustained if alert.sustained else watched.live
+        value = values[alert.signal]
+        return np.asarray(
+            COMPARE[alert.sign](value, watched.by_hour(threshold)) & np.isfinite(value)
+        )
+    if alert.sustained or alert.threshold is None:
+        return passes_learned(watched, alert.signal, alert.bound, threshold, rate, params)
+    step_s = float(params.features.window_s)
+    return passes_static(watched, alert.signal, alert.bound, alert.threshold, params, step_s=step_s)
+
+
+def _never(watched: Watched) -> Flags:
+    return np.zeros(watched.times.shape, dtype=np.bool_)
+
+
+def _python(time: np.datetime64) -> datetime:
+    moment: datetime = time.astype("datetime64[us]").item()
+    return moment

@@ -1,6 +1,6 @@
-"""Learn thresholds of sustained values, replay them, and let the gate decide; a training stage.
+"""The gate as a stage of the training: learn thresholds, replay them, decide which ones page.
 
-In:  derived/ features, bounds and scores of a training; labelled incidents; what is published.
+In:  derived/ features, bounds and scores of a training run; labelled incidents; the published set.
 Out: derived/levels.parquet (thresholds of the coming week), derived/gate.parquet (the gate's
      table), derived/firings.parquet (when every candidate would have fired).
 """
@@ -29,15 +29,15 @@ TABLE, FIRINGS, LEVELS = "gate", "firings", "levels"
 
 @dataclass(frozen=True)
 class Gated:
-    """What the gate found.
+    """The result of the gate.
 
     Parameters
     ----------
     levels : bounds of sustained values for the coming week, see `levels.learn`; where none could
-        be learned, the bounds of windows, which the gate never publishes.
-    table : see `gate.TABLE_SCHEMA`.
-    firings : see `history.FIRINGS_SCHEMA`.
-    replayed : [since, until) of each replayed time, UTC without a zone.
+        be learned, the bounds of single windows, which the gate never publishes.
+    table : with `judge.TABLE_SCHEMA`.
+    firings : with `history.FIRINGS_SCHEMA`.
+    replayed : [since, until) of each fold, UTC without a zone.
     """
 
     levels: pl.DataFrame
@@ -57,16 +57,16 @@ def run(
     *,
     published: pl.DataFrame | None = None,
 ) -> Gated:
-    """Pass every threshold through the gate.
+    """Replay every threshold and decide which ones page.
 
     Parameters
     ----------
-    features, bounds, scores : of the training.
-    train : gives bounds of the features before a replayed time.
+    features, bounds, scores : of the training run.
+    train : returns bounds of the features before a replayed time.
     signals : what is watched, with the static thresholds.
-    incidents : labelled ones, to judge by; they teach nothing.
+    incidents : labelled ones, to judge by; nothing is trained on them.
     params : the numbers of params.yaml.
-    published : thresholds.parquet of the release before.
+    published : thresholds.parquet of the previous release.
     """
     coming = levels.learn(features, bounds, params)
     without = bounds.select(coming.columns).join(coming, on=SERIES, how="anti")
@@ -86,16 +86,16 @@ def run(
 
 
 def labels(workspace: Path, lake: Path) -> Calendar:
-    """Give what the gate judges by: specs/calendar.yaml, and the truth beside a simulated lake."""
-    found = list(calendar.of_workspace(workspace))
-    truth = lake.parent / "simulated" / "truth.json"
-    if truth.exists():
-        found += calendar.from_truth(truth)
-    return calendar.of(found)
+    """Return the labels to judge by: specs/calendar.yaml and the calendar beside the lake."""
+    entries = list(calendar.of_workspace(workspace))
+    beside = calendar.beside(lake)
+    if beside.exists():
+        entries += calendar.load(beside)
+    return calendar.of(entries)
 
 
 def trainer(settings: Settings, progress: bool = False) -> Train:
-    """Give the training as the gate wants it: features in, bounds out."""
+    """Return the workspace's training as a function from features to bounds."""
     params = settings.params
 
     def train(features: pl.DataFrame) -> pl.DataFrame:
@@ -114,9 +114,7 @@ def trainer(settings: Settings, progress: bool = False) -> Train:
 def gate_stage(
     lake: Path, derived: Path, models: Path, settings: Settings, run_id: str | None, progress: bool
 ) -> str:
-    """Write derived/levels, gate and firings: what may page from now on, and why."""
-    params = settings.params
-
+    """Write derived/levels, gate and firings: which thresholds page from now on, and why."""
     before = derived.parent / "published" / "thresholds.parquet"
     gated = run(
         pl.read_parquet(derived / stages.FEATURES),
@@ -125,7 +123,7 @@ def gate_stage(
         trainer(settings, progress),
         signal_specs.load(settings.workspace / "specs"),
         labels(settings.workspace, lake),
-        params,
+        settings.params,
         published=pl.read_parquet(before) if before.exists() else None,
     )
     for name, frame in ((LEVELS, gated.levels), (TABLE, gated.table), (FIRINGS, gated.firings)):
@@ -141,13 +139,13 @@ def gate_stage(
 def _candidates(
     frames: Mapping[str, pl.DataFrame | None], signals: Mapping[str, SignalSpec]
 ) -> dict[Key, frozenset[str]]:
-    """Say which candidates every series and bound has; a static one stands beside each."""
-    found: dict[Key, frozenset[str]] = {}
+    """Return the candidates of every series and bound; each has a static one."""
+    candidates: dict[Key, frozenset[str]] = {}
     for candidate, frame in frames.items():
         if frame is None:
             continue
         for service, operation, signal in frame.select(SERIES).unique().iter_rows():
             for bound in signals[signal].bounds:
                 key = (service, operation, signal, bound)
-                found[key] = found.get(key, frozenset()) | {STATIC, candidate}
-    return found
+                candidates[key] = candidates.get(key, frozenset()) | {STATIC, candidate}
+    return candidates

@@ -1,11 +1,11 @@
-"""See history as the alert rules see it: live and sustained values at every evaluation.
+"""Compute history as the alert rules see it: live and sustained values at every evaluation.
 
-In:  the features of operations, window by window.
-Out: `Watched`, one an operation, and one a service for its operations together.
+In:  the features of operations, one row per operation and window.
+Out: one `Watched` per operation, and one per service for all its operations together.
 
-A sustained value looks at the last half hour (`thresholds.sustained_s`): one odd window pages
-nobody, and a few requests a window become enough to judge by. Of the rate it is the mean, of the
-error ratio failures over requests, of p95 latency the geometric mean of the windows' p95.
+A sustained value covers the last `thresholds.sustained_s`, so that one odd window pages nobody
+and a few requests per window suffice. For the rate it is the mean, for the error ratio failures
+over requests, for p95 latency the geometric mean of the windows' p95.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,12 @@ from apm_analytics.baselines.models.series import Times, hour_of_week
 from apm_analytics.foundation.settings import Params
 from apm_analytics.signals.operations import OPERATION
 
-# All operations of a service together: a loss of traffic shows here first, for the service has
-# the counts that each of its operations lacks.
-TOGETHER = "*"
-# A service that died takes its series with it: for this long its rate counts as 0. Longer, and
-# an operation that was renamed would be missed for days.
+# The operation that stands for all operations of a service: a loss of traffic shows here first,
+# because the service has more requests than each of its operations. (`TOGETHER` in baselines is
+# something else: the signal that stands for all signals of one operation.)
+ALL_OPERATIONS = "*"
+# A service that died takes its series with it: for this long its rate counts as 0. With a longer
+# time, a renamed operation would count as missing for days.
 SEEN_WITHIN_S = 6 * 3600.0
 
 
@@ -34,8 +35,8 @@ class Watched:
     Parameters
     ----------
     times : datetime64[us] of shape (n,), the evaluations, UTC, equally spaced.
-    live : signal -> float64 of shape (n,), as Prometheus records it; NaN where it has no value.
-    present : the rate of shape (n,), 0 where its series is gone since a short time.
+    live : signal -> float64 of shape (n,), as Prometheus records it; NaN without a value.
+    present : the rate of shape (n,), 0 where its series disappeared a short time ago.
     sustained : as `live`, over the last `thresholds.sustained_s`.
     """
 
@@ -47,18 +48,22 @@ class Watched:
     sustained: dict[str, Floats]
 
     def by_hour(self, week: Floats) -> Floats:
-        """Pick of 168 values, hour 0 is Sunday 00:00 UTC, the one of each evaluation."""
+        """Return for each evaluation its value of 168; hour 0 is Sunday 00:00 UTC."""
         return week[hour_of_week(self.times)]
 
 
+def labelled(operation: str) -> str | None:
+    """Return the operation to look labels up by; None, for any, for all of a service."""
+    return None if operation == ALL_OPERATIONS else operation
+
+
 def watch(features: pl.DataFrame, params: Params) -> Iterator[Watched]:
-    """Give every operation, and every service of several operations, as the rules see them.
+    """Yield every operation, and every service of several operations, as the rules see them.
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them. What was measured in a window is known,
-        and evaluated, at its end; an operation that ended early is followed as `SEEN_WITHIN_S`
-        says.
+    features : as `signals.operations.features` returns them. A window is evaluated at its end. An
+        operation that ends early counts as rate 0 for `seen_within_s`.
     params : the numbers of params.yaml.
     """
     step_s = params.features.window_s
@@ -70,10 +75,10 @@ def watch(features: pl.DataFrame, params: Params) -> Iterator[Watched]:
     for part in ordered.partition_by(OPERATION, maintain_order=True):
         service, operation = part.select(OPERATION).row(0)
         ends = part["time"].cast(pl.Datetime("us")).to_numpy() + step
-        gone = np.arange(ends[-1] + step, last + 2 * step, step)
-        nothing = np.full(gone[:seen].size, np.nan)
+        gone = np.arange(ends[-1] + step, last + 2 * step, step)[:seen]
+        nothing = np.full(gone.size, np.nan)
         rate = np.concatenate([part["rate_per_s"].to_numpy(), nothing])
-        times = np.concatenate([ends, gone[:seen]])
+        times = np.concatenate([ends, gone])
         watched = measured(
             service,
             operation,
@@ -88,7 +93,7 @@ def watch(features: pl.DataFrame, params: Params) -> Iterator[Watched]:
         yield watched
     for service, rates in totals.items():
         if len(rates) > 1:
-            yield _together(service, rates, params, step_s)
+            yield _all_operations(service, rates, params, step_s)
 
 
 def measured(
@@ -102,12 +107,12 @@ def measured(
     params: Params,
     step_s: float,
 ) -> Watched:
-    """Watch one operation whose live values are known at every evaluation, `step_s` apart.
+    """Compute `Watched` from live values at every evaluation, `step_s` apart.
 
     Parameters
     ----------
     rate : 1/s of shape (n,); NaN where its series is gone.
-    error_ratio, latency_p95 : of shape (n,); NaN where there is none.
+    error_ratio, latency_p95 : ratio and s of shape (n,); NaN without a value.
     """
     count = evaluations(params.thresholds.sustained_s, step_s)
     seen = rolling_sum(np.isfinite(rate).astype(np.float64), _seen(params, step_s))
@@ -126,12 +131,12 @@ def measured(
 
 
 def evaluations(seconds: float, step_s: float) -> int:
-    """Count the evaluations that a range of so many seconds sees, at least one."""
+    """Return how many evaluations a range of so many seconds covers, at least one."""
     return max(int(np.ceil(seconds / step_s)), 1)
 
 
 def seen_within_s(params: Params) -> float:
-    """Look back so far for a series that is gone: longer than `for`, or no alert could fire."""
+    """Return how long a series that is gone counts as 0: longer than `for`, or no alert fires."""
     return max(SEEN_WITHIN_S, 2 * params.thresholds.for_s)
 
 
@@ -139,34 +144,33 @@ def rolling_sum(values: Floats, count: int) -> Floats:
     """Sum the last `count` values, fewer at the beginning; NaN counts as nothing."""
     summed = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values, nan=0.0))])
     ends = np.arange(1, values.size + 1)
-    # Sums of what is never negative: rounding must not make them so.
-    found: Floats = summed[ends] - summed[np.maximum(ends - count, 0)]
-    return found
+    sums: Floats = summed[ends] - summed[np.maximum(ends - count, 0)]
+    return sums
 
 
 def rolling_mean(values: Floats, count: int) -> Floats:
-    """Average the last `count` values that are there; NaN where none is."""
+    """Return the mean of the finite ones of the last `count` values; NaN where there is none."""
     known = rolling_sum(np.isfinite(values).astype(np.float64), count)
     with np.errstate(invalid="ignore"):
-        found: Floats = np.where(known > 0, rolling_sum(values, count) / known, np.nan)
-    return found
+        means: Floats = np.where(known > 0, rolling_sum(values, count) / known, np.nan)
+    return means
 
 
 def _seen(params: Params, step_s: float) -> int:
     return evaluations(seen_within_s(params), step_s)
 
 
-def _together(
+def _all_operations(
     service: str, rates: list[tuple[Times, Floats]], params: Params, step_s: float
 ) -> Watched:
     times = np.unique(np.concatenate([times for times, _ in rates]))
     total = np.zeros(times.size)
-    for held, rate in rates:
-        total[np.searchsorted(times, held)] += np.nan_to_num(rate, nan=0.0)
+    for of_operation, rate in rates:
+        total[np.searchsorted(times, of_operation)] += np.nan_to_num(rate, nan=0.0)
     nothing = np.full(times.size, np.nan)
     return measured(
         service,
-        TOGETHER,
+        ALL_OPERATIONS,
         times,
         rate=total,
         error_ratio=nothing,
@@ -177,7 +181,7 @@ def _together(
 
 
 def _ratio(part: pl.DataFrame) -> Floats:
-    """Failures a request of every window with requests, however few."""
+    """Return failures per request of every window with requests, however few."""
     count = pl.col("count")
     ratio = pl.when(count > 0).then(pl.col("error_count") / count)
     return _values(part.select(ratio.alias("ratio"))["ratio"])

@@ -1,15 +1,19 @@
-"""Write thresholds in Prometheus' text format, for node-exporter's textfile collector.
+"""Render thresholds in Prometheus' text format, for node-exporter's textfile collector.
 
 In:  thresholds of one run, one row per (service, operation, signal, bound, hour of the week).
-Out: the text of apm_thresholds.prom: 168 gauges a bound, and where they come from. A threshold
-     that the gate does not publish is left out, so the static alert stands in for it.
+Out: the text of apm_thresholds.prom: 168 gauges per bound, and their provenance. A threshold that
+     the gate does not publish is left out, so the static alert stands in for it.
+
+The text is not written by prometheus_client: that sorts labels and writes times as 1.7e+09, which
+changes every published line, and took 0.66 s for 31,000 lines instead of 0.32 s.
 """
 
 from collections.abc import Iterator
 
 import polars as pl
 
-SERIES = ("service_name", "operation", "signal")
+from apm_analytics.signals.operations import SERIES
+
 HELP = {
     "apm_baseline_expected": "Expected value of the signal in this hour of the week "
     "(0 = Sunday 00:00 UTC), in its base unit.",
@@ -25,7 +29,7 @@ HELP = {
 
 
 def text(thresholds: pl.DataFrame) -> str:
-    """Render thresholds as Prometheus text.
+    """Return thresholds as Prometheus text.
 
     Parameters
     ----------
@@ -50,18 +54,18 @@ def text(thresholds: pl.DataFrame) -> str:
 
 
 def escape(value: str) -> str:
-    """Escape a label value: backslash, quote and newline; everything else is plain UTF-8."""
+    """Escape a label value: backslash, quote and newline."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _metric(name: str, samples: Iterator[tuple[dict[str, str], float]]) -> Iterator[str]:
     first = True
     for labels, value in samples:
-        if first:  # a metric without samples gets no head either
+        if first:  # a metric without samples has no head
             yield f"# HELP {name} {HELP[name]}"
             yield f"# TYPE {name} gauge"
             first = False
-        pairs = ",".join(f'{label}="{escape(held)}"' for label, held in labels.items())
+        pairs = ",".join(f'{label}="{escape(text)}"' for label, text in labels.items())
         yield f"{name}{{{pairs}}} {value!r}" if pairs else f"{name} {value!r}"
 
 

@@ -1,7 +1,7 @@
-"""Speak with promtool: its notation for tests, and running it.
+"""Run promtool, and write its notation for tests.
 
 In:  operations with live values and bounds; a folder of rules and their tests.
-Out: test files as mappings; an error with what promtool said when it refuses.
+Out: test files as mappings; an error with promtool's output when it refuses.
 
 promtool's clock starts at epoch 0, a Thursday 00:00 UTC: hour 96 of the week.
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
+from apm_analytics.baselines.models.series import HOURS_PER_WEEK
 from apm_analytics.foundation.errors import ApmError
 
 TIMEOUT_S = 300.0
 START_HOUR = 96
-HOURS_PER_WEEK = 168
 TRAINED = "apm_baseline_trained_timestamp_seconds"
 MODEL = "robust"
 RUN_ID = "20260101T000000Z-test"
@@ -36,12 +36,12 @@ def check(prometheus: Path) -> bool:
 
     Returns
     -------
-    False when there is no promtool on PATH, so nothing was checked.
+    Whether they were checked: False without promtool on PATH.
 
     Raises
     ------
     ApmError
-        promtool refuses them, or does not finish; the message holds what it said.
+        promtool refuses them or does not finish; the message holds its output.
     """
     promtool = shutil.which("promtool")
     if promtool is None:
@@ -58,10 +58,10 @@ def check(prometheus: Path) -> bool:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ApmError(f"promtool {verb} rules did not finish: {error}") from error
         if done.returncode:
-            said = (done.stdout + done.stderr).strip()
+            output = (done.stdout + done.stderr).strip()
             raise ApmError(
                 f"promtool {verb} rules refuses {', '.join(file.name for file in files)}, "
-                f"nothing is published; check promql and record in specs/signals.yaml:\n{said}"
+                f"nothing is published; check promql and record in specs/signals.yaml:\n{output}"
             )
     return True
 
@@ -75,12 +75,12 @@ class Operation:
     minutes: int
 
     def live(self, spec: SignalSpec, value: float | str) -> Series:
-        """Its live value: one number, or values in promtool's notation."""
+        """Return its live value; a string holds values in promtool's notation."""
         values = value if isinstance(value, str) else steady(value, self.minutes)
         return series(spec.record, values, service=self.service, operation=self.name)
 
     def hourly(self, bound: str, signal: str, values: float | Mapping[int, float]) -> list[Series]:
-        """Its bound by hour of the week; one number holds for every hour of the test."""
+        """Return its bound by hour of the week; a number applies to every hour of the test."""
         if not isinstance(values, Mapping):
             values = dict.fromkeys(hours(self.minutes), values)
         return [
@@ -96,7 +96,7 @@ class Operation:
         ]
 
     def replayed(self, signal: str, bound: str, pages: float) -> Series:
-        """How often its alert would have fired, a week."""
+        """Return how often per week its alert would have fired."""
         return series(
             "apm_threshold_pages_per_week",
             steady(pages, self.minutes),
@@ -107,7 +107,7 @@ class Operation:
         )
 
     def info(self, signal: str) -> Series:
-        """Where its baseline comes from."""
+        """Return the provenance of its baseline."""
         return series(
             "apm_baseline_info",
             steady(1, self.minutes),
@@ -120,36 +120,36 @@ class Operation:
 
 
 def hours(minutes: int) -> list[int]:
-    """The hours of the week that a test of so many minutes sees; a week is the longest."""
+    """Return the hours of the week that a test of so many minutes covers, at most a week."""
     count = min(minutes // 60 + 1, HOURS_PER_WEEK)
     return [(START_HOUR + hour) % HOURS_PER_WEEK for hour in range(count)]
 
 
 def steady(value: float, minutes: int) -> str:
-    """Write the same value at every minute; as a float, for promtool reads 0x20 as hexadecimal."""
+    """Return one value for every minute; a float, because promtool reads 0x20 as hexadecimal."""
     return f"{float(value)!r}x{minutes}"
 
 
 def trained(minutes: int) -> Series:
-    """Say at every minute that the thresholds were trained just now."""
+    """Return thresholds that at every minute were trained just now."""
     return series(TRAINED, f"0+60x{minutes}")
 
 
 def selector(**labels: str) -> str:
-    """Write labels as PromQL does; JSON's escapes are all known to its strings."""
+    """Return labels as a PromQL selector; JSON's escapes are valid in its strings."""
     pairs = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items())
     return "{" + ", ".join(pairs) + "}" if labels else ""
 
 
 def series(metric: str, values: str, **labels: str) -> Series:
-    """Write one input series."""
+    """Return one input series."""
     return {"series": f"{metric}{selector(**labels)}", "values": values}
 
 
 def test(
     name: str, inputs: list[Series], checks: list[tuple[str, int, list[dict[str, Any]]]]
 ) -> Test:
-    """Write a test of alerts: at each minute, exactly these must fire."""
+    """Return a test of alerts: at each minute, exactly these must fire."""
     return {
         "name": name,
         "interval": "1m",
@@ -161,14 +161,14 @@ def test(
     }
 
 
-def expects(wanted: str, minute: int, value: float | None) -> dict[str, Any]:
-    """Write that a series has this value at a minute, or is not there."""
-    samples = [] if value is None else [{"labels": wanted, "value": value}]
-    return {"expr": wanted, "eval_time": f"{minute}m", "exp_samples": samples}
+def expects(selected: str, minute: int, value: float | None) -> dict[str, Any]:
+    """Return the check that a series has this value at a minute; None: that it is absent."""
+    samples = [] if value is None else [{"labels": selected, "value": value}]
+    return {"expr": selected, "eval_time": f"{minute}m", "exp_samples": samples}
 
 
 def test_file(rules: str, evaluation_interval: str, tests: list[Test]) -> dict[str, Any]:
-    """Write a file of tests on a file of rules beside it."""
+    """Return a file of tests of a rules file."""
     return {
         "rule_files": [f"../rules/{rules}"],
         "evaluation_interval": evaluation_interval,

@@ -1,11 +1,12 @@
-"""Write promtool tests that make each alert fire, and not fire.
+"""Build promtool tests in which each alert fires, and in which it does not.
 
-In:  the signals, the params and the thresholds about to be published.
-Out: two promtool test files: made-up operations (bound passed, kept, too little traffic, the
-     hour's boundary, stale, absent, gone), real ones with their published bounds; the week's end.
+In:  the signals, the params and the thresholds to be published.
+Out: two promtool test files: one with made-up operations (bound passed, bound kept, too little
+     traffic, change of the hour, stale, absent, gone) and real ones with their published bounds;
+     one for the end of the week.
 
-promtool's clock starts at epoch 0, a Thursday 00:00 UTC: hour 96 of the week. Live values are
-given under their recorded names, so that another promql in the specs needs no other tests.
+Live values are written under their recorded names, so the tests do not depend on the promql in
+the specs.
 """
 
 import math
@@ -17,7 +18,6 @@ import polars as pl
 
 from apm_analytics.alerts.prometheus import promtool, rules
 from apm_analytics.alerts.prometheus.promtool import (
-    HOURS_PER_WEEK,
     MODEL,
     RUN_ID,
     START_HOUR,
@@ -27,11 +27,12 @@ from apm_analytics.alerts.prometheus.promtool import (
 )
 from apm_analytics.alerts.prometheus.rules import Facts
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
+from apm_analytics.baselines.models.series import HOURS_PER_WEEK
 from apm_analytics.foundation.settings import Params
 
 FILE_NAME = "apm_thresholds_test.yml"
 WEEK_FILE_NAME = "apm_week_test.yml"
-# Names that break careless quoting.
+# Names that need correct quoting.
 SERVICE = 'test "shop"'
 REPLAYED = "0.25"
 PASSED, KEPT, FEW = "GET /passed/{id}\\näh", "GET /kept", "GET /few"
@@ -39,7 +40,7 @@ PASSED, KEPT, FEW = "GET /passed/{id}\\näh", "GET /kept", "GET /few"
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all tests share."""
+    """The inputs that all tests share."""
 
     signals: Mapping[str, SignalSpec]
     params: Params
@@ -47,18 +48,18 @@ class _Plan:
 
     @property
     def guard(self) -> float:
-        """The rate (1/s) below which some alert keeps quiet."""
+        """The rate (1/s) below which some alert does not fire."""
         thresholds = self.params.thresholds
         return max(
             self.params.features.min_requests / self.params.features.window_s,
             thresholds.min_requests / thresholds.sustained_s,
-            # Of a busy operation every tenth request may fail.
+            # In a busy operation every tenth request may fail.
             thresholds.min_failures / thresholds.sustained_s,
         )
 
     @property
     def few(self) -> float:
-        """A rate (1/s) at which every alert keeps quiet."""
+        """A rate (1/s) at which no alert fires."""
         thresholds = self.params.thresholds
         return 0.5 * min(
             self.params.features.min_requests / self.params.features.window_s,
@@ -67,17 +68,17 @@ class _Plan:
 
     @property
     def busy(self) -> float:
-        """A rate that passes every guard and is above the static floor."""
+        """A rate (1/s) that passes every guard and is above the static lower bound."""
         return max(10 * self.guard, 4 * (self.signals["rate"].fallback.lower or 0))
 
     @property
     def settled(self) -> int:
-        """Minutes after which an alert surely fires, if it should."""
+        """Minutes after which an alert fires for certain, if it should."""
         return math.ceil(self.params.thresholds.for_s / 60) + 10
 
     @property
     def resolved(self) -> int:
-        """Minutes after which an alert surely stopped, since its value is kept again."""
+        """Minutes after which an alert has stopped for certain, once its bound is kept again."""
         thresholds = self.params.thresholds
         return math.ceil((thresholds.sustained_s + thresholds.keep_firing_s) / 60) + 2
 
@@ -90,11 +91,11 @@ class _Plan:
         return promtool.Operation(SERVICE, name, minutes or self.settled + 5)
 
     def with_traffic(self, of: promtool.Operation, spec: SignalSpec, rate: float) -> list[Series]:
-        """The request rate beside another signal; rate itself is given as the live value."""
+        """Return the request rate beside another signal; none beside the rate itself."""
         return [] if spec.name == "rate" else [of.live(self.signals["rate"], rate)]
 
     def facts(self, name: str, value: float, threshold: float, expected: float = 0.0) -> Facts:
-        """What the annotations must say."""
+        """Return the values that the annotations must hold."""
         return Facts(
             service=SERVICE,
             operation=name,
@@ -115,7 +116,7 @@ def document(
 
     Parameters
     ----------
-    signals, params, notebooks : the same as given to `rules.document`.
+    signals, params, notebooks : as passed to `rules.document`.
     thresholds : as `alerts.thresholds.thresholds` returns them.
 
     Returns
@@ -133,7 +134,7 @@ def document(
 def week_document(signals: Mapping[str, SignalSpec]) -> dict[str, Any]:
     """Build the test that Saturday 23:00 UTC is hour 167 of the week and Sunday 00:00 hour 0.
 
-    It spans three days, so it lives in a file of its own that evaluates twice an hour only.
+    It spans three days, so it has its own file, which evaluates only twice per hour.
     """
     midnight = (HOURS_PER_WEEK - START_HOUR) * 60
     operation = promtool.Operation(SERVICE, PASSED, midnight + 10)
@@ -159,7 +160,7 @@ def _learned(plan: _Plan, spec: SignalSpec, bound: str) -> Test:
     expected = 0.75 if bound == "upper" else 1.5
     passed, kept = (2.0, 0.5) if bound == "upper" else (0.5, 2.0)
     inputs = [promtool.trained(plan.settled + 5)]
-    for name, value, own, rate in (
+    for name, value, bound_value, rate in (
         (PASSED, passed * threshold, threshold, plan.busy),
         (KEPT, kept * threshold, threshold, plan.busy),
         (FEW, passed * few, few, plan.few),
@@ -168,8 +169,8 @@ def _learned(plan: _Plan, spec: SignalSpec, bound: str) -> Test:
         inputs += [operation.live(spec, value), operation.info(spec.name)]
         inputs += [operation.replayed(spec.name, bound, float(REPLAYED))]
         inputs += plan.with_traffic(operation, spec, rate)
-        inputs += operation.hourly(bound, spec.name, own)
-        inputs += operation.hourly("expected", spec.name, expected * own)
+        inputs += operation.hourly(bound, spec.name, bound_value)
+        inputs += operation.hourly("expected", spec.name, expected * bound_value)
     alert = rules.alert_name(spec, bound, "Baseline")
     facts = plan.facts(PASSED, passed * threshold, threshold, expected * threshold)
     fired = _fired(spec, PASSED, rules.learned_annotations(spec, bound, facts))
@@ -223,15 +224,15 @@ def _static(plan: _Plan) -> list[Test]:
             passed, kept = 0.0, 2.0 * threshold
         for name, value in ((alert, passed), (f"{alert} kept", kept)):
             operation = plan.operation(name)
-            # Much traffic at first: the floor asks for traffic in the time before.
+            # Much traffic at first: the static lower bound needs traffic before.
             burst = f"{100 * plan.busy!r}x1 {promtool.steady(value, minutes)}"
             live.append(operation.live(spec, burst if spec.name == "rate" else value))
             live += plan.with_traffic(operation, spec, plan.busy)
         # A learned bound that is passed as well: stale, it must not fire.
-        own = plan.operation(alert)
+        learned = plan.operation(alert)
         edge = 0.5 * threshold if bound == "upper" else 2 * plan.busy
-        baseline += [*own.hourly(bound, spec.name, edge), own.info(spec.name)]
-        baseline += own.hourly("expected", spec.name, edge)
+        baseline += [*learned.hourly(bound, spec.name, edge), learned.info(spec.name)]
+        baseline += learned.hourly("expected", spec.name, edge)
         facts = plan.facts(alert, passed, threshold)
         says = rules.static_annotations(spec, bound, facts)
         stale.append((alert, plan.settled, _fired(spec, alert, says)))
@@ -259,7 +260,7 @@ def _static(plan: _Plan) -> list[Test]:
 
 
 def _stale(plan: _Plan) -> list[Test]:
-    """Quiet up to the greatest age, firing after it; firing when there is no timestamp."""
+    """Quiet up to the greatest age, firing after it and without a timestamp."""
     age = plan.params.thresholds.max_age_s
     wait = math.ceil(plan.params.thresholds.for_s / 60)
     minutes = wait + 20
@@ -333,8 +334,8 @@ def _published(plan: _Plan, spec: SignalSpec, bound: str, thresholds: pl.DataFra
     service, name, least, most = most_varied.row(0)
     own = rows.filter(pl.col("service_name") == service, pl.col("operation") == name)
     values: dict[int, float] = dict(own.sort("hour_of_week").select("hour_of_week", "value").rows())
-    # Passed until the alert fired, kept from then on. Only the bound shall decide, so there is
-    # enough traffic whatever the real one.
+    # The bound is passed until the alert fires, and kept from then on. There is always enough
+    # traffic, so that only the bound decides.
     passed, kept = (2 * most, 0.5 * least) if bound == "upper" else (0.5 * least, 2 * most)
     if spec.name == "rate" and bound == "upper":
         passed = max(passed, plan.busy)

@@ -1,7 +1,7 @@
-"""Read what is watched, and where Prometheus finds its live value.
+"""Read which signals are watched, and how Prometheus computes their live values.
 
 In:  specs/signals.yaml.
-Out: one checked `SignalSpec` a signal, in the order of the file.
+Out: one checked `SignalSpec` per signal, in the order of the file.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from apm_analytics.foundation.specs import Spec, check
 from apm_analytics.foundation.yaml_documents import Place, read
 
 FILE_NAME = "signals.yaml"
-# Which bounds become thresholds. Low latency and few errors are no trouble; too few requests are.
+# Which bounds become thresholds. Low latency and few errors are harmless, too few requests are not.
 BOUNDS: dict[str, tuple[str, ...]] = {
     "latency_p95": ("upper",),
     "rate": ("lower", "upper"),
@@ -33,7 +33,7 @@ class Labels(Spec):
 
 
 class Fallback(Spec):
-    """Static thresholds in the signal's unit, for when there is no fresh learned one."""
+    """Static thresholds in the signal's unit; they apply without a fresh learned one."""
 
     upper: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     lower: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -102,12 +102,12 @@ def load(specs: Path) -> dict[str, SignalSpec]:
     Raises
     ------
     BadParameter
-        The file is missing or no YAML; a key is unknown, missing or ill-valued (the message
-        names key and value); a signal is unknown or left out; two share a record or alert name.
+        The file is missing or no YAML; a key is unknown or missing, or its value is invalid (the
+        message names both); a signal is unknown or missing; two share a record or alert name.
     """
     document = read(specs / FILE_NAME if specs.is_dir() else specs)
     signals = check(document, _File).signals
-    misfits = [document.problem(("signals", *place), said) for place, said in _misfits(signals)]
+    misfits = [document.problem(("signals", *place), fault) for place, fault in _misfits(signals)]
     if misfits:
         raise BadParameter("\n".join(misfits))
     return {name: spec.model_copy(update={"name": name}) for name, spec in signals.items()}
@@ -130,5 +130,5 @@ def _misfits(signals: Mapping[str, SignalSpec]) -> Iterator[tuple[Place, str]]:
         for name, spec in signals.items():
             first = taken.setdefault(getattr(spec, key), name)
             if first != name:
-                said = f"{getattr(spec, key)!r} is taken by signals.{first}; choose another name"
-                yield (name, key), said
+                fault = f"{getattr(spec, key)!r} is taken by signals.{first}; choose another name"
+                yield (name, key), fault

@@ -1,11 +1,11 @@
-"""Write the Prometheus rules of service level objectives: burn rates and the alerts on them.
+"""Build the Prometheus rules of service level objectives: burn rates and the alerts on them.
 
 In:  the SLOs of specs/slos whose indicator Prometheus can see, and the params.
 Out: recording rules under Sloth's names, multi-window burn alerts, their promtool tests.
 
 Prometheus sees what the Collector's spanmetrics connector counts: requests of a service's
-operations, failed ones, and those within a bucket of its histogram. Transactions, columns and
-quantiles of time slices are seen by the lake only; its budget is the exact one.
+operations, failed ones, and those within a bucket of its histogram. Only the lake sees
+transactions, columns and quantiles of time slices; its budget is the exact one.
 """
 
 import re
@@ -38,7 +38,7 @@ BURNS: dict[str, tuple[tuple[float, str, str], ...]] = {
 PERIOD = WINDOWS[-1]
 COUNTED = ("1h", "6h", "1d", "3d")
 OPERATORS = {"lte": "<=", "lt": "<", "gte": ">=", "gt": ">"}
-# Long enough for a short window to run dry after the outage.
+# Long enough for a short window to contain nothing of the outage at the end.
 TEST_MINUTES = 24
 OUTAGE_MINUTES = 10
 
@@ -53,12 +53,12 @@ class _Watched:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Sloth's labels; of several objectives each has an id of its own."""
-        own = self.slo.name if len(self.slo.objectives) == 1 else f"{self.slo.name}-{self.number}"
+        """Sloth's labels; each of several objectives has its own id."""
+        name = self.slo.name if len(self.slo.objectives) == 1 else f"{self.slo.name}-{self.number}"
         return {
-            "sloth_id": f"{self.slo.service}-{own}",
+            "sloth_id": f"{self.slo.service}-{name}",
             "sloth_service": self.slo.service,
-            "sloth_slo": own,
+            "sloth_slo": name,
         }
 
     @property
@@ -80,17 +80,17 @@ class _Watched:
 
 
 def files(specs: Path, params: Params, origin: Mapping[str, str]) -> dict[str, bytes]:
-    """Give the rules and their tests by their path in a release; none where there is no SLO.
+    """Return rules and their tests by their path in a release; none when there is no SLO.
 
     Parameters
     ----------
     specs : the folder with `slos/` and `transactions.yaml`.
-    origin : where the set comes from, for the head of the files.
+    origin : provenance for the heads of the files, see `threshold_files.origin`.
 
     Raises
     ------
     BadParameter
-        A spec does not fit; with file and line.
+        A spec is invalid; the message names file and line.
     """
     if not (specs / SLOS).is_dir():
         return {}
@@ -110,7 +110,7 @@ def files(specs: Path, params: Params, origin: Mapping[str, str]) -> dict[str, b
 
 
 def document(slos: Sequence[Slo], params: Params) -> dict[str, Any]:
-    """Build the rules file: one group an objective, so that its rules run in order."""
+    """Build the rules file: one group per objective, so that its rules run in order."""
     return {
         "groups": [
             {
@@ -123,7 +123,7 @@ def document(slos: Sequence[Slo], params: Params) -> dict[str, Any]:
 
 
 def watched(slos: Sequence[Slo]) -> list[_Watched]:
-    """List the objectives that Prometheus can see."""
+    """Return the objectives that Prometheus can see."""
     return [
         _Watched(slo, objective, number)
         for slo in slos
@@ -133,10 +133,10 @@ def watched(slos: Sequence[Slo]) -> list[_Watched]:
 
 
 def tests(slos: Sequence[Slo], params: Params) -> dict[str, Any]:
-    """Build promtool tests: quiet when well, a page on an outage, none on a handful of requests,
-    and a page that stays when the numbers stop coming."""
+    """Build promtool tests: no page when all is well, or on a handful of requests; a page on an
+    outage, which stays when the metrics stop."""
     plain = [one for one in watched(slos) if not _failing_is_good(one)]
-    # Together they cost promtool one evaluation of all rules; odd ones need worlds of their own.
+    # One world costs promtool one evaluation of all rules; inverted objectives need their own.
     worlds = [plain] if plain else []
     worlds += [[one] for one in watched(slos) if _failing_is_good(one)]
     found = [test for world in worlds for test in _tests(world, params)]
@@ -168,7 +168,7 @@ def _quoted(text: str) -> str:
 
 
 def _ratio(one: _Watched, window: str) -> str:
-    """Write the share of bad requests in a window."""
+    """Return the share of bad requests in a window."""
     indicator = one.objective.indicator
     total = f"sum(rate({_select(CALLS, indicator.total)}[{window}]))"
     failed = _select(CALLS, indicator.total, 'status_code="STATUS_CODE_ERROR"')
@@ -253,7 +253,7 @@ def _burning(one: _Watched, factor: float, long: str, short: str, least: int) ->
 
 
 def _frozen(one: _Watched, severity: str) -> str:
-    """Keep firing what fired, while nothing can be measured: no numbers are no good news."""
+    """Return the expression that keeps an alert firing while its ratio cannot be measured."""
     fired = promtool.selector(
         alertname=one.alert, alertstate="firing", sloth_severity=severity, **one.labels
     )
@@ -306,7 +306,7 @@ def _tests(world: Sequence[_Watched], params: Params) -> Iterator[promtool.Test]
 
 
 def _inputs(one: _Watched, fine: str, broken: str) -> list[promtool.Series]:
-    """Write what the Collector counts while `fine` requests go well and `broken` ones fail."""
+    """Return what the Collector counts while `fine` requests succeed and `broken` ones fail."""
     indicator = one.objective.indicator
     operations = indicator.total.operations
     shared = {
@@ -337,7 +337,7 @@ def _fired(one: _Watched, severity: str) -> dict[str, Any]:
 
 
 def check_conditions(slos: Sequence[Slo]) -> list[str]:
-    """Name the alert conditions that look back over a window that nobody records."""
+    """Return an error per alert condition that looks back over a window without a recording."""
     known = {duration_minutes(window) for window in WINDOWS}
     return [
         f"{slo.where}: {condition.name} looks back over {condition.lookback}; "

@@ -15,8 +15,10 @@ from apm_analytics.cli import apm
 from apm_analytics.foundation import settings
 from apm_analytics.foundation.errors import BadParameter, NotEnoughData, NotFound
 from apm_analytics.foundation.settings import Params, Settings
+from apm_analytics.signals.calendar import Calendar
 
 START = datetime(2026, 3, 2)
+NOTHING = Calendar()  # no labels
 INCIDENT = START + timedelta(days=2, minutes=-45)
 
 RULES = """\
@@ -144,22 +146,24 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_an_alert_fires_in_the_incident_and_with_a_higher_threshold_not(
     lake: Path, held: Settings, file: Path
 ) -> None:
-    found = backtest.run(lake, "Slow", held, since=START, files=[file])
+    found = backtest.run(lake, "Slow", held, NOTHING, since=START, files=[file])
     assert found.fired.select("service_name", "operation").unique().rows() == [small_run.SLOW]
     assert INCIDENT < found.fired["start"].min() < INCIDENT + timedelta(minutes=25)  # type: ignore[operator]
     assert found.fired["ongoing"].to_list() == [True]
     assert found.lines()[0].startswith("Slow: would have fired 1 times in 2.0 days")
-    assert backtest.run(lake, "Slow", held, since=START, files=[file], threshold=9).fired.is_empty()
-    waits = backtest.run(lake, "Slow", held, since=START, files=[file], for_s=7200)
+    assert backtest.run(
+        lake, "Slow", held, NOTHING, since=START, files=[file], threshold=9
+    ).fired.is_empty()
+    waits = backtest.run(lake, "Slow", held, NOTHING, since=START, files=[file], for_s=7200)
     assert waits.fired.is_empty()
-    before = backtest.run(lake, "Slow", held, since=START, until=INCIDENT, files=[file])
+    before = backtest.run(lake, "Slow", held, NOTHING, since=START, until=INCIDENT, files=[file])
     assert before.fired.is_empty()
 
 
 def test_a_learned_alert_is_replayed_on_days_that_did_not_teach_it(
     lake: Path, held: Settings
 ) -> None:
-    found = backtest.run(lake, "ApmErrorRatioAboveBaseline", held, since=START)
+    found = backtest.run(lake, "ApmErrorRatioAboveBaseline", held, NOTHING, since=START)
     # Of two days the first teaches, the second is replayed.
     assert found.since == pytest.approx(START + timedelta(days=1), abs=timedelta(minutes=10))
     fired = found.fired.select("service_name", "operation").unique().rows()
@@ -171,9 +175,9 @@ def test_nothing_to_replay_and_times_that_are_swapped_are_refused(
 ) -> None:
     name = "ApmErrorRatioAboveStatic"
     with pytest.raises(NotEnoughData, match="no whole window after"):
-        backtest.run(lake, name, held, since=START + timedelta(days=9))
+        backtest.run(lake, name, held, NOTHING, since=START + timedelta(days=9))
     with pytest.raises(BadParameter, match="not after since"):
-        backtest.run(lake, name, held, since=START, until=START)
+        backtest.run(lake, name, held, NOTHING, since=START, until=START)
 
 
 def test_the_command_prints_a_table_csv_or_json(lake: Path, file: Path) -> None:

@@ -71,7 +71,7 @@ def together(parts: list[Watched], params: Params) -> Watched:
     nothing = np.full(TIMES.size, np.nan)
     return watching.measured(
         SERVICE,
-        watching.TOGETHER,
+        watching.ALL_OPERATIONS,
         TIMES,
         rate=np.sum([part.present for part in parts], axis=0),
         error_ratio=nothing,
@@ -128,7 +128,7 @@ def test_replayed_intervals_are_those_of_prometheus(
             for signal, spec in specs.items():
                 inputs.append(held.live(spec, values(one.live[signal], gone[one.operation])))
         learned = thresholds(rng, hours)
-        if one.operation == watching.TOGETHER:
+        if one.operation == watching.ALL_OPERATIONS:
             learned = {key: 3.0 * week for key, week in learned.items() if key[0] == "rate"}
         if one.operation == "b":  # this one the gate left to the static thresholds
             learned = {}
@@ -141,11 +141,14 @@ def test_replayed_intervals_are_those_of_prometheus(
                 if week is not None:
                     stands_in = ~fresh
                     passed = replay.passes_learned(
-                        one, spec, bound, week, learned.get(("rate", "expected")), params
+                        one, spec.name, bound, week, learned.get(("rate", "expected")), params
                     )
                     alert = rules.alert_name(spec, bound, "Baseline")
                     _predict(predicted, fired, one, spec, alert, passed & fresh, params)
-                passed = replay.passes_static(one, spec, bound, params, step_s=60.0)
+                static = getattr(spec.fallback, bound)
+                if static is None:
+                    continue
+                passed = replay.passes_static(one, spec.name, bound, static, params, step_s=60.0)
                 alert = rules.alert_name(spec, bound, "Static")
                 _predict(predicted, fired, one, spec, alert, passed & stands_in, params)
     assert len(fired) >= 6, "too quiet to prove anything"

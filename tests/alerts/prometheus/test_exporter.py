@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import publishing
 import pytest
 from bounds_frames import make_bounds, make_provenance
 from hypothesis import given, settings
@@ -203,7 +204,7 @@ def publish(out: Path, run_id: str, workspace: Path, monkeypatch: pytest.MonkeyP
     frame = thresholds.thresholds(bounds, make_provenance(run_id))
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(out))
-        thresholds.publish(frame, release, workspace / "specs")
+        publishing.publish(frame, release, workspace / "specs")
     publication.promote(release, out)
     return out / "published" / "prometheus"
 

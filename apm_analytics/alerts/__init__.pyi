@@ -1,0 +1,2 @@
+from . import publication as publication
+from . import thresholds as thresholds
