@@ -13,16 +13,12 @@ TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d
 
 @click.command()
 @LAKE
-@click.option(
-    "--alert", required=True, metavar="NAME", help="Generated, or one of --rules."
-)
+@click.option("--alert", required=True, metavar="NAME", help="Generated, or one of --rules.")
 @click.option("--since", required=True, type=TIME, help="Start of the replay; UTC.")
 @click.option("--until", type=TIME, help="End of the replay; UTC.  [default: the end of the data]")
 @click.option("--service", help="This service only.")
 @click.option("--operation", help="This operation only.")
-@click.option(
-    "--threshold", type=float, help="Replaces the alert's own, in its unit."
-)
+@click.option("--threshold", type=float, help="Replaces the alert's own, in its unit.")
 @click.option("--for", "wait", metavar="5m", help="Replaces the alert's own.")
 @click.option(
     "--rules",

@@ -23,7 +23,7 @@ class Step(specs.Spec):
     after: tuple[str, ...] = ()  # runs only when these succeeded
     needs_models: bool = False
     publishes: bool = False  # skipped when the data failed its quality checks
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class Pipeline(specs.Spec):
@@ -41,18 +41,7 @@ class Pipeline(specs.Spec):
             The file is missing or no YAML, has an unknown key, lists a name twice, has an `after`
             that names no notebook of the file, or a cycle.
         """
-        try:
-            raw: Any = yaml.safe_load(file.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise BadParameter(f"cannot read {file}: {error}") from error
-        try:
-            pipeline = cls.model_validate(raw)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(step) for step in item['loc']) or 'the file'}: {item['msg']}"
-                for item in error.errors()
-            )
-            raise BadParameter(f"{file} does not fit: {problems}") from error
+        pipeline = specs.load(file, cls)
         pipeline._check_names(file)
         return pipeline
 

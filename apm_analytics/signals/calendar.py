@@ -14,7 +14,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 import yaml
+from pydantic import Field, field_validator, model_validator
 
+from apm_analytics.foundation import specs, yaml_documents
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import BadInput, BadParameter
 from apm_analytics.signals.operations import SIGNALS, Schema

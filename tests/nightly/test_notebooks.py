@@ -15,7 +15,6 @@ import small_notebooks
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotebookFailed, NotFound
 from apm_analytics.nightly import notebooks
 from apm_analytics.nightly.notebooks import Without
-from apm_analytics.report import records
 
 RECORD = "from apm_analytics.report.records import record"
 
