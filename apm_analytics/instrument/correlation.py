@@ -20,7 +20,6 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, create_key, get_current, get_value, set_value
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import (
-    CarrierT,
     Getter,
     Setter,
     TextMapPropagator,
@@ -90,10 +89,7 @@ class CorrelationPropagator(TextMapPropagator):
     """Carry the X-ids in, and out to our own hosts."""
 
     def extract(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        getter: Getter[CarrierT] = default_getter,
+        self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter
     ) -> Context:
         """Take the ids from a request's headers; make a request id where there is none."""
         context = get_current() if context is None else context
@@ -105,10 +101,7 @@ class CorrelationPropagator(TextMapPropagator):
         return set_value(REQUEST, request, context)
 
     def inject(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        setter: Setter[CarrierT] = default_setter,
+        self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter
     ) -> None:
         """Write the ids where the call goes to a host of ours; take them back where it does not."""
         ours = _ours.get()
@@ -131,10 +124,7 @@ class OwnBaggagePropagator(W3CBaggagePropagator):
     """Carry baggage in from everywhere, and out to our own hosts."""
 
     def inject(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        setter: Setter[CarrierT] = default_setter,
+        self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter
     ) -> None:
         """Write baggage where the call goes to a host of ours; take it back where it does not."""
         if _ours.get():
@@ -213,10 +203,7 @@ class Propagation(CompositePropagator):
         self._always = always
 
     def extract(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        getter: Getter[CarrierT] = default_getter,
+        self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter
     ) -> Context:
         """Take from the headers what each part knows."""
         raw = raw_headers(carrier)

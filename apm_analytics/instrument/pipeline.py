@@ -8,6 +8,7 @@ is http/protobuf unless OTEL_EXPORTER_OTLP_PROTOCOL says grpc. The Jaeger and Pr
 of old are gone from OpenTelemetry: both backends take OTLP.
 """
 
+import importlib
 import logging
 import os
 import threading
@@ -44,6 +45,18 @@ from apm_analytics.instrument.spans import LightTracerProvider
 
 LEFT_OUT_LOGGERS = ("opentelemetry.", "urllib3.", "httpx", "httpcore.")
 PROTOCOLS = ("http/protobuf", "grpc")
+# (Protocol or console, signal) -> the exporter, below the package `opentelemetry`.
+EXPORTERS = {
+    ("http/protobuf", "TRACES"): "exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter",
+    ("http/protobuf", "METRICS"): "exporter.otlp.proto.http.metric_exporter:OTLPMetricExporter",
+    ("http/protobuf", "LOGS"): "exporter.otlp.proto.http._log_exporter:OTLPLogExporter",
+    ("grpc", "TRACES"): "exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter",
+    ("grpc", "METRICS"): "exporter.otlp.proto.grpc.metric_exporter:OTLPMetricExporter",
+    ("grpc", "LOGS"): "exporter.otlp.proto.grpc._log_exporter:OTLPLogExporter",
+    ("console", "TRACES"): "sdk.trace.export:ConsoleSpanExporter",
+    ("console", "METRICS"): "sdk.metrics.export:ConsoleMetricExporter",
+    ("console", "LOGS"): "sdk._logs.export:ConsoleLogRecordExporter",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -220,7 +233,7 @@ def _exporter(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter 
     if name == "none":
         return None
     if name == "console":
-        return _console(signal)
+        return _load("console", signal)
     if name != "otlp":
         _log.warning(
             "OTEL_%s_EXPORTER: found %r, needs otlp, console or none; otlp is used (it took the "
@@ -240,46 +253,12 @@ def _exporter(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter 
             ", ".join(PROTOCOLS),
             PROTOCOLS[0],
         )
-    return _grpc(signal) if protocol == "grpc" else _http(signal)
+    return _load(protocol, signal)
 
 
-def _http(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
-    if signal == "TRACES":
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter()
-    if signal == "METRICS":
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-        return OTLPMetricExporter()
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-
-    return OTLPLogExporter()
-
-
-def _grpc(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
-    if signal == "TRACES":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter()
-    if signal == "METRICS":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-
-        return OTLPMetricExporter()
-    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
-
-    return OTLPLogExporter()
-
-
-def _console(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
-    if signal == "TRACES":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
-
-        return ConsoleSpanExporter()
-    if signal == "METRICS":
-        from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
-
-        return ConsoleMetricExporter()
-    from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
-
-    return ConsoleLogRecordExporter()
+def _load(kind: str, signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
+    """Import an exporter and make it; the others, and gRPC where it is not used, stay unloaded."""
+    module, _, name = EXPORTERS[kind, signal].partition(":")
+    exporter: SpanExporter | MetricExporter | LogRecordExporter
+    exporter = getattr(importlib.import_module(f"opentelemetry.{module}"), name)()
+    return exporter

@@ -12,7 +12,7 @@ directly, others as the SDK calls them.
 
 from collections.abc import Mapping, Sequence
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
@@ -29,9 +29,6 @@ from opentelemetry.trace import (
 )
 
 from apm_analytics.instrument.sampling import CRITICAL, ConsistentSampler
-
-if TYPE_CHECKING:
-    from apm_analytics.instrument.local_traces import LocalTraces
 
 _FLAGS = [TraceFlags(flags) for flags in range(4)]
 _UNSET = Status(StatusCode.UNSET)
@@ -148,6 +145,14 @@ class LightSpan(Span):
             self._tracer.ended(self)
 
 
+class SpanHolder(Protocol):
+    """Called at the start and the end of every span; `LocalTraces` is one."""
+
+    def began(self, span: LightSpan) -> None: ...
+
+    def ended(self, span: LightSpan) -> None: ...
+
+
 class LightTracer(Tracer):
     """The SDK's tracer, with light spans and our sampler asked directly."""
 
@@ -224,7 +229,7 @@ class LightTracerProvider(TracerProvider):
     kwargs : those of the SDK's provider; its sampler must be a `ConsistentSampler`.
     """
 
-    def __init__(self, local_traces: "LocalTraces | None" = None, **kwargs: Any) -> None:
+    def __init__(self, local_traces: SpanHolder | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.local_traces = local_traces
         self.has_others = False  # processors besides
