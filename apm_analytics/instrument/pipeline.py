@@ -1,11 +1,11 @@
-"""The SDK of this process: providers, exporters and what stands between.
+"""Build the SDK of this process: providers, exporters and the stages between them.
 
 In:  `InstrumentSettings`, OTEL_* variables.
 Out: a `Pipeline`: tracer, meter and logger provider whose telemetry leaves redacted, over OTLP.
 
 OTEL_{TRACES,METRICS,LOGS}_EXPORTER may be `otlp` (the default), `console` or `none`; the protocol
-is http/protobuf unless OTEL_EXPORTER_OTLP_PROTOCOL says grpc. The Jaeger and Prometheus exporters
-of old are gone from OpenTelemetry: both backends take OTLP.
+is http/protobuf unless OTEL_EXPORTER_OTLP_PROTOCOL is grpc. OpenTelemetry has removed the Jaeger
+and Prometheus exporters: both backends accept OTLP.
 """
 
 import importlib
@@ -62,12 +62,12 @@ _log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Everything between the instrumentations and the wire.
+    """Providers, redaction, queues and exporters of one process.
 
     Raises
     ------
     BadParameter
-        The privacy rules cannot be read: without them nothing may be sent.
+        The privacy rules cannot be read; nothing may be sent without them.
     """
 
     def __init__(self, settings: InstrumentSettings, resource: Resource) -> None:
@@ -91,21 +91,21 @@ class Pipeline:
         self.losses.show(self.meters.get_meter(__name__))
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Send what is there; False when it took longer."""
+        """Send what is queued; return False when it takes longer than the timeout."""
         sent: list[bool] = []
 
         def send() -> None:
             sent.append(all([outbox.flush(timeout_s) for outbox in self._outboxes]))
             sent.append(self.meters.force_flush(int(timeout_s * 1000)))
 
-        # In a thread that can be left: an exporter of metrics does not heed its timeout.
+        # In a thread that can be abandoned: metric exporters ignore their timeout.
         thread = threading.Thread(target=send, name="apm-flush", daemon=True)
         thread.start()
         thread.join(timeout_s)
         return len(sent) == 2 and all(sent)
 
     def close(self, timeout_s: float) -> None:
-        """Send what is there and stop, within the timeout even where the receiver hangs."""
+        """Send what is queued and stop, within the timeout even if the receiver hangs."""
         thread = threading.Thread(target=self._close, args=(timeout_s,), daemon=True)
         thread.start()
         thread.join(timeout_s)
@@ -170,10 +170,10 @@ class Pipeline:
 
 
 class _ToOutbox(LogRecordProcessor):
-    """Hands log records on.
+    """Queue log records.
 
-    Left out are lines of the exporters, which would feed themselves, and of HTTP clients, which
-    say again what their spans say.
+    Records of the exporters are left out, because sending them would create more, and those of
+    HTTP clients, because their spans hold the same.
     """
 
     def __init__(self, outbox: Outbox[ReadableLogRecord]) -> None:
@@ -200,7 +200,7 @@ class _ToOutbox(LogRecordProcessor):
 
 
 class _RedactedMetrics(MetricExporter):
-    """An exporter of metrics behind the privacy rules; counts what did not arrive."""
+    """A metric exporter that applies the privacy rules and counts failed exports."""
 
     def __init__(self, exporter: MetricExporter, redaction: Redaction, losses: Losses) -> None:
         super().__init__(
@@ -228,7 +228,7 @@ class _RedactedMetrics(MetricExporter):
 
 
 def _exporter(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter | None:
-    """Make the exporter that the environment asks for; an unknown one is said and OTLP taken."""
+    """Create the exporter set in the environment; OTLP, with a warning, for an unknown one."""
     name = os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() or "otlp"
     if name == "none":
         return None
@@ -236,8 +236,8 @@ def _exporter(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter 
         return _load("console", signal)
     if name != "otlp":
         _log.warning(
-            "OTEL_%s_EXPORTER: found %r, needs otlp, console or none; otlp is used (it took the "
-            "place of the Jaeger, Zipkin and Prometheus exporters)",
+            "OTEL_%s_EXPORTER: found %r, needs otlp, console or none; otlp is used (it has "
+            "replaced the Jaeger, Zipkin and Prometheus exporters)",
             signal,
             name,
         )
@@ -257,7 +257,7 @@ def _exporter(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter 
 
 
 def _load(kind: str, signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
-    """Import an exporter and make it; the others, and gRPC where it is not used, stay unloaded."""
+    """Import and create one exporter; the others, and gRPC where unused, are not imported."""
     module, _, name = EXPORTERS[kind, signal].partition(":")
     exporter: SpanExporter | MetricExporter | LogRecordExporter
     exporter = getattr(importlib.import_module(f"opentelemetry.{module}"), name)()

@@ -306,7 +306,7 @@ def test_bad_remote_settings_leave_the_old_ones_and_are_said_once(
     assert not remote.poll() and not remote.poll()
     assert live.policy.sample_rate == 0.25
     [record] = caplog.records
-    assert needed in record.message and "stay as they are" in record.message
+    assert needed in record.message and "stay unchanged" in record.message
 
 
 @pytest.fixture
