@@ -320,7 +320,7 @@ def http_settings() -> Iterator[tuple[str, dict[str, bytes]]]:
             self.wfile.write(answer["body"])
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Write no log line."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
