@@ -42,10 +42,10 @@ check: .venv/ready ## format, types, import order, notebooks without outputs
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-demo: .venv/ready ## run a real shop for 3 minutes, with faults; leaves data/demo/lake
+demo: .venv/ready ## run the demo shop for 3 minutes, with faults; writes data/demo/lake
 	@$(BIN)/python -m demo.run --lake data/demo/lake
 
-demo-traces: .venv/ready ## 10,000 requests of the shop: is each one whole trace, are durations right?
+demo-traces: .venv/ready ## check 10,000 requests of the shop: one whole trace each, durations as clients measure
 	@$(BIN)/python -m demo.completeness
 
 lab: .venv/ready ## open the notebooks in JupyterLab on loopback
@@ -60,53 +60,53 @@ servers: ## install the Debian packages that the tests start (needs root)
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
 .PHONY: plots
-plots: .venv/ready ## the training's plots as one offline page; WHAT="workspace an-experiment" compares
+plots: .venv/ready ## write the plots of the training run as one offline page; WHAT="workspace an-experiment" compares
 	@$(BIN)/apm plots $(WHAT)
 
 schedule: .venv/ready ## run the main job every night at 02:00 UTC
 	@$(BIN)/apm schedule --at 02:00 --lake $(LAKE) --out $(OUT)
 
-bench-decode: .venv/ready ## decoding alone, the scanner beside the protobuf library
+bench-decode: .venv/ready ## measure decoding alone, scanner and protobuf library side by side
 	@$(BIN)/python bench/bench_decode.py
 
-bench-import: .venv/ready ## spans and points per CPU second, peak memory
+bench-import: .venv/ready ## measure imports: spans and points per CPU second, peak memory
 	@$(BIN)/python bench/bench_import.py
 
-bench-query: .venv/ready ## the usual questions on 5 million spans
+bench-query: .venv/ready ## measure common queries on 5 million spans
 	@$(BIN)/python bench/bench_query.py
 
-bench-ingest: bench-peers ## the receiver beside rotel and the Collector
+bench-ingest: bench-peers ## measure the receiver, rotel and the Collector side by side
 	@$(BIN)/python bench/bench_ingest.py
 
-bench-baselines: bench-peers ## a fleet of series beside Prophet and statsforecast
+bench-baselines: bench-peers ## measure a fleet of series, Prophet and statsforecast side by side
 	@$(BIN)/python bench/bench_baselines.py
 
-bench-nab: .venv/ready ## NAB's scores of DATA=DIR; THRESHOLD=T scores at a given threshold
+bench-nab: .venv/ready ## compute NAB scores of DATA=DIR; THRESHOLD=T scores at a given threshold
 	@$(BIN)/python bench/bench_nab.py $(DATA) $(if $(THRESHOLD),--threshold $(THRESHOLD))
 
-bench-business: bench-slo ## associations and losses against known truth; fails when a figure is missed
+bench-business: bench-slo ## measure associations and losses against known truth; fails when a figure is missed
 	@$(BIN)/python bench/bench_business.py
 
-bench-slo: .venv/ready ## a month of 5 million transactions: the SLO report, critical paths
+bench-slo: .venv/ready ## measure the SLO report and critical paths on a month of 5 million transactions
 	@$(BIN)/python bench/bench_slo.py
 
-bench-overhead: bench-peers ## an instrumented service beside bare and plain OpenTelemetry
+bench-overhead: bench-peers ## measure a service instrumented by us, by plain OpenTelemetry and not at all
 	@$(BIN)/python bench/bench_overhead.py
 
-bench-gate: .venv/ready ## would the alerts have paged well? Simulated shops with known incidents
+bench-gate: .venv/ready ## measure recall and false pages of the alerts on simulated shops with known incidents
 	@$(BIN)/python bench/bench_gate.py
 
 bench-peers: .venv/ready
 	@$(BIN)/uv pip install --quiet --require-hashes -r bench.lock --python $(BIN)/python
 
-fuzz: .venv/ready ## a million mutated requests, and JSON: agree with the library or refuse alike
+fuzz: .venv/ready ## decode a million mutated requests, and JSON; compare with the protobuf library
 	@$(BIN)/python tests/support/fuzz_columnar.py --requests 1000000
 	@$(BIN)/python tests/support/fuzz_json.py --documents 200000
 
-e2e: .venv/ready ## a real Collector and the JavaScript SDK in front of us (needs Go and Node)
+e2e: .venv/ready ## run the end-to-end tests with a real Collector and the JavaScript SDK (needs Go and Node)
 	@$(BIN)/python -m pytest tests/e2e
 
-lock: .venv/ready ## resolve pyproject.toml into requirements.lock again
+lock: .venv/ready ## resolve pyproject.toml into requirements.lock
 	@$(BIN)/uv pip compile --quiet --extra dev --extra instrument --extra demo --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --output-file requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet --prerelease allow --extra bench --constraint requirements.lock \

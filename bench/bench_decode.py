@@ -1,4 +1,4 @@
-"""What decoding costs alone, and with the Parquet writer: records per CPU second.
+"""Measure decoding alone, and with the Parquet writer: records per CPU second.
 
 In:  generated requests of 1,000 records: spans of 12 attributes, log records, metric points.
 Out: a table on standard output; the protobuf library and OTLP JSON beside the scanner.
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _cpu_s(action: Callable[..., None], *arguments: Any) -> float:
-    """Give the least CPU seconds of some runs."""
+    """Return the least CPU seconds of some runs."""
     took = []
     for _ in range(REPEATS):
         started = time.process_time()

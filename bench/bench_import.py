@@ -1,11 +1,11 @@
-"""What an import costs: spans and points per CPU second and peak memory, with a peer beside it.
+"""Measure imports: spans and points per CPU second and peak memory, with a peer.
 
 In:  --spans of generated telemetry, --workers; recorded telemetry where APM_REAL_DATA is set.
 Out: a table on standard output.
 
 Each case runs in a fresh process, so that its memory is its own. CPU counts that process and its
 workers. The memory is an upper bound: the process itself plus all workers at the size of the
-largest. The peer does the obvious: the protobuf library, one dict a span, `Table.from_pylist`.
+largest. The peer does the obvious: the protobuf library, one dict per span, `Table.from_pylist`.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def _import(paths: list[Path], lake: Path, workers: int) -> int:
 
 
 def _peer(paths: list[Path], lake: Path, workers: int) -> int:
-    """Do it the obvious way, one file a request batch, in one process."""
+    """Import the obvious way, one file per request batch, in one process."""
     lake.mkdir(parents=True)
     count = 0
     for path in paths:

@@ -128,7 +128,7 @@ def _grpc(peer: Peer, signal: str, stack: ExitStack) -> Send:
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
-                time.sleep(0.2)  # told to come again
+                time.sleep(0.2)  # the receiver asks for a retry
 
     return send
 

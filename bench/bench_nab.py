@@ -66,7 +66,7 @@ def main() -> int:
         sum(len(one.labels.windows) for one in files),
     )
     print(f"{len(files)} files, {points:,} points, {windows} windows")
-    print(f"{1e6 * spent / points:.1f} us CPU a point, compilation included")
+    print(f"{1e6 * spent / points:.1f} us CPU per point, compilation included")
     threshold = arguments.threshold
     if threshold is None:
         threshold = best_threshold(scores, files, profiles["standard"])
@@ -122,7 +122,7 @@ def read_profiles(folder: Path) -> dict[str, Profile]:
 
 
 def detect(files: list[File], params: DetectorParams) -> list[np.ndarray]:
-    """Give what is new in each series, in powers of ten, without a look ahead."""
+    """Return the novelty of each series, in powers of ten, without a look ahead."""
     params = params.model_copy(update={"threshold": 1.0})
     return [
         SeriesDetector(params).score(one.times, one.values).novelty
@@ -131,7 +131,7 @@ def detect(files: list[File], params: DetectorParams) -> list[np.ndarray]:
 
 
 def best_threshold(scores: list[np.ndarray], files: list[File], profile: Profile) -> float:
-    """Give the threshold with the best score over all files."""
+    """Return the threshold with the best score over all files."""
     labels = [one.labels for one in files]
     thresholds = nab_scoring.candidate_thresholds(scores, labels)
     raw = _raw(scores, files, thresholds, profile).sum(axis=0)
@@ -139,7 +139,7 @@ def best_threshold(scores: list[np.ndarray], files: list[File], profile: Profile
 
 
 def score(scores: list[np.ndarray], files: list[File], profile: Profile, threshold: float) -> float:
-    """Give the normalised score of all files at a threshold."""
+    """Return the normalised score of all files at a threshold."""
     raw = _raw(scores, files, np.array([threshold]), profile).sum(axis=0)
     return float(nab_scoring.normalised(raw, [one.labels for one in files], profile)[0])
 
@@ -147,7 +147,7 @@ def score(scores: list[np.ndarray], files: list[File], profile: Profile, thresho
 def cross_validated(
     scores: list[np.ndarray], files: list[File], profile: Profile
 ) -> tuple[float, float]:
-    """Give the score with the threshold from other files: from half of them, from other families.
+    """Return the score with the threshold from other files: from half of them, from other families.
 
     Raw scores of everything scored are summed before they are put on the benchmark's scale.
     """

@@ -1,4 +1,4 @@
-"""What watching costs a service: instrumented beside bare and beside plain OpenTelemetry.
+"""Measure what instrumentation costs a service, compared with none and plain OpenTelemetry.
 
 In:  PostgreSQL and Redis from Debian's packages, --rounds, --requests a round.
 Out: a table on standard output: latency, throughput, CPU and memory of each variant, and whether
@@ -54,7 +54,7 @@ TENTH = {
 # Name -> how the service is watched, and its environment.
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "bare": ("bare", {}),
-    "bare, GC as ours": ("tuned", {}),  # what of ours is owed to the garbage collector's settings
+    "bare, GC as ours": ("tuned", {}),  # the effect of our garbage collector settings alone
     "ours, 10 %": ("ours", TENTH["ours"]),
     "plain, 10 %": ("plain", TENTH["plain"]),
     "ours, 10 %, profiler": ("ours", {**TENTH["ours"], "APM_PROFILING_ENABLED": "true"}),
@@ -72,7 +72,7 @@ class Measured:
     latencies_ms: list[float] = field(default_factory=list)
     medians_ms: list[float] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)  # a request
+    cpu_ms: list[float] = field(default_factory=list)  # per request
     memory_mb: list[float] = field(default_factory=list)  # at the end of each process
 
 
@@ -220,7 +220,7 @@ def _print(variants: dict[str, Measured]) -> None:
 
 
 def _print_limits(variants: dict[str, Measured]) -> None:
-    """Say which of the project's limits hold, at 10 % sampling."""
+    """Print which of the project's limits hold, at 10 % sampling."""
     bare, ours, plain = variants["bare"], variants["ours, 10 %"], variants["plain, 10 %"]
     profiled = variants["ours, 10 %, profiler"]
     grown = statistics.median(ours.memory_mb) - statistics.median(bare.memory_mb)
@@ -238,7 +238,7 @@ def _print_limits(variants: dict[str, Measured]) -> None:
 
 
 def _against(values: list[float], others: list[float]) -> float:
-    """Give by how many percent one variant is above another: the median over the rounds."""
+    """Return how many percent one variant is above another: the median over the rounds."""
     ratios = (a / b for a, b in zip(values, others, strict=True))
     return 100 * statistics.median(ratios) - 100
 

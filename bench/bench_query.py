@@ -1,4 +1,4 @@
-"""The usual questions on 5 million spans: CPU and wall milliseconds, promoted column against map.
+"""Measure common queries on 5 million spans: CPU and wall ms, promoted column against map.
 
 In:  --spans, --files.
 Out: a table on standard output.
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _cost(con: "query.duckdb.DuckDBPyConnection", sql: str) -> tuple[float, float]:
-    """Give the least CPU and wall milliseconds of a few runs."""
+    """Return the least CPU and wall milliseconds of a few runs."""
     costs = []
     for _ in range(REPEATS):
         cpu, wall = time.process_time(), time.perf_counter()

@@ -33,21 +33,21 @@ class Peer:
     lake: Path | None = None
 
     def cpu_s(self) -> float:
-        """Give the CPU seconds spent so far."""
+        """Return the CPU seconds spent so far."""
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
     def beside_cpu_s(self) -> float:
-        """Give the CPU seconds of processes that it started and that have ended."""
+        """Return the CPU seconds of processes that it started and that have ended."""
         times = self.process.cpu_times()
         return float(times.children_user + times.children_system)
 
     def rss_mb(self) -> float:
-        """Give the memory in use."""
+        """Return the memory in use."""
         return float(self.process.memory_info().rss) / 1e6
 
     def beside_mb(self) -> float:
-        """Give the memory of processes that it started and that run now."""
+        """Return the memory of processes that it started and that run now."""
         used = 0
         for child in self.process.children():
             with suppress(psutil.NoSuchProcess):  # it has just ended

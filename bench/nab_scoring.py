@@ -53,7 +53,7 @@ def position_weight(position: Floats) -> Floats:
 
 
 def point_weights(labels: Labels) -> Floats:
-    """Give each point what a detection there counts, before the weights of a profile.
+    """Return the value of a detection at each point, before the weights of a profile.
 
     In a window up to 1, at its first point; outside down to -1.
     """
@@ -70,7 +70,7 @@ def point_weights(labels: Labels) -> Floats:
 
 
 def raw_scores(scores: Floats, labels: Labels, thresholds: Floats, profile: Profile) -> Floats:
-    """Give the raw score of one file at each threshold; a detection is a score >= threshold.
+    """Return the raw score of one file at each threshold; a detection is a score >= threshold.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def normalised(raw: Floats, labels: Sequence[Labels], profile: Profile) -> Float
 
 
 def candidate_thresholds(scores: Sequence[Floats], labels: Sequence[Labels]) -> Floats:
-    """Give every score that separates detections, ascending, and one above all."""
+    """Return every score that separates detections, ascending, and one above all."""
     scored = np.concatenate([one[its.probation :] for one, its in zip(scores, labels, strict=True)])
     found = np.unique(scored[np.isfinite(scored) & (scored > 0.0)])
     above = np.nextafter(found[-1], np.inf) if found.size else 1.0

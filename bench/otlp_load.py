@@ -25,7 +25,7 @@ _HEX_MARK, _DIGIT_MARK = "h", "d"
 
 
 def payloads(signal: str, requests: int, time_ns: int) -> Iterator[bytes]:
-    """Give payloads; times count up from `time_ns` by a microsecond a record."""
+    """Return payloads; times count up from `time_ns` by a microsecond a record."""
     made = {"traces": _traces, "logs": _logs, "metrics": _metrics}[signal](RECORDS[signal])
     template = np.frombuffer(made.SerializeToString(), np.uint8)
     text = template.tobytes()
@@ -44,7 +44,7 @@ def payloads(signal: str, requests: int, time_ns: int) -> Iterator[bytes]:
 
 
 def _places(text: bytes, mark: bytes) -> Any:
-    """Give the place of every byte of every mark: shape (marks, bytes)."""
+    """Return the place of every byte of every mark: shape (marks, bytes)."""
     starts = []
     at = text.find(mark)
     while at >= 0:

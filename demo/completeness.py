@@ -1,20 +1,18 @@
-"""Is every request of a load run one whole trace, and are durations those that a client sees?
+"""Check that every request is one whole trace, with the duration that a client measures.
 
-In:  a running shop; --requests of each load, --clients of each.
-Out: requests.jsonl, what clients saw; `Completeness` from that and the lake: whole traces, orphans,
-     what a client waits longer than the gateway's span lasts.
+In:  a running shop; --requests per load, --clients per load.
+Out: requests.jsonl, what clients measured; `Completeness` from that and the lake: whole traces,
+     orphans, how much longer a client waits than the gateway's span lasts.
 
 A client's clock runs from just before the request's bytes are handed to the kernel until the last
-byte of the answer was read. It includes what no span can know: the way through the kernel twice,
-the client's own wake-up, and the server's work before it calls the application and after the
-application handed it the last bytes, with the time that other requests keep its event loop busy.
-Where there are fewer cores than processes, most of it is waiting for a core; how long the client
-and the gateway did, the kernel knows (Linux, schedstat).
+byte of the answer was read. It includes what a span cannot: two passes through the kernel, the
+client's wake-up, the server's work before and after it calls the application, and the time that
+other requests keep its event loop busy. With fewer cores than processes, most of it is waiting for
+a core; the kernel reports how long the client and the gateway waited (Linux, schedstat).
 """
 
 import contextlib
 import json
-import socket
 import sys
 import tempfile
 import threading
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import polars as pl
 
 from apm_analytics.foundation.atomic import write_atomic
@@ -32,7 +31,7 @@ from apm_analytics.lake import query
 from demo import run
 from demo.shop import places
 
-# One visit, and the services that each request of it crosses.
+# One visit, and the services that each of its requests crosses.
 VISIT: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("GET", "/products?category=books", None, ("gateway", "catalogue")),
     ("GET", "/products/7", None, ("gateway", "catalogue")),
@@ -43,19 +42,19 @@ VISIT: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("GET", "/search?q=article", None, ("gateway", "catalogue")),
     ("POST", "/checkout", {}, ("gateway", "cart", "checkout", "payment", "worker")),
     ("GET", "/orders", None, ("gateway", "checkout")),
-    ("GET", "/calendar", None, ("gateway",)),  # a third party is not ours to watch
+    ("GET", "/calendar", None, ("gateway",)),  # the third party is not instrumented
     ("POST", "/signup", {}, ("gateway",)),
 )
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """What became of the requests of one load.
+    """The outcome of the requests of one load.
 
-    `more_ms` is what a client waited longer than the root span lasts, one a request that has a
-    root; of it `there_ms` before the span began and `back_ms` after its end. `no_core_ms` is how
-    long the client and the gateway's event loop could have run and had no core, from just before
-    the request until the next.
+    `more_ms` is how much longer a client waited than the root span lasts, one value per request
+    with a root: `there_ms` before the span began plus `back_ms` after its end. `no_core_ms` is how
+    long the client and the gateway's event loop were runnable without a core, from just before the
+    request until the next.
     """
 
     requests: int
@@ -68,11 +67,11 @@ class Completeness:
     no_core_ms: pl.Series
 
     def within(self, limit_ms: float, *, less_no_core: bool = False) -> float:
-        """Give the share of requests whose duration is the client's to a limit.
+        """Return the share of requests whose duration agrees with the client's to a limit.
 
         Parameters
         ----------
-        less_no_core : allow for what was waited for a core.
+        less_no_core : subtract the time without a core.
         """
         differ_ms = self.more_ms.abs()
         if less_no_core:
@@ -81,89 +80,80 @@ class Completeness:
 
 
 class Client:
-    """One connection to the gateway that stays open, and what it saw of each request."""
+    """One connection to the gateway that stays open, and what it saw of each request.
+
+    Its clock starts when the head of a request is written and stops when the body of the answer
+    was read: the events of httpcore, without the work of httpx before and after.
+    """
 
     def __init__(self, shop: run.Shop, name: str) -> None:
-        port = int(shop.environment["DEMO_PORT"])
-        self._socket = socket.create_connection((places.HOST, port), timeout=30)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        gateway = f"http://{places.HOST}:{shop.environment['DEMO_PORT']}"
+        # One connection: a client that had to open another would count the handshake.
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
+        self._http = httpx.Client(base_url=gateway, timeout=30, limits=limits, trust_env=False)
         self._name = name
-        gateway = shop.processes["gateway"].pid
-        self._threads = ["/proc/thread-self", f"/proc/{gateway}/task/{gateway}"]
+        pid = shop.processes["gateway"].pid
+        self._threads = ["/proc/thread-self", f"/proc/{pid}/task/{pid}"]
         self._no_core_ns = 0  # in all, when the last request began
         self.seen: list[dict[str, Any]] = []
 
     def visit(self, number: int) -> None:
         """Make the requests of one session, one after the other."""
         for step, (method, path, body, services) in enumerate(VISIT):
-            self.ask(method, path, body, f"{self._name}-{number}", step, services)
+            self.request(method, path, body, f"{self._name}-{number}", step, services)
 
-    def ask(
+    def request(
         self, method: str, path: str, body: Any, session: str, step: int, services: Iterable[str]
     ) -> None:
         """Make one request and note it."""
-        sent = b"" if body is None else json.dumps(body).encode()
         correlation = f"{session}-{step}"
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {places.HOST}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n"
-            f"X-Correlation-ID: {correlation}\r\nX-Session-ID: session-{session}\r\n"
-            f"X-User-ID: user-{step}\r\nX-Organization-ID: org-01\r\n\r\n"
+        headers = {
+            "X-Correlation-ID": correlation,
+            "X-Session-ID": f"session-{session}",
+            "X-User-ID": f"user-{step}",
+            "X-Organization-ID": "org-01",
+        }
+        moments_ns: dict[str, int] = {}
+
+        def note(event: str, _: Any) -> None:
+            moments_ns[event] = time.time_ns()
+
+        request = self._http.build_request(
+            method, path, json=body, headers=headers, extensions={"trace": note}
         )
-        request = head.encode() + sent
         self._note_waits()
-        began_ns = time.time_ns()
-        self._socket.sendall(request)
-        status = self._answer()
-        ended_ns = time.time_ns()
+        answer = self._http.send(request)
         self.seen.append(
             {
                 "load": self._name.partition("-")[0],
                 "correlation_id": correlation,
                 "name": f"{method} {path}",
                 "services": sorted(services),
-                "status": status,
-                "began_ns": began_ns,
-                "ended_ns": ended_ns,
+                "status": answer.status_code,
+                "began_ns": moments_ns["http11.send_request_headers.started"],
+                "ended_ns": moments_ns["http11.receive_response_body.complete"],
             }
         )
 
     def _note_waits(self) -> None:
         """Note how long this thread and the gateway's waited for a core since the last request.
 
-        Not with its answer: a wait is known when it is over, and the gateway's may have just begun.
+        A wait is only known when it is over, and the gateway's may have just begun when its answer
+        arrives, so it is read before the next request.
         """
         before_ns = self._no_core_ns
         self._no_core_ns = sum(map(_no_core_ns, self._threads))
         if self.seen:
             self.seen[-1]["no_core_ns"] = self._no_core_ns - before_ns
 
-    def _answer(self) -> int:
-        """Read one answer to its end; give its status."""
-        held = b""
-        while b"\r\n\r\n" not in held:
-            held += self._read()
-        head, _, body = held.partition(b"\r\n\r\n")
-        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        left = length - len(body)
-        while left > 0:
-            left -= len(self._read())
-        return int(head.split(b" ", 2)[1])
-
-    def _read(self) -> bytes:
-        got = self._socket.recv(65_536)
-        if not got:
-            raise ConnectionError("the gateway closed a connection that it should keep open")
-        return got
-
     def close(self) -> None:
         """Close the connection."""
         self._note_waits()
-        self._socket.close()
+        self._http.close()
 
 
 def _no_core_ns(thread: str) -> int:
-    """Give how long a thread could have run and had no core, since it began."""
+    """Return how long a thread was runnable without a core, since it began (ns)."""
     try:
         return int(Path(thread, "schedstat").read_text().split()[1])
     except FileNotFoundError:  # another system than Linux
@@ -171,48 +161,52 @@ def _no_core_ns(thread: str) -> int:
 
 
 def drive(shop: run.Shop, visits: int, clients: int) -> list[dict[str, Any]]:
-    """Let clients visit the shop side by side; give what they saw, one row a request."""
-    each = [Client(shop, f"{clients}-{number}") for number in range(clients)]
+    """Run clients in parallel; return what they measured, one row per request."""
+    connections = [Client(shop, f"{clients}-{number}") for number in range(clients)]
 
     def work(client: Client, first: int) -> None:
         for number in range(first, visits, clients):
             client.visit(number)
         client.close()
 
-    threads = [threading.Thread(target=work, args=(one, n)) for n, one in enumerate(each)]
+    threads = [
+        threading.Thread(target=work, args=(client, n)) for n, client in enumerate(connections)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    seen = [row for client in each for row in client.seen]
-    assert len(seen) == visits * len(VISIT), "a client has given up; see the services' log"
+    seen = [row for client in connections for row in client.seen]
+    assert len(seen) == visits * len(VISIT), "a client has stopped early; see the services' log"
     return seen
 
 
 def check(lake: Path, seen: pl.DataFrame, *, worker: bool = True) -> Completeness:
-    """Look for the requests of a load in the lake.
+    """Compare the requests of a load with their traces in the lake.
 
     Parameters
     ----------
     seen : rows of `drive`.
-    worker : whether one ran, which takes Redis.
+    worker : whether a worker ran, which needs Redis.
     """
     con = query.connect(lake)
     con.register("seen", seen.to_arrow())
-    found = query.frame(con, FOUND)
+    traces = query.frame(con, TRACES)
     con.close()
     services = seen.sort("correlation_id")["services"].to_list()
-    wanted = [[one for one in names if worker or one != "worker"] for names in services]
-    found = found.with_columns(pl.Series("wanted", wanted, pl.List(pl.String)))
+    expected = [[name for name in names if worker or name != "worker"] for names in services]
+    traces = traces.with_columns(pl.Series("expected", expected, pl.List(pl.String)))
     whole = (
-        (pl.col("roots") == 1) & (pl.col("orphans") == 0) & (pl.col("crossed") == pl.col("wanted"))
+        (pl.col("roots") == 1)
+        & (pl.col("orphans") == 0)
+        & (pl.col("crossed") == pl.col("expected"))
     )
-    rooted = found.filter(pl.col("roots") == 1)
+    rooted = traces.filter(pl.col("roots") == 1)
     return Completeness(
         requests=len(seen),
-        whole=len(found.filter(whole)),
-        orphans=int(found["orphans"].sum()),
-        spans=int(found["spans"].sum()),
+        whole=len(traces.filter(whole)),
+        orphans=int(traces["orphans"].sum()),
+        spans=int(traces["spans"].sum()),
         more_ms=rooted["there_ms"] + rooted["back_ms"],
         there_ms=rooted["there_ms"],
         back_ms=rooted["back_ms"],
@@ -220,8 +214,8 @@ def check(lake: Path, seen: pl.DataFrame, *, worker: bool = True) -> Completenes
     )
 
 
-# One row a request: its root, what lies below it, and how its clock compares.
-FOUND = """
+# One row per request: its root, the spans below it, and the difference of the clocks.
+TRACES = """
 with roots as (
     select seen.correlation_id, spans.trace_id, epoch_ns(spans.time) as start_ns, duration_ns,
         began_ns, ended_ns, no_core_ns
@@ -274,9 +268,9 @@ def show(clients: int, found: Completeness) -> None:
 @click.option("--lake", type=click.Path(path_type=Path), default=Path("data/traces/lake"))
 @click.option("--requests", type=click.IntRange(len(VISIT)), default=5_000, show_default=True)
 @click.option("--clients", multiple=True, type=click.IntRange(1, 64), default=(1, 4),
-              show_default=True, help="Of each load.")  # fmt: skip
+              show_default=True, help="Clients per load.")  # fmt: skip
 def main(lake: Path, requests: int, clients: tuple[int, ...]) -> None:
-    """Run the shop under one load after the other, then look into the lake."""
+    """Run the shop under one load after the other, then query the lake."""
     lake = lake.resolve()
     lake.parent.mkdir(parents=True, exist_ok=True)
     seen: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""Customers of the shop: journeys with a daily shape, by locust.
+"""Simulate customers of the shop with locust: journeys with a daily shape.
 
-In:  the gateway's URL; DEMO_SECONDS, how long a "day" is; DEMO_REQUESTS, where to note requests.
-Out: requests, each with a correlation id; what this side saw of each, one JSON line.
+In:  the gateway's URL; DEMO_SECONDS, the length of a "day"; DEMO_REQUESTS, a file for requests.
+Out: requests, each with a correlation id; what the client measured, one JSON line per request.
 """
 
 import atexit
@@ -27,7 +27,7 @@ class Day(LoadTestShape):
     """A day in `DAY_S`: few customers at night, most in the afternoon."""
 
     def tick(self) -> tuple[int, float] | None:
-        """Give how many customers there are now; None at the end of the day."""
+        """Return the current number of customers; None at the end of the day."""
         passed = self.get_run_time()
         if passed > DAY_S:
             return None
@@ -36,7 +36,7 @@ class Day(LoadTestShape):
 
 
 class Customer(HttpUser):
-    """Somebody with a session, an account and an organization."""
+    """A customer with a session, an account and an organization."""
 
     wait_time = between(0.05, 0.4)
 
@@ -45,7 +45,7 @@ class Customer(HttpUser):
         self.begin()
 
     def begin(self) -> None:
-        """Come back as somebody else."""
+        """Start a session as another customer."""
         number = random.randrange(2_000)
         self.who = {
             "X-Session-ID": f"session-{uuid.uuid4().hex[:12]}",
@@ -54,7 +54,7 @@ class Customer(HttpUser):
         }
 
     def ask(self, method: str, path: str, name: str, **more: Any) -> Any:
-        """Send one request and note what was seen of it."""
+        """Send one request and record what the client measured."""
         correlation = uuid.uuid4().hex
         headers = {**self.who, "X-Correlation-ID": correlation}
         began_ns = time.time_ns()
@@ -63,7 +63,7 @@ class Customer(HttpUser):
         ) as answer:
             ended_ns = time.time_ns()
             if answer.status_code in (409, 503):
-                answer.success()  # an empty cart, a third party that is busy: no fault of the load
+                answer.success()  # an empty cart, a throttled third party: expected
         if _noted:
             _noted.write(
                 json.dumps(
@@ -102,7 +102,7 @@ class Customer(HttpUser):
 
     @task(2)
     def look_back(self) -> None:
-        """Look at old orders, and at when the next delivery comes."""
+        """View old orders and the delivery calendar."""
         self.ask("GET", "/orders", "orders")
         self.ask("GET", "/calendar", "calendar")
 

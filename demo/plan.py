@@ -1,6 +1,6 @@
-"""Which fault is on when, and the log of what was true.
+"""Plan the faults, and record what was true.
 
-In:  how long the demo runs, which faults were asked for.
+In:  the duration of the demo and the chosen faults.
 Out: a plan of faults, and truth.json in the form that `signals.calendar.from_truth` reads.
 """
 
@@ -11,23 +11,23 @@ from pathlib import Path
 
 from apm_analytics.foundation.atomic import write_atomic
 
-# fault -> what it is, and the operations it shows in.
+# Fault -> its cause, and the operations that it affects.
 FAULTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "slow_query": ("the search sorts in the slow way", (("catalogue", "GET /search"),)),
+    "slow_query": ("the search waits in the database", (("catalogue", "GET /search"),)),
     "missing_index": (
         "the index of orders by user is gone",
         (("checkout", "GET /orders"), ("gateway", "GET /orders")),
     ),
-    "n_plus_one": ("a query an item of the cart", (("cart", "GET /carts/{session}"),)),
+    "n_plus_one": ("one query per item of the cart", (("cart", "GET /carts/{session}"),)),
     "cache_loss": (
-        "the cache of products forgets all the time",
+        "the cache of products is emptied all the time",
         (("catalogue", "GET /products"), ("catalogue", "GET /products/{product}")),
     ),
     "lock": ("another transaction holds the stock", (("checkout", "POST /orders"),)),
-    "leak": ("carts that were shown are never let go", ()),
-    "cpu_burn": ("payment reckons for long", (("payment", "POST /charges"),)),
+    "leak": ("carts that were shown are never freed", ()),
+    "cpu_burn": ("payment computes for a long time", (("payment", "POST /charges"),)),
     "network_delay": (
-        "the way to the cart takes longer",
+        "calls of the cart take longer",
         (("gateway", "GET /cart"), ("gateway", "POST /cart/items")),
     ),
     "error_burst": (
@@ -39,16 +39,15 @@ FAULTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         (("checkout", "POST /orders"), ("gateway", "POST /checkout")),
     ),
     "retry_storm": (
-        "payment fails and checkout asks again and again",
+        "payment fails and checkout retries again and again",
         (("payment", "POST /charges"), ("checkout", "POST /orders")),
     ),
     "throttling": ("the third party throttles", (("gateway", "GET /calendar"),)),
 }
-# What moves no operation by much still has a service.
+# A fault that changes no operation by much still has a service.
 SERVICES_OF = {"leak": ("cart",)}
-# So much of its slot a fault is on; the rest shows what is usual.
-ON_SHARE = 0.6
-QUIET_SHARE = 0.15  # of the run, at its begin
+ON_SHARE = 0.6  # of its slot in which a fault is on; the rest shows normal operation
+QUIET_SHARE = 0.15  # of the run without faults, at its begin
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Planned:
 
 
 def plan(seconds: float, faults: tuple[str, ...]) -> list[Planned]:
-    """Lay faults one after the other into a run, after some time without any."""
+    """Schedule faults one after the other, after a time without any."""
     if not faults:
         return []
     first = QUIET_SHARE * seconds
@@ -73,7 +72,7 @@ def plan(seconds: float, faults: tuple[str, ...]) -> list[Planned]:
 
 
 class Truth:
-    """What was true, written anew after every change; what the file holds already stays."""
+    """The truth file, rewritten after every change; entries of earlier runs stay."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -82,7 +81,7 @@ class Truth:
         self._deployments: list[dict[str, object]] = held.get("deployments", [])
 
     def began(self, fault: str) -> None:
-        """Note that a fault is on from now."""
+        """Record that a fault begins now."""
         cause, operations = FAULTS[fault]
         self._incidents.append(
             {
@@ -102,14 +101,14 @@ class Truth:
         self._write()
 
     def ended(self, fault: str) -> None:
-        """Note that a fault is off from now."""
+        """Record that a fault ends now."""
         for incident in self._incidents:
             if incident["name"] == fault and incident["ongoing"]:
                 incident.update(end=_now(), ongoing=False)
         self._write()
 
     def deployed(self, service: str, version: str, before: str) -> None:
-        """Note that a service has another version from now."""
+        """Record that a service has another version from now on."""
         self._deployments.append(
             {
                 "service_name": service,

@@ -1,7 +1,7 @@
-"""Run the shop for a while: servers, services, customers, faults; its telemetry becomes a lake.
+"""Run the shop: servers, services, customers, faults; its telemetry goes into a lake.
 
-In:  how long, which faults, where the lake is.
-Out: a lake fed by `apm receive`, truth.json beside it, what customers saw in requests.jsonl.
+In:  duration, faults, path of the lake.
+Out: a lake written by `apm receive`; beside it truth.json, and requests.jsonl of the customers.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from demo.shop import places
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = {"good": "1.4.0", "bad": "1.5.0"}
 STOP_S = 20.0
-SETTLE_S = 2.0  # after the load, for the last exports and the worker
+SETTLE_S = 2.0  # wait after the load, for the last exports and the worker
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Shop:
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self, *names: str, **more: str) -> None:
-        """Start parts of the shop and wait until all can work."""
+        """Start parts of the shop and wait until all are ready."""
         version = more.pop("version", VERSIONS["good"])
         with self.log.open("ab") as log:
             for name in names:
@@ -65,27 +65,27 @@ class Shop:
         deadline = time.monotonic() + servers.READY_S
         while not (self.folder / "ready" / str(process.pid)).exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                said = self.log.read_text(errors="replace")[-2_000:]
-                raise RuntimeError(f"{process.args!r} did not start; its log ends:\n{said}")
+                tail = self.log.read_text(errors="replace")[-2_000:]
+                raise RuntimeError(f"{process.args!r} did not start; its log ends:\n{tail}")
             time.sleep(0.05)
 
     def replace(self, name: str, **more: str) -> None:
-        """Deploy another release: the new one works before the old one stops."""
+        """Deploy another release: the new one is ready before the old one stops."""
         old = self.processes[name]
         self.start(name, **more)
         end(old)
 
     def stop(self, name: str) -> None:
-        """Stop one part; its telemetry leaves before it ends."""
+        """Stop one part; it sends its telemetry before it ends."""
         end(self.processes.pop(name))
 
     def set(self, *on: str) -> None:
-        """Say which faults are on."""
+        """Set the faults that are on."""
         write_atomic(self.folder / "faults.json", json.dumps(dict.fromkeys(on, True)).encode())
 
 
 def end(process: "subprocess.Popen[Any]") -> None:
-    """Ask a process to end, then make it."""
+    """Terminate a process; kill it when it does not end in time."""
     process.terminate()
     try:
         process.wait(STOP_S)
@@ -96,7 +96,7 @@ def end(process: "subprocess.Popen[Any]") -> None:
 
 @contextlib.contextmanager
 def storage(folder: Path) -> Iterator[dict[str, str]]:
-    """Run PostgreSQL and Redis where they are installed, else name SQLite and no cache."""
+    """Run PostgreSQL and Redis if they are installed; else use SQLite and no cache."""
     with contextlib.ExitStack() as stack:
         place = f"sqlite:///{folder / 'shop.sqlite'}"
         if servers.postgres_program("postgres"):
@@ -109,7 +109,7 @@ def storage(folder: Path) -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def receiver(lake: Path) -> Iterator[str]:
-    """Run `apm receive` on free loopback ports; give its HTTP endpoint."""
+    """Run `apm receive` on free loopback ports; yield its HTTP endpoint."""
     grpc, http, admin = (servers.free_port() for _ in range(3))
     ports = ["--grpc-port", str(grpc), "--http-port", str(http), "--admin-port", str(admin)]
     process = subprocess.Popen(
@@ -158,7 +158,7 @@ def shop(
 
 
 def customers(running: Shop, seconds: float, users: int, requests: Path) -> "subprocess.Popen[Any]":
-    """Start the load: locust without its web page."""
+    """Start the load: locust without its web interface."""
     gateway = f"http://{places.HOST}:{running.environment['DEMO_PORT']}"
     return subprocess.Popen(
         [sys.executable, "-m", "locust", "-f", str(ROOT / "demo" / "load.py"), "--headless",
@@ -201,7 +201,7 @@ def _sleep_until(moment: float, load: "subprocess.Popen[Any]") -> None:
 
 
 def _free_range() -> int:
-    """Find a first port whose successors are free, too."""
+    """Find a port whose successors, one per service, are free as well."""
     while True:
         first = servers.free_port()
         try:
@@ -218,14 +218,14 @@ def _free_range() -> int:
 @click.option("--seconds", type=click.FloatRange(5, 86_400), default=180.0, show_default=True)
 @click.option("--users", type=click.IntRange(2, 1_000), default=14, show_default=True)
 @click.option("--fault", "faults", multiple=True, type=click.Choice([*plan.FAULTS, "none"]),
-              help="Only these.  [default: all]")  # fmt: skip
+              help="Only these faults.  [default: all]")  # fmt: skip
 def main(lake: Path, seconds: float, users: int, faults: tuple[str, ...]) -> None:
-    """Run the shop and leave its telemetry in a lake."""
+    """Run the shop and store its telemetry in a lake."""
     chosen = tuple(f for f in faults if f != "none") if faults else tuple(plan.FAULTS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     lake = lake.resolve()
     lake.parent.mkdir(parents=True, exist_ok=True)
-    if not lake.exists():  # else this run is added, as to the lake
+    if not lake.exists():  # otherwise this run is appended, as in the lake
         for name in ("truth.json", "requests.jsonl"):
             (lake.parent / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="apm-demo-") as name:
@@ -233,10 +233,10 @@ def main(lake: Path, seconds: float, users: int, faults: tuple[str, ...]) -> Non
         with storage(folder) as stored, receiver(lake) as endpoint:
             kind = "PostgreSQL" if "postgres" in stored["DEMO_DATABASE"] else "SQLite"
             cache = "Redis" if stored["DEMO_REDIS"] else "no Redis"
-            click.echo(f"the shop opens, with {kind} and {cache}", err=True)
+            click.echo(f"starting the shop with {kind} and {cache}", err=True)
             log = lake.parent / "services.log"
             with shop(endpoint, folder, stored, log, APM_PROFILING_ENABLED="true") as running:
-                click.echo(f"customers come for {seconds:g} s", err=True)
+                click.echo(f"running the load for {seconds:g} s", err=True)
                 load = customers(running, seconds, users, lake.parent / "requests.jsonl")
                 try:
                     steps = plan.plan(seconds, chosen)

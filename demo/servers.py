@@ -21,35 +21,35 @@ from typing import Any
 import psycopg
 
 UNPRIVILEGED = "postgres"  # PostgreSQL refuses to run as root
-READY_S = 120.0  # a first start compiles for a while
+READY_S = 120.0  # the first start compiles
 
 
-PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
+PORTS = range(20_000, 32_000)  # below those that Linux uses for outgoing connections
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on now, and that no outgoing connection may take."""
+    """Return a port without a listener that outgoing connections do not use."""
     while True:
         port = random.choice(PORTS)
-        with socket.socket() as found:
+        with socket.socket() as probe:
             try:
-                found.bind(("127.0.0.1", port))
+                probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
 
 
 def postgres_program(name: str) -> str | None:
-    """Find a program of PostgreSQL, whose server programs Debian keeps off the path."""
+    """Find a program of PostgreSQL; Debian installs the server outside the PATH."""
     versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
     return str(versions[0]) if versions else shutil.which(name)
 
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """Run a PostgreSQL with a fresh cluster; give SQLAlchemy's URL.
+    """Run a PostgreSQL with a fresh cluster; yield SQLAlchemy's URL.
 
-    Its data lies in a folder of its own: the account it runs as may not walk to everybody's.
+    Its data is in a separate folder, because its account may not enter those of other users.
     """
     with tempfile.TemporaryDirectory(prefix="apm-postgres-") as folder:
         os.chmod(folder, 0o711)
@@ -60,7 +60,7 @@ def postgres() -> Iterator[str]:
 @contextmanager
 def _postgres(data: Path) -> Iterator[str]:
     initdb, server = postgres_program("initdb"), postgres_program("postgres")
-    assert initdb and server  # the caller looked
+    assert initdb and server  # the caller has checked
     data.mkdir(mode=0o700)
     user: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -81,9 +81,9 @@ def _postgres(data: Path) -> Iterator[str]:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
-    """Run a Redis that keeps nothing; give its URL."""
+    """Run a Redis without persistence; yield its URL."""
     program = shutil.which("redis-server")
-    assert program  # the caller looked
+    assert program  # the caller has checked
     port = free_port()
     where = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
     with _running([program, *where, "--save", "", "--appendonly", "no"], port):
@@ -92,18 +92,18 @@ def redis(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _running(command: list[str], port: int, **user: Any) -> Iterator[None]:
-    nowhere = subprocess.DEVNULL
-    process = subprocess.Popen(command, cwd="/", stdout=nowhere, stderr=nowhere, **user)
+    devnull = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd="/", stdout=devnull, stderr=devnull, **user)
     try:
         await_port("127.0.0.1", port, process)
         yield
     finally:
-        process.send_signal(signal.SIGINT)  # PostgreSQL would wait for its clients otherwise
+        process.send_signal(signal.SIGINT)  # on SIGTERM PostgreSQL waits for its clients
         process.wait(READY_S)
 
 
 def await_port(host: str, port: int, process: "subprocess.Popen[Any]") -> None:
-    """Wait until something listens; an end of its process before that is an error."""
+    """Wait until a port accepts connections; raise when its process ends before that."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

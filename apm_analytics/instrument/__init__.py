@@ -1,7 +1,7 @@
-"""Runs inside the watched application: traces, metrics, logs and profiles over OTLP.
+"""Instrument an application from inside: traces, metrics, logs and profiles over OTLP.
 
 In:  a FastAPI service, APM_* and OTEL_* variables.
-Out: redacted telemetry at an OTLP receiver; nothing of ours is ever raised into the service.
+Out: redacted telemetry at an OTLP receiver; no error of ours is raised into the service.
 
 >>> from apm_analytics import instrument
 >>> app = FastAPI()  # doctest: +SKIP

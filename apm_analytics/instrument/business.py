@@ -1,4 +1,4 @@
-"""What a service does for the business: transactions, events and KPIs.
+"""Record business transactions, events and KPIs.
 
 In:  calls in the application: `with transaction("checkout")`, `kpi(...)`, `event(...)`.
 Out: spans with the business context, baggage for the services downstream, metrics, log records.
@@ -25,13 +25,13 @@ from apm_analytics.instrument.spans import LightSpan
 SCOPE = "apm_analytics.instrument"
 TRANSACTION = "business.transaction"
 OPERATION = "business.operation"
-# What travels as baggage and is put on every span below, by the lake's promoted names.
+# What travels as baggage and is added to every span below, under the lake's column names.
 CARRIED = (TRANSACTION, OPERATION, "user.id", "organization.id", "session.id")
-LONGEST_VALUE = 128  # of what is taken from baggage
+LONGEST_VALUE = 128  # characters of a baggage value
 # Attributes with about as many values as requests: never on a metric.
 UNBOUNDED = ("user.id", "organization.id", "session.id", "order.id", "cart.id", "request.id")
 UNBOUNDED_PARTS = ("uuid", "email", "correlation", "trace_id", "timestamp")
-OVERFLOW = {"otel.metric.overflow": True}  # of OpenTelemetry: what the limit cuts off
+OVERFLOW = {"otel.metric.overflow": True}  # OpenTelemetry's attribute for what a limit cuts off
 Kind = Literal["counter", "histogram", "gauge"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -39,37 +39,37 @@ _log = logging.getLogger(__name__)
 
 
 def add_business_context(span: LightSpan) -> None:
-    """Put on a span that is sent what baggage carried when it began, and a local root's ids.
+    """Add to a span what baggage carried when it began, and the ids of a local root.
 
-    Nine in ten spans are not sent and spared this; what a span was given otherwise stays.
+    Only spans that are sent get it: nine in ten are not. Attributes that the span has are kept.
     """
-    found: dict[str, Any] = {}
+    context: dict[str, Any] = {}
     carried = baggage.get_all(span.within)
     if carried:
-        found = {key: str(carried[key])[:LONGEST_VALUE] for key in CARRIED if key in carried}
+        context = {key: str(carried[key])[:LONGEST_VALUE] for key in CARRIED if key in carried}
     if span.above is None:
         if correlation := span.within.get(CORRELATION):
-            found["correlation.id"] = str(correlation)
+            context["correlation.id"] = str(correlation)
         if request := span.within.get(REQUEST):
-            found["request.id"] = str(request)
-    if found:
-        span.add_missing(found)
+            context["request.id"] = str(request)
+    if context:
+        span.add_missing(context)
 
 
 class transaction:
     """A business transaction: a span, and a context for everything below it.
 
-    It is a context manager, plain and async, and a decorator of functions of both kinds. An
-    exception of the application passes through and marks the transaction as failed; one of ours
-    never reaches the application.
+    It is a context manager and a decorator, both for plain and async code. An exception of the
+    application passes through and marks the transaction as failed; errors of ours never reach
+    the application.
 
     Parameters
     ----------
-    name : of the process, as in specs/transactions.yaml: few names, no ids.
-    user_id, organization_id, session_id : who; they travel to the services downstream.
+    name : name of the process, as in specs/transactions.yaml: few names, no ids.
+    user_id, organization_id, session_id : propagated to the services downstream.
     operation : the step within the transaction.
-    critical : always keep its trace; APM_CRITICAL_TRANSACTIONS names those that always are.
-    attributes : more attributes of its span, by their full names.
+    critical : always keep its trace; APM_CRITICAL_TRANSACTIONS does the same by name.
+    attributes : further attributes of its span, by their full names.
 
     Examples
     --------
@@ -112,7 +112,7 @@ class transaction:
         try:
             self._begin()
         except Exception:
-            _log.debug("transaction %s is not watched", self._name, exc_info=True)
+            _log.debug("transaction %s is not recorded", self._name, exc_info=True)
         return self
 
     def __exit__(
@@ -129,7 +129,7 @@ class transaction:
             if self._token is not None:
                 detach(self._token)
         except Exception:
-            _log.debug("transaction %s did not end well", self._name, exc_info=True)
+            _log.debug("transaction %s could not be ended", self._name, exc_info=True)
 
     async def __aenter__(self) -> "transaction":
         return self.__enter__()
@@ -143,24 +143,24 @@ class transaction:
         self.__exit__(kind, error, traceback)
 
     def __call__(self, function: Function) -> Function:
-        """Let every call of a function be a transaction of its own."""
+        """Make every call of a function a transaction of its own."""
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            async def watched_later(*args: Any, **kwargs: Any) -> Any:
-                with self._another():
+            async def traced_async(*args: Any, **kwargs: Any) -> Any:
+                with self._copy():
                     return await function(*args, **kwargs)
 
-            return cast(Function, watched_later)
+            return cast(Function, traced_async)
 
         @functools.wraps(function)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            with self._another():
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            with self._copy():
                 return function(*args, **kwargs)
 
-        return cast(Function, watched)
+        return cast(Function, traced)
 
-    def _another(self) -> "transaction":
+    def _copy(self) -> "transaction":
         other = transaction(self._name, critical=self._critical, attributes=self._attributes)
         other._carried = self._carried
         return other
@@ -177,12 +177,12 @@ class transaction:
             self._name, context, attributes=self._attributes
         )
         self._token = attach(trace.set_span_in_context(self._span, context))
-        if outermost and above.is_recording():  # the request that it belongs to
+        if outermost and above.is_recording():  # the span of its request
             above.set_attributes(self._carried)
 
 
 def event(name: str, body: str = "", **attributes: Any) -> None:
-    """Record a business event as a log record with an event name, tied to the present span.
+    """Record a business event as a log record with an event name, tied to the current span.
 
     Examples
     --------
@@ -206,14 +206,14 @@ def event(name: str, body: str = "", **attributes: Any) -> None:
 
 
 class _Kpis:
-    """The instruments of this process's KPIs, and what was said about them."""
+    """The instruments of this process's KPIs; warns once per problem."""
 
     def __init__(self) -> None:
         self.max_series = 100
         self._instruments: dict[str, tuple[Kind, str, Any]] = {}
         self._series: dict[str, set[Any]] = {}
         self._values: dict[tuple[str, str], set[Any]] = {}
-        self._said: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
     def record(
@@ -221,19 +221,19 @@ class _Kpis:
     ) -> None:
         made_as, made_unit, instrument = self._instrument(name, unit, kind)
         if (made_as, made_unit) != (kind, unit):
-            self._say(
+            self._warn(
                 name,
                 "unit",
                 f"KPI {name} is a {made_as} in {made_unit!r}, found a {kind} in {unit!r}: this "
-                "value is not recorded; give the KPI one kind and unit, or another name",
+                "value is not recorded; use one kind and unit per KPI, or another name",
             )
             return
         if kind == "counter" and not value >= 0:
-            self._say(
+            self._warn(
                 name,
                 "negative",
                 f"KPI {name}: found {value}, a counter needs values >= 0: it is not recorded; "
-                'use kind="histogram" or a KPI of its own for what is taken back',
+                'use kind="histogram", or a separate KPI for refunds and the like',
             )
             return
         bounded = self._bounded(name, attributes)
@@ -241,43 +241,43 @@ class _Kpis:
         getattr(instrument, write)(value, bounded)
 
     def _instrument(self, name: str, unit: str, kind: Kind) -> tuple[Kind, str, Any]:
-        found = self._instruments.get(name)
-        if found is None:
+        known = self._instruments.get(name)
+        if known is None:
             with self._lock:
-                found = self._instruments.get(name)
-                if found is None:
+                known = self._instruments.get(name)
+                if known is None:
                     meter = metrics.get_meter(SCOPE)
                     make: Any = {
                         "counter": meter.create_counter,
                         "histogram": meter.create_histogram,
                         "gauge": meter.create_gauge,
                     }[kind]
-                    found = self._instruments[name] = (kind, unit, make(name, unit))
-        return found
+                    known = self._instruments[name] = (kind, unit, make(name, unit))
+        return known
 
     def _bounded(self, name: str, attributes: dict[str, Any]) -> dict[str, Any]:
-        """Give attributes with few enough values for a metric."""
+        """Return the attributes that may be put on a metric, or the overflow set."""
         for key in [key for key in attributes if _is_unbounded(key)]:
             del attributes[key]
-            self._say(
+            self._warn(
                 name,
                 key,
                 f"KPI {name}: attribute {key} has about as many values as requests and is left "
                 "out; put it on an event() or a transaction",
             )
         series = self._series.setdefault(name, set())
-        one = tuple(sorted((key, str(value)) for key, value in attributes.items()))
-        if one in series:
+        attribute_set = tuple(sorted((key, str(value)) for key, value in attributes.items()))
+        if attribute_set in series:
             return attributes
         with self._lock:
             if len(series) < self.max_series:
-                series.add(one)
-                for key, text in one:
+                series.add(attribute_set)
+                for key, text in attribute_set:
                     self._values.setdefault((name, key), set()).add(text)
                 return attributes
         counts = {key: len(self._values.get((name, key), ())) for key in attributes}
         worst = max(counts, key=lambda key: counts[key], default="")
-        self._say(
+        self._warn(
             name,
             "",
             f"KPI {name} has {self.max_series} attribute sets, the limit: further ones are "
@@ -286,9 +286,9 @@ class _Kpis:
         )
         return dict(OVERFLOW)
 
-    def _say(self, name: str, about: str, text: str) -> None:
-        if (name, about) not in self._said:
-            self._said.add((name, about))
+    def _warn(self, name: str, about: str, text: str) -> None:
+        if (name, about) not in self._warned:
+            self._warned.add((name, about))
             _log.warning(text)
 
 
@@ -302,20 +302,20 @@ def kpi(
 
     Parameters
     ----------
-    name : of the metric, as in specs/kpis.yaml; always with the same unit and kind.
+    name : name of the metric, as in specs/kpis.yaml; always with the same unit and kind.
     value : >= 0 for a counter.
     unit : UCUM or a currency: "EUR", "{order}", "1".
-    kind : counter sums up (revenue, orders), histogram keeps the distribution (basket size),
-        gauge the last value (open carts).
-    attributes : few values each (currency, segment); `_` in a name stands for `.`. Ids are left
-        out with a warning, sets beyond APM_KPI_MAX_SERIES are recorded together.
+    kind : "counter" adds up (revenue, orders), "histogram" keeps the distribution (basket size),
+        "gauge" the last value (open carts).
+    attributes : with few values each (currency, segment); `_` in a name becomes `.`. Ids are left
+        out with a warning; sets beyond APM_KPI_MAX_SERIES are recorded together.
 
     Examples
     --------
     >>> kpi("revenue", 42.0, unit="EUR", segment="retail")
     """
     try:
-        dotted = {key.replace("_", "."): found for key, found in attributes.items()}
+        dotted = {key.replace("_", "."): value for key, value in attributes.items()}
         _kpis.record(name, value, unit, kind, dotted)
     except Exception:
         _log.debug("KPI %s is lost", name, exc_info=True)

@@ -1,8 +1,8 @@
-"""Calls that the service makes with httpx: who is called, and Microsoft-Graph-like APIs.
+"""Describe calls that the service makes with httpx, also to APIs like Microsoft Graph.
 
 In:  contrib's httpx hooks: the span, the request, the response.
-Out: ids and baggage only for our own hosts; for Graph hosts span names and attributes that say
-     what was asked without the tenant's data.
+Out: ids and baggage only for our own hosts; for Graph hosts span names and attributes that
+     describe the call without the tenant's data.
 
 Attributes of Graph calls: `graph.resource` (the path with `{id}` for what identifies something),
 `graph.version`, `graph.batch.size`, `graph.throttled`, `graph.retry_after` in seconds,
@@ -20,7 +20,7 @@ from opentelemetry.trace import Span
 from apm_analytics.instrument.correlation import OwnHosts, calls_host
 
 BATCH = "$batch"
-LARGEST_BATCH = 4 * 1024 * 1024  # bytes of a $batch body that is looked into
+LARGEST_BATCH = 4 * 1024 * 1024  # bytes; a larger $batch body is not parsed
 # Segments that are part of the API though they follow a collection.
 API_WORDS = {"root", "delta", "me", "microsoft.graph"}
 LONGEST_WORD = 40
@@ -31,14 +31,14 @@ _FUNCTION = re.compile(r"([A-Za-z.]+)\(.*\)")
 
 
 class CallHooks:
-    """The hooks of one service, for clients of both kinds."""
+    """The hooks of one service, for synchronous and asynchronous clients."""
 
     def __init__(self, own: OwnHosts, graph_hosts: tuple[str, ...]) -> None:
         self._own = own
         self._graph_hosts = {host.lower() for host in graph_hosts}
 
     def request(self, span: Span, request: Any) -> None:
-        """Look at a request before its headers are written; never raises."""
+        """Inspect a request before its headers are written; never raises."""
         try:
             host = _host(request.url)
             calls_host(self._own.holds(host))
@@ -48,7 +48,7 @@ class CallHooks:
             calls_host(False)
 
     def response(self, span: Span, request: Any, response: Any) -> None:
-        """Look at the response of a Graph host; never raises."""
+        """Inspect the response of a Graph host; never raises."""
         try:
             if self._is_graph(_host(request.url)) and span.is_recording():
                 _describe_response(span, response)
@@ -56,11 +56,11 @@ class CallHooks:
             calls_host(False)
 
     async def request_later(self, span: Span, request: Any) -> None:
-        """Do as `request`, for the asynchronous client."""
+        """The asynchronous form of `request`."""
         self.request(span, request)
 
     async def response_later(self, span: Span, request: Any, response: Any) -> None:
-        """Do as `response`, for the asynchronous client."""
+        """The asynchronous form of `response`."""
         self.response(span, request, response)
 
     def _is_graph(self, host: str) -> bool:
@@ -68,7 +68,7 @@ class CallHooks:
 
 
 def resource(path: str) -> tuple[str, str]:
-    """Give the version and the templated resource of a Graph path.
+    """Return the version and the templated resource of a Graph path.
 
     Whatever is not a word of the API becomes `{id}`: what follows a collection (a plural), what
     holds digits or other signs, and paths in drives (`root:/...:`).
@@ -116,7 +116,7 @@ def _describe(span: Span, request: Any) -> None:
             "graph.resource": template,
             "graph.version": version,
             "url.template": template,
-            # Over the instrumentation's own: its path and query hold the tenant's data.
+            # Replaces the instrumentation's, whose path and query hold the tenant's data.
             "url.full": f"{url.scheme}://{_host(url)}/{version}{template}",
         }
     )

@@ -1,7 +1,7 @@
-"""What a watched service is told by its environment.
+"""Settings of an instrumented service, from its environment.
 
 In:  environment variables APM_*, and OTEL_TRACES_SAMPLER with its argument.
-Out: `InstrumentSettings`; a bad value is said in the log and its default is used, as a watched
+Out: `InstrumentSettings`; a bad value is logged and its default used, because an instrumented
      application must start in any case.
 """
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InstrumentSettings:
-    """How a service is watched; every field has a variable in `VARIABLES`.
+    """How a service is instrumented; every field has a variable in `VARIABLES`.
 
     Examples
     --------
@@ -30,7 +30,7 @@ class InstrumentSettings:
     """
 
     enabled: bool = True
-    sample_rate: float = 1.0  # share of ordinary traces that is kept
+    sample_rate: float = 1.0  # share of ordinary traces to keep
     slow_s: float = 1.0  # a local root at least this long is always kept
     critical_transactions: tuple[str, ...] = ()  # always kept
     trace_timeout_s: float = 60.0  # a trace open longer is decided with what is there
@@ -41,27 +41,27 @@ class InstrumentSettings:
     profiling_duty: float = 0.005  # share of the time in which a request is profiled
     own_hosts: tuple[str, ...] = OWN_HOSTS
     graph_hosts: tuple[str, ...] = ("graph.microsoft.com",)
-    kpi_max_series: int = 100  # attribute sets a KPI
+    kpi_max_series: int = 100  # attribute sets per KPI
     privacy_rules: Path = PACKAGE.parent / "specs" / "privacy.yaml"
-    shutdown_s: float = 5.0  # at exit telemetry may hold the process this long
+    shutdown_s: float = 5.0  # at most this long telemetry delays the exit
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "InstrumentSettings":
-        """Read the settings of this process; what does not fit is said and left at its default."""
+        """Read the settings of this process; a bad value is logged and its default used."""
         environ = os.environ if environ is None else environ
         read: dict[str, Any] = {}
         if (rate := _rate_of_otel_sampler(environ)) is not None:
             read["sample_rate"] = rate
         for field in fields(cls):
             variable, parse, needed = VARIABLES[field.name]
-            found = environ.get(variable, "").strip()
-            if not found:
+            text = environ.get(variable, "").strip()
+            if not text:
                 continue
             try:
-                read[field.name] = parse(found)
+                read[field.name] = parse(text)
             except ValueError:
                 _log.warning(
-                    "%s: found %r, needs %s; %r is used", variable, found, needed, field.default
+                    "%s: found %r, needs %s; %r is used", variable, text, needed, field.default
                 )
         return cls(**read)
 
@@ -89,7 +89,7 @@ def _names(text: str) -> tuple[str, ...]:
 _SECONDS = _between(0.001, 86_400.0)
 _COUNT = _between(1, 1_000_000, int)
 _SHARE = _between(0.0, 1.0)
-# Field -> its variable, how it is read, and what it needs in words.
+# Field -> its variable, its parser, and the accepted values in words.
 VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "enabled": ("APM_ENABLED", _flag, "true or false"),
     "sample_rate": ("APM_SAMPLE_RATE", _SHARE, "a number from 0 to 1"),
@@ -110,7 +110,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
 
 
 def _rate_of_otel_sampler(environ: Mapping[str, str]) -> float | None:
-    """Give the rate that OTEL_TRACES_SAMPLER asks for; APM_SAMPLE_RATE wins over it."""
+    """Return the rate that OTEL_TRACES_SAMPLER sets; APM_SAMPLE_RATE takes precedence."""
     name = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower().removeprefix("parentbased_")
     if name == "always_on":
         return 1.0

@@ -1,10 +1,10 @@
-"""Ids that follow a request: W3C trace context, X-Correlation-ID and X-Request-ID.
+"""Propagate the ids of a request: W3C trace context, X-Correlation-ID and X-Request-ID.
 
-In:  headers of a request that comes in.
+In:  headers of an incoming request.
 Out: the ids in the context, on outgoing calls to our own hosts, in answers, and in every log line.
 
-Baggage and the X-ids go to our own hosts only: a call to a host that nobody has named ours carries
-neither. Whoever makes a call says so with `calls_host` just before its headers are written.
+Baggage and the X-ids are sent to our own hosts only; calls to other hosts carry neither. The caller
+marks a call with `calls_host` just before its headers are written.
 """
 
 import logging
@@ -20,7 +20,6 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, create_key, get_current, get_value, set_value
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import (
-    CarrierT,
     Getter,
     Setter,
     TextMapPropagator,
@@ -34,7 +33,7 @@ REQUEST_HEADER = "x-request-id"
 BAGGAGE_HEADER = "baggage"
 CORRELATION = create_key("apm-correlation-id")
 REQUEST = create_key("apm-request-id")
-# What a log line starts with where the application has no format of its own.
+# Log format where the application has configured none.
 LOG_FORMAT = (
     "%(asctime)s %(levelname)s %(name)s [correlation_id=%(correlation_id)s "
     "request_id=%(request_id)s] %(message)s"
@@ -45,7 +44,7 @@ _ours: ContextVar[bool] = ContextVar("apm_call_is_ours", default=False)
 
 
 class OwnHosts:
-    """Tell our own hosts from others, by globs; a name without a dot is always ours.
+    """Recognise our own hosts by globs; a name without a dot is always ours.
 
     Examples
     --------
@@ -67,12 +66,12 @@ class OwnHosts:
 
 
 def calls_host(ours: bool) -> None:
-    """Say whether the next headers written in this context go to a host of ours."""
+    """Set whether the next headers written in this context go to a host of ours."""
     _ours.set(ours)
 
 
 def correlation_id(context: Context | None = None) -> str | None:
-    """Give the id that binds everything one user action caused: as received, else the trace id."""
+    """Return the id shared by everything one user action caused: as received, else the trace id."""
     received = get_value(CORRELATION, context)
     if isinstance(received, str):
         return received
@@ -81,21 +80,18 @@ def correlation_id(context: Context | None = None) -> str | None:
 
 
 def request_id(context: Context | None = None) -> str | None:
-    """Give the id of the present request: as received, else one made here."""
-    found = get_value(REQUEST, context)
-    return found if isinstance(found, str) else None
+    """Return the id of the current request: as received, else generated here."""
+    value = get_value(REQUEST, context)
+    return value if isinstance(value, str) else None
 
 
 class CorrelationPropagator(TextMapPropagator):
-    """Carry the X-ids in, and out to our own hosts."""
+    """Read the X-ids from requests; send them to our own hosts."""
 
     def extract(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        getter: Getter[CarrierT] = default_getter,
+        self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter
     ) -> Context:
-        """Take the ids from a request's headers; make a request id where there is none."""
+        """Read the ids from a request's headers; generate a request id where there is none."""
         context = get_current() if context is None else context
         correlation, request = _received(carrier, getter)
         if correlation and _ID.fullmatch(correlation):
@@ -105,12 +101,9 @@ class CorrelationPropagator(TextMapPropagator):
         return set_value(REQUEST, request, context)
 
     def inject(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        setter: Setter[CarrierT] = default_setter,
+        self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter
     ) -> None:
-        """Write the ids where the call goes to a host of ours; take them back where it does not."""
+        """Write the ids on a call to a host of ours; remove them from other calls."""
         ours = _ours.get()
         for header, value in (
             (CORRELATION_HEADER, correlation_id(context)),
@@ -119,7 +112,7 @@ class CorrelationPropagator(TextMapPropagator):
             if value and ours:
                 setter.set(carrier, header, value)
             elif value and isinstance(carrier, MutableMapping) and carrier.get(header) == value:
-                del carrier[header]  # a redirect has brought it along
+                del carrier[header]  # copied by a redirect
 
     @property
     def fields(self) -> set[str]:
@@ -128,15 +121,12 @@ class CorrelationPropagator(TextMapPropagator):
 
 
 class OwnBaggagePropagator(W3CBaggagePropagator):
-    """Carry baggage in from everywhere, and out to our own hosts."""
+    """Read baggage from every request; send it to our own hosts only."""
 
     def inject(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        setter: Setter[CarrierT] = default_setter,
+        self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter
     ) -> None:
-        """Write baggage where the call goes to a host of ours; take it back where it does not."""
+        """Write baggage on a call to a host of ours; remove it from other calls."""
         if _ours.get():
             super().inject(carrier, context, setter)
         elif isinstance(carrier, MutableMapping):
@@ -144,7 +134,7 @@ class OwnBaggagePropagator(W3CBaggagePropagator):
 
 
 def identify_answer(message: Any) -> None:
-    """Put the ids on the start of an ASGI answer, unless the application has set them."""
+    """Add the ids to the start of an ASGI response, unless the application has set them."""
     headers = message.get("headers") or ()
     present = {bytes(name).lower() for name, _ in headers}
     added = [
@@ -155,12 +145,12 @@ def identify_answer(message: Any) -> None:
         )
         if value and header not in present
     ]
-    # A new list: the old one belongs to the answer, which may be sent again.
+    # A new list: the response may reuse the old one.
     message["headers"] = [*headers, *added]
 
 
 def identify_log_records() -> None:
-    """Give every log record of this process `correlation_id` and `request_id` ("-" without)."""
+    """Add `correlation_id` and `request_id` ("-" without) to every log record of this process."""
     made_before = logging.getLogRecordFactory()
     if getattr(made_before, "identifies", False):
         return
@@ -194,17 +184,17 @@ def _received(carrier: Any, getter: Getter[Any]) -> tuple[str | None, str | None
 
 
 def raw_headers(carrier: Any) -> Iterable[tuple[bytes, bytes]] | None:
-    """Give an ASGI request's headers, from its scope or Starlette's `Headers`; None of others."""
+    """Return the headers of an ASGI scope or Starlette's `Headers`; None for other carriers."""
     if isinstance(carrier, dict):
         return carrier.get("headers") if "type" in carrier else None
-    found = getattr(carrier, "raw", None)
-    return found if isinstance(found, list) else None
+    headers = getattr(carrier, "raw", None)
+    return headers if isinstance(headers, list) else None
 
 
 class Propagation(CompositePropagator):
-    """The propagators in turn; one whose headers have not come is not asked.
+    """Run the propagators in turn; one without a header in the request is skipped.
 
-    Each would decode all headers of a request for each of its own.
+    Otherwise each would decode all headers of a request, once per header of its own.
     """
 
     def __init__(self, parts: list[TextMapPropagator], always: TextMapPropagator) -> None:
@@ -213,12 +203,9 @@ class Propagation(CompositePropagator):
         self._always = always
 
     def extract(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        getter: Getter[CarrierT] = default_getter,
+        self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter
     ) -> Context:
-        """Take from the headers what each part knows."""
+        """Extract the context by every part with a header in the request."""
         raw = raw_headers(carrier)
         names = None if raw is None else {name for name, _ in raw}
         for fields, part in self._parts:

@@ -1,6 +1,6 @@
-"""What telemetry is lost, counted where it is lost.
+"""Count telemetry that is lost.
 
-In:  one call a loss, from any thread.
+In:  one call per loss, from any thread.
 Out: totals by signal and reason, which the metric `apm.telemetry.dropped` shows.
 """
 
@@ -34,12 +34,12 @@ class Losses:
             self._counts[signal, reason] += count
 
     def total(self, signal: str) -> int:
-        """Give how many items of a signal were lost, for whatever reason."""
+        """Return how many items of a signal were lost, for any reason."""
         with self._lock:
             return sum(n for (name, _), n in self._counts.items() if name == signal)
 
     def by_reason(self) -> dict[tuple[str, str], int]:
-        """Give the counts by (signal, reason)."""
+        """Return the counts by (signal, reason)."""
         with self._lock:
             return dict(self._counts)
 

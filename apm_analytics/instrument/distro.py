@@ -1,6 +1,6 @@
-"""Our entry points for `opentelemetry-instrument`: watch a service without changing its code.
+"""Entry points for `opentelemetry-instrument`: instrument a service without changing its code.
 
-In:  OTEL_PYTHON_DISTRO=apm and OTEL_PYTHON_CONFIGURATOR=apm, where another distro is installed too.
+In:  OTEL_PYTHON_DISTRO=apm and OTEL_PYTHON_CONFIGURATOR=apm, if another distro is installed.
 Out: the same as `setup`, for every FastAPI application that the process makes.
 """
 
@@ -13,7 +13,7 @@ from apm_analytics.instrument.pipeline import Pipeline
 
 
 class ApmConfigurator:
-    """Sets the SDK up; `opentelemetry-instrument` calls `configure` once."""
+    """Set up the SDK; `opentelemetry-instrument` calls `configure` once."""
 
     pipeline: Pipeline | None = None
 
@@ -24,10 +24,10 @@ class ApmConfigurator:
 
 
 class ApmDistro(BaseDistro):  # type: ignore[misc]
-    """Switches contrib's instrumentations on, ours with our hooks."""
+    """Switch on contrib's instrumentations, with our hooks where we have some."""
 
     def _configure(self, **kwargs: Any) -> None:
-        """All is done by the configurator."""
+        """Do nothing: the configurator does it."""
 
     def load_instrumentor(self, entry_point: Any, **kwargs: Any) -> None:
         """Switch one instrumentation on."""
@@ -46,7 +46,7 @@ def _watch_new_applications(pipeline: Pipeline) -> None:
     import fastapi
 
     class WatchedFastAPI(fastapi.FastAPI):
-        """A FastAPI application that is watched from its start."""
+        """A FastAPI application that is instrumented from its start."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)

@@ -1,10 +1,10 @@
-"""Watch SQLAlchemy engines that contrib's instrumentation cannot see being made.
+"""Instrument SQLAlchemy engines whose creation contrib's instrumentation does not see.
 
-In:  every connection that an engine hands out, by SQLAlchemy's own event.
-Out: the engine watched by contrib's `EngineTracer`, and its pool reported, once.
+In:  every connection that an engine hands out, through SQLAlchemy's own event.
+Out: the engine is instrumented by contrib's `EngineTracer` and its pool reported, once.
 
-Contrib wraps `sqlalchemy.create_engine`. An application that has imported the function before
-`setup` was called, as most do, makes its engines by the function that is not wrapped.
+Contrib wraps `sqlalchemy.create_engine`. An application that imports the function before it
+calls `setup`, as most do, creates its engines with the unwrapped function.
 """
 
 import logging
@@ -28,7 +28,7 @@ class Engines:
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def saw(self, connection: Any) -> None:
-        """Watch the engine of a connection from its first statement on; never raises."""
+        """Instrument the engine of a connection from its first statement on; never raises."""
         engine = connection.engine
         if engine in self._known:
             return
@@ -37,13 +37,15 @@ class Engines:
             self._pools.add(engine)
             self._watch(engine)
         except Exception:
-            _log.exception("the engine %s is not watched", engine)
+            _log.exception("the engine %s is not instrumented", engine)
 
     def _watch(self, engine: Any) -> None:
         from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer
 
         listeners = engine.dispatch.before_cursor_execute
-        if any(isinstance(getattr(one, "__self__", None), EngineTracer) for one in listeners):
+        if any(
+            isinstance(getattr(listener, "__self__", None), EngineTracer) for listener in listeners
+        ):
             return
         # Pools are counted by `meters.Pools`.
         usage = NoOpUpDownCounter(POOLS)

@@ -1,19 +1,19 @@
 """Hold the spans of a trace until its local root ends, then keep or drop them together.
 
 In:  every recorded span of this process.
-Out: spans worth sending, with an `ot=th` that makes counts right.
+Out: the spans to send, with an `ot=th` that makes weighted counts correct.
 
 A local trace is what one request does in one process: its local root has no parent here. When the
 root ends, its spans are sent whole
-- with threshold 0 (each counts once) when one failed, the root was slow, or a critical
-  transaction ran: such a trace is kept whatever the random bits say, so its probability is 1;
-- with the threshold of the head decision when that was to sample;
-- not at all otherwise.
+- with threshold 0 (each counts once) when a span failed, the root was slow, or a critical
+  transaction ran: such a trace is kept whatever its random bits are, so its probability is 1;
+- with the threshold of the head decision when that sampled the trace;
+- otherwise not at all.
 
-Across services: the head decision travels in the trace flags, so what it keeps is whole in every
-service. What only this process found to be failed or slow is whole here alone; the services below
-sent theirs only if they found a reason too. Weighted counts stay right in each service, since each
-decides about every request that reaches it.
+Across services: the head decision travels in the trace flags, so the traces that it keeps are whole
+in every service. A trace that is kept only because it failed or was slow in this process is whole
+here alone; other services keep their part only if they have a reason too. Weighted counts stay
+correct in each service, because each decides about every request that reaches it.
 """
 
 import time
@@ -27,7 +27,7 @@ from apm_analytics.instrument.counts import Losses
 from apm_analytics.instrument.sampling import CRITICAL, Live, with_threshold
 from apm_analytics.instrument.spans import LightSpan
 
-MAX_HELD = 50_000  # spans held in all, so that a stall cannot eat the memory
+MAX_HELD = 50_000  # spans held in total, to bound memory during a stall
 REASON = "sampling.reason"
 
 
@@ -49,12 +49,12 @@ class LocalTraces:
 
     Parameters
     ----------
-    forward : takes each span that is kept.
-    live : the present policy, for what is slow.
-    losses : where dropped spans are counted.
+    forward : called with each span that is kept.
+    live : the current policy, for the limit of slow requests.
+    losses : counts dropped spans.
     timeout_s : a trace open longer is decided with the spans that it has.
-    max_spans : of one local trace; more are dropped and counted.
-    roots : told of the start and the end of spans that no span of this process holds.
+    max_spans : maximum per local trace; more are dropped and counted.
+    roots : called at the start and the end of local roots.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LocalTraces:
         self._held = 0
 
     def began(self, span: LightSpan) -> None:
-        """Find the local trace of a new span, or begin one; never raises."""
+        """Assign a new span to its local trace, or start one; never raises."""
         try:
             above = span.above
             if above is not None:
@@ -92,14 +92,14 @@ class LocalTraces:
             self._losses.add("spans", "failed")
 
     def ended(self, span: LightSpan) -> None:
-        """Hold a span, or decide about its trace when it is the root; never raises."""
+        """Hold a span, or decide its trace when it is the root; never raises."""
         try:
             self._ended(span)
         except Exception:
             self._losses.add("spans", "failed")
 
     def open_traces(self) -> int:
-        """Give how many local traces have begun and are not decided."""
+        """Return the number of local traces that are not decided yet."""
         return len(self._open)
 
     def _begin(self, span: LightSpan) -> None:
@@ -113,10 +113,10 @@ class LocalTraces:
 
     def _ended(self, span: LightSpan) -> None:
         if self._roots is not None and span.above is None:
-            self._roots.on_end(span)  # also where its trace was decided before, by the timeout
+            self._roots.on_end(span)  # also when the timeout has decided its trace
         trace: _LocalTrace | None = span.local
         failed = span._status.status_code is StatusCode.ERROR
-        if trace is None or trace.keep is not None:  # a straggler: its trace was decided before it
+        if trace is None or trace.keep is not None:  # its trace is decided already
             reason = "error" if failed else trace.reason if trace else ""
             self._send(span, reason)
             return
@@ -138,7 +138,7 @@ class LocalTraces:
 
     def _decide(self, trace: _LocalTrace, sampled: bool) -> None:
         self._open.pop(trace, None)
-        trace.root = None  # no circle: what is dropped is free at once
+        trace.root = None  # no reference cycle: dropped spans are freed at once
         trace.keep = sampled or bool(trace.reason)
         self._release(trace)
 
@@ -158,10 +158,10 @@ class LocalTraces:
             self._forward(span)
 
     def _expire(self, before_s: float) -> None:
-        """Decide about the oldest trace if it is open since before a time: it is slow by now."""
+        """Decide the oldest trace, as slow, if it was started before a time."""
         try:
             trace = next(iter(self._open))
-        except (StopIteration, RuntimeError):  # none, or another thread came between
+        except (StopIteration, RuntimeError):  # none, or changed by another thread
             return
         if trace.started_s < before_s:
             trace.reason = trace.reason or "slow"
@@ -173,7 +173,7 @@ def _seconds(span: ReadableSpan) -> float:
 
 
 def _certain(span: ReadableSpan, reason: str) -> ReadableSpan:
-    """Give the span as one that was kept with certainty."""
+    """Return the span as one that was kept with probability 1."""
     old = span.context
     assert old is not None
     context = SpanContext(

@@ -1,11 +1,11 @@
-"""Keep metrics off the path of a request where they can be recorded later, or are read by nobody.
+"""Keep metrics off the path of a request: drop unused ones, record others in batches.
 
 In:  the SDK's meter provider.
-Out: one for an instrumentation, without some instruments and with others that record in batches;
-     SQLAlchemy's pools, read when collected.
+Out: a meter provider for instrumentations, without some instruments and with batched others;
+     SQLAlchemy's pools, read when metrics are collected.
 
-A measurement of the SDK costs a request 20 to 40 microseconds, because its code is cold then; the
-next ones in a row take 5.
+The first measurement in a request costs 20 to 40 microseconds, because the SDK's code is not in the
+caches; further ones in a row take 5.
 """
 
 import weakref
@@ -24,31 +24,31 @@ from opentelemetry.metrics import (
     Observation,
 )
 
-# Body sizes and the number of running requests: no question of ours reads them.
+# Body sizes and the number of active requests: no query of this project reads them.
 LEFT_OUT_HTTP = (
     "http.server.active_requests",
     "http.server.request.body.size",
     "http.server.response.body.size",
 )
-POOLS = "db.client.connections.usage"  # counted up and down by contrib, read from the pool by us
+POOLS = "db.client.connections.usage"  # contrib counts it per connection, we read it from the pool
 BATCHED = ("http.server.request.duration",)
-BATCH = 16  # measurements: a tenth of a millisecond for the request that hands them over
+BATCH = 16  # measurements: 0.1 ms for the request that records them
 
 
 class FewerMeters(MeterProvider):
-    """A meter provider whose meters make some instruments that record nothing, or in batches."""
+    """A meter provider whose instruments may record nothing, or in batches."""
 
     def __init__(self, meters: MeterProvider, left_out: tuple[str, ...]) -> None:
         self._meters = meters
         self._left_out = left_out
 
     def get_meter(self, name: str, *args: Any, **kwargs: Any) -> Meter:
-        """Give a meter that leaves some instruments out."""
+        """Return a meter that leaves some instruments out."""
         return _FewerMeter(self._meters.get_meter(name, *args, **kwargs), self._left_out)
 
 
 class _FewerMeter(NoOpMeter):
-    """Hands on what is asked of it, but for what is left out."""
+    """Creates instruments of another meter, except those that are left out."""
 
     def __init__(self, meter: Meter, left_out: tuple[str, ...]) -> None:
         super().__init__(meter.name)
@@ -72,12 +72,12 @@ class _FewerMeter(NoOpMeter):
 
 
 class BatchedHistogram(Histogram):
-    """A histogram whose measurements wait for each other; none waits when metrics are collected.
+    """A histogram that records in batches; a collection records what is waiting.
 
     Parameters
     ----------
-    histogram : of the SDK.
-    meter : tells when metrics are collected.
+    histogram : the SDK's histogram.
+    meter : its callbacks run when metrics are collected.
     """
 
     def __init__(self, histogram: Histogram, meter: Meter) -> None:
@@ -86,7 +86,7 @@ class BatchedHistogram(Histogram):
         meter.create_observable_gauge("apm.batched", [self._collected])
 
     def record(self, amount: float, attributes: Any = None, context: Context | None = None) -> None:
-        """Keep a measurement, and the context that its exemplar would name."""
+        """Queue a measurement with the context that its exemplar names."""
         waiting = self._waiting
         waiting.append((amount, attributes, get_current() if context is None else context))
         if len(waiting) >= BATCH:
@@ -127,6 +127,6 @@ class Pools:
 
 
 def _state(pool: Any) -> tuple[int, int]:
-    """Give the connections in use and at rest; pools that hold none say nothing."""
+    """Return the connections in use and idle; 0 for pools that hold none."""
     used, idle = getattr(pool, "checkedout", None), getattr(pool, "checkedin", None)
     return (used() if used else 0, idle() if idle else 0)

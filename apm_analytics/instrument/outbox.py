@@ -1,14 +1,13 @@
-"""Hand telemetry to an exporter in the background, never making the application wait.
+"""Send telemetry in the background, without making the application wait.
 
 In:  spans or log records, one at a time, from any thread.
-Out: batches at the exporter; what does not fit in the queue is dropped and counted.
+Out: batches at the exporter; items that do not fit in the queue are dropped and counted.
 
-A batch of 500 spans takes 30 ms to prepare, in which this thread would hold Python's lock and every
-request would wait for it. So items are prepared a few at a time, with pauses in which the
-application runs, as long as the queue does not fill up.
+Preparing a batch of 500 spans holds Python's lock for 30 ms, and every request would wait. So items
+are prepared a few at a time, with pauses in which the application runs, unless the queue fills up.
 
-The SDK's own batch processors would do, but they log a line where a queue overflows, count drops
-only together with costly internal metrics, and hold a process at exit for 30 s.
+The SDK's own batch processors log a line per queue overflow, count drops only together with costly
+internal metrics, and delay the exit of a process by 30 s.
 """
 
 import os
@@ -34,12 +33,12 @@ class Outbox(Generic[Item]):
 
     Parameters
     ----------
-    signal : its name in the counts of losses.
-    prepare : makes an item ready to be sent, in the sending thread.
-    send : takes a batch, gives whether it arrived; may raise, may take long.
+    signal : name in the counts of losses.
+    prepare : called with each item before it is sent, in the sending thread.
+    send : sends a batch and returns whether it arrived; may raise, may take long.
     losses : where drops are counted.
     max_queue, max_batch : items.
-    delay_s : an item waits at most this long for others.
+    delay_s : batching window; an item waits at most this long for others.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Outbox(Generic[Item]):
         self._begin()
         if hasattr(os, "register_at_fork"):
             begin = weakref.WeakMethod(self._begin)
-            os.register_at_fork(after_in_child=lambda: (found := begin()) and found())
+            os.register_at_fork(after_in_child=lambda: (method := begin()) and method())
 
     @classmethod
     def of_environment(
@@ -75,7 +74,7 @@ class Outbox(Generic[Item]):
         prefix: str,
         environ: Mapping[str, str] = os.environ,
     ) -> "Outbox[Item]":
-        """Make one with the limits of OTEL_BSP_* or OTEL_BLRP_* (`prefix`), where they fit."""
+        """Create one with the limits of OTEL_BSP_* or OTEL_BLRP_* (`prefix`), where valid."""
 
         def number(name: str, default: int) -> int:
             text = environ.get(f"{prefix}_{name}", "").strip()
@@ -93,7 +92,7 @@ class Outbox(Generic[Item]):
         )
 
     def _begin(self) -> None:
-        """Start anew, also in a forked child: the queue is the parent's to send."""
+        """Start empty, also in a forked child: the parent sends its queue."""
         self._queue: deque[Item] = deque()
         self._wake = threading.Event()
         self._idle = threading.Event()
@@ -104,7 +103,7 @@ class Outbox(Generic[Item]):
         self._hurry = threading.Event()
 
     def put(self, item: Item) -> None:
-        """Take an item for sending, or drop and count it when the queue is full or closed."""
+        """Queue an item, or drop and count it when the queue is full or closed."""
         queue = self._queue
         if len(queue) >= self._max_queue or self._closed:
             self._losses.add(self._signal, "queue_full")
@@ -116,7 +115,7 @@ class Outbox(Generic[Item]):
             self._wake.set()
 
     def flush(self, timeout_s: float) -> bool:
-        """Send what is queued now; False when it took longer than the timeout."""
+        """Send what is queued; return False when it takes longer than the timeout."""
         deadline = time.monotonic() + timeout_s
         while self._queue or not self._idle.is_set():
             if self._closed or time.monotonic() >= deadline or self._thread is None:
@@ -128,7 +127,7 @@ class Outbox(Generic[Item]):
         return True
 
     def close(self, timeout_s: float) -> None:
-        """Send what is queued within the timeout, then take nothing more."""
+        """Send what is queued within the timeout, then accept nothing more."""
         self.flush(timeout_s)
         self._closed = True
         self._hurry.set()
@@ -138,7 +137,7 @@ class Outbox(Generic[Item]):
             self._losses.add(self._signal, "export_failed", left)
 
     def pause(self) -> None:
-        """Let the application run, unless someone waits or much is queued."""
+        """Let the application run, unless a flush waits or the queue fills up."""
         if len(self._queue) < self._max_batch // 2:
             self._hurry.wait(PAUSE_S)
 
@@ -171,7 +170,7 @@ class Outbox(Generic[Item]):
 
 
 class _Paced(Sequence[Item]):
-    """A batch whose items are prepared while an exporter encodes them, with pauses between."""
+    """A batch whose items are prepared while the exporter iterates, with pauses in between."""
 
     def __init__(
         self, items: list[Item], prepare: Callable[[Item], Item], pause: Callable[[], None]

@@ -1,13 +1,14 @@
-"""The SDK of this process: providers, exporters and what stands between.
+"""Build the SDK of this process: providers, exporters and the stages between them.
 
 In:  `InstrumentSettings`, OTEL_* variables.
 Out: a `Pipeline`: tracer, meter and logger provider whose telemetry leaves redacted, over OTLP.
 
 OTEL_{TRACES,METRICS,LOGS}_EXPORTER may be `otlp` (the default), `console` or `none`; the protocol
-is http/protobuf unless OTEL_EXPORTER_OTLP_PROTOCOL says grpc. The Jaeger and Prometheus exporters
-of old are gone from OpenTelemetry: both backends take OTLP.
+is http/protobuf unless OTEL_EXPORTER_OTLP_PROTOCOL is grpc. OpenTelemetry has removed the Jaeger
+and Prometheus exporters: both backends accept OTLP.
 """
 
+import importlib
 import logging
 import os
 import threading
@@ -44,17 +45,29 @@ from apm_analytics.instrument.spans import LightTracerProvider
 
 LEFT_OUT_LOGGERS = ("opentelemetry.", "urllib3.", "httpx", "httpcore.")
 PROTOCOLS = ("http/protobuf", "grpc")
+# (Protocol or console, signal) -> the exporter, below the package `opentelemetry`.
+EXPORTERS = {
+    ("http/protobuf", "TRACES"): "exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter",
+    ("http/protobuf", "METRICS"): "exporter.otlp.proto.http.metric_exporter:OTLPMetricExporter",
+    ("http/protobuf", "LOGS"): "exporter.otlp.proto.http._log_exporter:OTLPLogExporter",
+    ("grpc", "TRACES"): "exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter",
+    ("grpc", "METRICS"): "exporter.otlp.proto.grpc.metric_exporter:OTLPMetricExporter",
+    ("grpc", "LOGS"): "exporter.otlp.proto.grpc._log_exporter:OTLPLogExporter",
+    ("console", "TRACES"): "sdk.trace.export:ConsoleSpanExporter",
+    ("console", "METRICS"): "sdk.metrics.export:ConsoleMetricExporter",
+    ("console", "LOGS"): "sdk._logs.export:ConsoleLogRecordExporter",
+}
 
 _log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Everything between the instrumentations and the wire.
+    """Providers, redaction, queues and exporters of one process.
 
     Raises
     ------
     BadParameter
-        The privacy rules cannot be read: without them nothing may be sent.
+        The privacy rules cannot be read; nothing may be sent without them.
     """
 
     def __init__(self, settings: InstrumentSettings, resource: Resource) -> None:
@@ -78,21 +91,21 @@ class Pipeline:
         self.losses.show(self.meters.get_meter(__name__))
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Send what is there; False when it took longer."""
+        """Send what is queued; return False when it takes longer than the timeout."""
         sent: list[bool] = []
 
         def send() -> None:
             sent.append(all([outbox.flush(timeout_s) for outbox in self._outboxes]))
             sent.append(self.meters.force_flush(int(timeout_s * 1000)))
 
-        # In a thread that can be left: an exporter of metrics does not heed its timeout.
+        # In a thread that can be abandoned: metric exporters ignore their timeout.
         thread = threading.Thread(target=send, name="apm-flush", daemon=True)
         thread.start()
         thread.join(timeout_s)
         return len(sent) == 2 and all(sent)
 
     def close(self, timeout_s: float) -> None:
-        """Send what is there and stop, within the timeout even where the receiver hangs."""
+        """Send what is queued and stop, within the timeout even if the receiver hangs."""
         thread = threading.Thread(target=self._close, args=(timeout_s,), daemon=True)
         thread.start()
         thread.join(timeout_s)
@@ -157,10 +170,10 @@ class Pipeline:
 
 
 class _ToOutbox(LogRecordProcessor):
-    """Hands log records on.
+    """Queue log records.
 
-    Left out are lines of the exporters, which would feed themselves, and of HTTP clients, which
-    say again what their spans say.
+    Records of the exporters are left out, because sending them would create more, and those of
+    HTTP clients, because their spans hold the same.
     """
 
     def __init__(self, outbox: Outbox[ReadableLogRecord]) -> None:
@@ -187,7 +200,7 @@ class _ToOutbox(LogRecordProcessor):
 
 
 class _RedactedMetrics(MetricExporter):
-    """An exporter of metrics behind the privacy rules; counts what did not arrive."""
+    """A metric exporter that applies the privacy rules and counts failed exports."""
 
     def __init__(self, exporter: MetricExporter, redaction: Redaction, losses: Losses) -> None:
         super().__init__(
@@ -215,16 +228,16 @@ class _RedactedMetrics(MetricExporter):
 
 
 def _exporter(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter | None:
-    """Make the exporter that the environment asks for; an unknown one is said and OTLP taken."""
+    """Create the exporter set in the environment; OTLP, with a warning, for an unknown one."""
     name = os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() or "otlp"
     if name == "none":
         return None
     if name == "console":
-        return _console(signal)
+        return _load("console", signal)
     if name != "otlp":
         _log.warning(
-            "OTEL_%s_EXPORTER: found %r, needs otlp, console or none; otlp is used (it took the "
-            "place of the Jaeger, Zipkin and Prometheus exporters)",
+            "OTEL_%s_EXPORTER: found %r, needs otlp, console or none; otlp is used (it has "
+            "replaced the Jaeger, Zipkin and Prometheus exporters)",
             signal,
             name,
         )
@@ -240,46 +253,12 @@ def _exporter(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter 
             ", ".join(PROTOCOLS),
             PROTOCOLS[0],
         )
-    return _grpc(signal) if protocol == "grpc" else _http(signal)
+    return _load(protocol, signal)
 
 
-def _http(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
-    if signal == "TRACES":
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter()
-    if signal == "METRICS":
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-        return OTLPMetricExporter()
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-
-    return OTLPLogExporter()
-
-
-def _grpc(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
-    if signal == "TRACES":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter()
-    if signal == "METRICS":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-
-        return OTLPMetricExporter()
-    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
-
-    return OTLPLogExporter()
-
-
-def _console(signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
-    if signal == "TRACES":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
-
-        return ConsoleSpanExporter()
-    if signal == "METRICS":
-        from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
-
-        return ConsoleMetricExporter()
-    from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
-
-    return ConsoleLogRecordExporter()
+def _load(kind: str, signal: str) -> SpanExporter | MetricExporter | LogRecordExporter:
+    """Import and create one exporter; the others, and gRPC where unused, are not imported."""
+    module, _, name = EXPORTERS[kind, signal].partition(":")
+    exporter: SpanExporter | MetricExporter | LogRecordExporter
+    exporter = getattr(importlib.import_module(f"opentelemetry.{module}"), name)()
+    return exporter

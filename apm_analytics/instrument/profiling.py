@@ -1,11 +1,11 @@
-"""Method-level profiles of requests, by pyinstrument, and memory growth by allocation site.
+"""Profile requests per function with pyinstrument, and memory growth per allocation site.
 
-In:  the local roots of requests, a share of the time in which one may be profiled.
+In:  the local roots of requests, the share of time in which one may be profiled.
 Out: log records: `profile.samples` with folded stacks ("a;b;c 1500", microseconds of wall time) and
-     the trace and span id of the request; `memory.growth`, one a place in the code.
+     the trace and span id of the request; `memory.growth`, one per place in the code.
 
-One request at a time is profiled, then none until the duty cycle allows. pyinstrument follows the
-request's own context in the event loop; a handler that is no coroutine is profiled in its thread.
+One request at a time is profiled, then none until the duty cycle allows it. pyinstrument follows
+the request's context in the event loop; a handler that is no coroutine is profiled in its thread.
 """
 
 import logging
@@ -28,10 +28,10 @@ from apm_analytics.instrument.sampling import Live
 
 SAMPLES = "profile.samples"
 GROWTH = "memory.growth"
-INTERVAL_S = 0.005  # not below the coarse clock's 4 ms, whose reading costs next to nothing
+INTERVAL_S = 0.005  # at least the coarse clock's 4 ms; reading that clock is cheap
 ABANDONED_S = 60.0  # a profile whose request never ended
-DEEPEST = 128  # frames kept of a stack, from the leaf
-MOST_STACKS = 500  # of one profile
+DEEPEST = 128  # frames kept per stack, from the leaf
+MOST_STACKS = 500  # kept per profile
 SCOPE = "apm_analytics.instrument.profiling"
 
 _log = logging.getLogger(__name__)
@@ -51,13 +51,13 @@ _present: ContextVar[_Run | None] = ContextVar("apm_profile", default=None)
 
 
 class RequestProfiler(SpanProcessor):
-    """Profiles requests on a duty cycle while the policy says so.
+    """Profile requests on a duty cycle while the policy enables it.
 
     Parameters
     ----------
-    live : the present policy; its `profiling_enabled` may change.
-    logs : where the profiles go.
-    duty : share of the time in which a request is profiled.
+    live : the current policy; its `profiling_enabled` may change.
+    logs : receives the profiles as log records.
+    duty : share of time in which a request is profiled.
     """
 
     def __init__(self, live: Live, logs: LoggerProvider, duty: float) -> None:
@@ -69,7 +69,7 @@ class RequestProfiler(SpanProcessor):
         self._lock = threading.Lock()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Begin a profile with a request, when it is time for one."""
+        """Start a profile with a request, when the duty cycle allows it."""
         if not self._live.policy.profiling_enabled or span.kind is not SpanKind.SERVER:
             return
         now = time.monotonic()
@@ -129,7 +129,7 @@ class RequestProfiler(SpanProcessor):
 
 
 def fold(sessions: Iterable[Any]) -> Counter[str]:
-    """Give the wall time in microseconds by folded stack of pyinstrument sessions."""
+    """Return the wall time in microseconds per folded stack of pyinstrument sessions."""
     stacks: Counter[str] = Counter()
     for session in sessions:
         for frames, seconds in session.frame_records:
@@ -139,7 +139,7 @@ def fold(sessions: Iterable[Any]) -> Counter[str]:
 
 
 def profile_in_threads() -> None:
-    """Let FastAPI's handlers that run in threads be profiled there, from the first profile on."""
+    """Profile FastAPI's handlers that run in threads there, from the first profile on."""
     routing = sys.modules.get("fastapi.routing")
     run = getattr(routing, "run_in_threadpool", None)
     if run is None or getattr(run, "profiles", False):
@@ -178,7 +178,7 @@ def _profiled(function: Callable[..., Any], run: _Run) -> Callable[..., Any]:
 
 
 def _name(frame: str) -> str:
-    """Give `package/module.py:function` of a pyinstrument frame, without spaces or semicolons."""
+    """Return `package/module.py:function` of a pyinstrument frame, without spaces or semicolons."""
     function, _, rest = frame.partition("\x00")
     path = rest.partition("\x00")[0]
     if path.startswith("<") or not path:
@@ -188,7 +188,7 @@ def _name(frame: str) -> str:
 
 
 def watch_heap(meter: Meter) -> None:
-    """Report how many blocks Python's allocator holds; the resident memory is contrib's metric."""
+    """Report the blocks that Python's allocator holds; contrib reports the resident memory."""
 
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         yield Observation(sys.getallocatedblocks())
@@ -199,17 +199,17 @@ def watch_heap(meter: Meter) -> None:
 
 
 def memory_growth(seconds: float, logs: LoggerProvider, *, top: int = 20) -> threading.Thread:
-    """Trace allocations for a while and send where memory grew, one log record a place.
+    """Trace allocations for a while and send where memory grew, one log record per place.
 
     Parameters
     ----------
-    seconds : how long; tracing costs the process about a third of its speed meanwhile.
-    logs : where the records go.
-    top : places, the largest growth first.
+    seconds : duration; tracing slows the process by about a third meanwhile.
+    logs : receives the records.
+    top : number of places, the largest growth first.
 
     Returns
     -------
-    The thread that does it, already started.
+    The thread that does it, started.
     """
 
     def watch() -> None:
@@ -221,20 +221,20 @@ def memory_growth(seconds: float, logs: LoggerProvider, *, top: int = 20) -> thr
             time.sleep(seconds)
             grown = tracemalloc.take_snapshot().compare_to(before, "lineno")
             logger = logs.get_logger(SCOPE)
-            for found in [one for one in grown if one.size_diff > 0][:top]:
-                place = found.traceback[0]
+            for growth in [site for site in grown if site.size_diff > 0][:top]:
+                place = growth.traceback[0]
                 logger.emit(
                     LogRecord(
                         timestamp=time.time_ns(),
                         severity_number=SeverityNumber.INFO,
                         severity_text="INFO",
-                        body=f"{found.size_diff} bytes at {place.filename}:{place.lineno}",
+                        body=f"{growth.size_diff} bytes at {place.filename}:{place.lineno}",
                         event_name=GROWTH,
                         attributes={
                             "code.file.path": place.filename,
                             "code.line.number": place.lineno,
-                            "memory.growth.bytes": found.size_diff,
-                            "memory.growth.blocks": found.count_diff,
+                            "memory.growth.bytes": growth.size_diff,
+                            "memory.growth.blocks": growth.count_diff,
                             "memory.seconds": seconds,
                         },
                     )

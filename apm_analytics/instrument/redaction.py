@@ -1,7 +1,7 @@
-"""Apply the privacy rules to what is about to leave the process.
+"""Apply the privacy rules to telemetry before it leaves the process.
 
 In:  spans, log records and metric points of the SDK.
-Out: the same without secrets and personal data; what nothing was found in stays the same object.
+Out: the same without secrets and personal data.
 """
 
 import re
@@ -31,7 +31,7 @@ def _templated(match: re.Match[str]) -> str:
 
 
 class Redaction:
-    """The rules, applied to the SDK's objects; URLs of Graph hosts are templated in every text."""
+    """Apply the rules to the SDK's objects; URLs of Graph hosts are templated in every text."""
 
     def __init__(self, rules: PrivacyRules, graph_hosts: tuple[str, ...] = ()) -> None:
         self._rules = rules
@@ -41,11 +41,11 @@ class Redaction:
         self._graph_url = re.compile(rf"(?i:(https?://(?:{hosts})(?::\d+)?))(/[^\s\"<>]*)")
 
     def resource(self, resource: Resource) -> Resource:
-        """Give the resource without secrets, as in command lines."""
+        """Return the resource without secrets, which command lines may hold."""
         return Resource(self.attributes(resource.attributes), resource.schema_url)
 
     def span(self, span: ReadableSpan) -> ReadableSpan:
-        """Give the span with redacted name, status, attributes, events and links, in its limits."""
+        """Return the span with redacted name, status, attributes, events and links, in limits."""
         limits = self._limits
         text = self._text
         status = span.status
@@ -74,19 +74,19 @@ class Redaction:
         )
 
     def log(self, record: ReadableLogRecord) -> ReadableLogRecord:
-        """Redact a log record's body and attributes in place; it is on its way out."""
-        found = record.log_record
-        attributes = self.attributes(found.attributes)
+        """Redact a log record's body and attributes in place."""
+        content = record.log_record
+        attributes = self.attributes(content.attributes)
         for old, new in LOG_NAMES.items():
             value = attributes.pop(old, None)
             if value:
                 attributes[new] = value
-        found.attributes = attributes
-        found.body = self._value(found.body)
+        content.attributes = attributes
+        content.body = self._value(content.body)
         return record
 
     def metrics(self, data: MetricsData) -> MetricsData:
-        """Give the points with redacted attributes, exemplars included."""
+        """Return the points with redacted attributes, exemplars included."""
         return replace(
             data,
             resource_metrics=[
@@ -102,7 +102,7 @@ class Redaction:
         )
 
     def attributes(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Give what is left of attributes."""
+        """Return the attributes after redaction; dropped ones are missing."""
         left: dict[str, Any] = {}
         attribute = self._rules.attribute
         for key, value in (attributes or {}).items():
@@ -128,7 +128,7 @@ class Redaction:
     def _value(self, value: Any) -> Any:
         if value is None or isinstance(value, (bool, float)):
             return value
-        if isinstance(value, int):  # a card number may come as one
+        if isinstance(value, int):  # a card number may be an int
             text = self._rules.text(str(value))
             return value if text == str(value) else text
         if isinstance(value, str):
@@ -157,8 +157,11 @@ class Redaction:
                 point,
                 attributes=self.attributes(point.attributes),
                 exemplars=[
-                    replace(one, filtered_attributes=self.attributes(one.filtered_attributes))
-                    for one in point.exemplars
+                    replace(
+                        exemplar,
+                        filtered_attributes=self.attributes(exemplar.filtered_attributes),
+                    )
+                    for exemplar in point.exemplars
                 ],
             )
             for point in metric.data.data_points

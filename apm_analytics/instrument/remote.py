@@ -2,7 +2,7 @@
 
 In:  a small JSON file or an http URL that is polled: {"sample_rate": 0.05, "slow_s": 2.0,
      "critical_transactions": ["checkout"], "profiling_enabled": true, "memory_seconds": 60}.
-Out: a new policy; what does not fit is said once and the old one stays.
+Out: a new policy; invalid settings are logged once and the old policy stays.
 """
 
 import json
@@ -26,13 +26,13 @@ _log = logging.getLogger(__name__)
 
 
 class RemoteSettings:
-    """Polls a source and keeps the policy up to date.
+    """Poll a source and keep the policy up to date.
 
     Parameters
     ----------
     source : a path, or a URL that begins with http.
-    live : whose policy is replaced; keys that the source leaves out keep the value of the start.
-    on_memory : called with the seconds that `memory_seconds` asks for, once for each new content.
+    live : its policy is replaced; keys that the source leaves out keep their initial value.
+    on_memory : called with `memory_seconds`, once per new content.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class RemoteSettings:
         self._poll_s = poll_s
         self._on_memory = on_memory
         self._seen: bytes | None = None
-        self._said = ""
+        self._warned = ""
         self._ended = threading.Event()
 
     def begin(self) -> None:
-        """Poll in the background; a file is read at once, a server may not hold up the start."""
+        """Poll in the background; a file is read at once, a server must not delay the start."""
         if not self._source.startswith("http"):
             self.poll()
         threading.Thread(target=self._work, name="apm-remote-settings", daemon=True).start()
@@ -63,23 +63,23 @@ class RemoteSettings:
         self._ended.set()
 
     def poll(self) -> bool:
-        """Look once; True when the policy was replaced."""
+        """Poll once; return True when the policy was replaced."""
         try:
             content = self._read()
             if content == self._seen:
                 return False
-            found = _checked(content)
-            memory_s = found.pop("memory_seconds", None)
-            self._live.policy = replace(self._start, **found)
+            settings = _checked(content)
+            memory_s = settings.pop("memory_seconds", None)
+            self._live.policy = replace(self._start, **settings)
             first = self._seen is None
-            self._seen, self._said = content, ""
+            self._seen, self._warned = content, ""
             if memory_s and self._on_memory and not first:
                 self._on_memory(float(memory_s))
             return True
         except Exception as error:
-            text = f"{self._source}: {error}; the settings stay as they are"
-            if text != self._said:
-                self._said = text
+            text = f"{self._source}: {error}; the settings stay unchanged"
+            if text != self._warned:
+                self._warned = text
                 _log.warning(text)
             return False
 
@@ -103,13 +103,13 @@ class RemoteSettings:
 
 def _checked(content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        settings = json.loads(content)
     except ValueError as error:
         raise BadInput(f"found no JSON ({error}), needs an object") from error
-    if not isinstance(found, dict):
-        raise BadInput(f"found {type(found).__name__}, needs an object")
+    if not isinstance(settings, dict):
+        raise BadInput(f"found {type(settings).__name__}, needs an object")
     checked: dict[str, Any] = {}
-    for key, value in found.items():
+    for key, value in settings.items():
         if key not in _CHECKS:
             raise BadInput(f"found {key!r}, needs some of {', '.join(_CHECKS)}")
         fits, needed = _CHECKS[key]

@@ -1,12 +1,12 @@
-"""Watch the requests of a FastAPI application, by what FastAPI or contrib measures itself.
+"""Instrument the requests of a FastAPI application, by FastAPI's or contrib's instrumentation.
 
 In:  an application, the pipeline's providers.
-Out: a span and a duration for each request; the ids on every answer, the exception behind a failed
+Out: a span and a duration per request; the ids on every response, and the exception behind a failed
      one on its span.
 
-FastAPI 0.142 and newer are instrumented from within [1]_: that knows the route it has chosen and
-costs half of contrib's ASGI middleware, which matches all routes once more. Contrib's serves older
-ones, applications that have switched FastAPI's own off, and variables that only contrib's knows.
+FastAPI 0.142 and newer have their own instrumentation [1]_: it knows the chosen route and costs
+half of contrib's ASGI middleware, which matches all routes again. Contrib's is used for older
+versions, for applications that switch FastAPI's off, and for variables that only contrib supports.
 
 References
 ----------
@@ -24,7 +24,7 @@ from apm_analytics.instrument.correlation import correlation_id, identify_answer
 from apm_analytics.instrument.meters import LEFT_OUT_HTTP, FewerMeters
 from apm_analytics.instrument.pipeline import Pipeline
 
-# What only contrib's instrumentation heeds: URLs that are not watched, headers that are recorded.
+# Variables that only contrib's instrumentation supports: excluded URLs, recorded headers.
 CONTRIBS_VARIABLES = (
     "OTEL_PYTHON_EXCLUDED_URLS",
     "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS",
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def watch_requests(app: Any, pipeline: Pipeline) -> None:
-    """Watch the requests of an application that has not served any."""
+    """Instrument the requests of an application that has not served any."""
     answer_errors(app)
     native = _watches_itself(app)
     if not native:
@@ -53,9 +53,9 @@ def watch_requests(app: Any, pipeline: Pipeline) -> None:
 
 
 def answer_errors(app: Any) -> None:
-    """Answer an exception nobody handles with a 500 that names the ids.
+    """Answer an unhandled exception with a 500 that names the ids.
 
-    Handlers of the application stay, those that it adds later take the place of ours.
+    Handlers of the application stay; those that it adds later replace ours.
     """
     handlers = getattr(app, "exception_handlers", None)
     if handlers is None or Exception in handlers or 500 in handlers:
@@ -76,7 +76,7 @@ def answer_errors(app: Any) -> None:
 
 
 class Answers:
-    """An ASGI application around another: looks at the answers that it sends."""
+    """An ASGI application around another that inspects its responses."""
 
     def __init__(self, app: Any, *, records_errors: bool) -> None:
         self.app = app
@@ -92,9 +92,9 @@ class Answers:
                 try:
                     identify_answer(message)
                     if self._records_errors and message["status"] >= 500:
-                        _record(sys.exc_info()[1])  # a handler answers while it is handled
+                        _record(sys.exc_info()[1])  # handlers run while the exception is handled
                 except Exception:
-                    _log.debug("an answer was not looked at", exc_info=True)
+                    _log.debug("a response was not inspected", exc_info=True)
             await send(message)
 
         try:
@@ -112,15 +112,15 @@ def _record(error: BaseException | None) -> None:
 
 
 def _watches_itself(app: Any) -> bool:
-    """Tell whether FastAPI is to make spans for an application; spare what we leave out of them.
+    """Return whether FastAPI's own instrumentation is used; switch off what we leave out of it.
 
-    Where a coming FastAPI keeps its settings elsewhere, contrib's instrumentation is used.
+    If a later FastAPI keeps its settings elsewhere, contrib's instrumentation is used.
     """
     if any(os.environ.get(name) for name in CONTRIBS_VARIABLES):
         return False
     config = getattr(app, "_telemetry", None)
     if not isinstance(config, dict) or not config.get("tracing") or not config.get("metrics"):
         return False
-    # Spans of a request's inner steps, and log records of what is recorded on its span.
+    # No spans of a request's inner steps, no log records of what its span holds.
     config.update(operation_spans=False, logs=False)
     return True

@@ -1,10 +1,10 @@
-"""Which traces are kept: consistent probability sampling, with its probability in `ot=th`.
+"""Decide which traces are kept: consistent probability sampling, recorded in `ot=th`.
 
-In:  the rate of the environment, the parent's trace flags and trace state, 56 random bits.
-Out: a decision for every new span, and a trace state from which counts can be corrected.
+In:  the sampling rate, the parent's trace flags and trace state, 56 random bits.
+Out: a decision for every new span, and a trace state from which counts can be weighted.
 
-Every span is recorded; what is not sampled here is still kept when its local trace turns out to
-be an error, slow or critical, see `local_traces`. The formats are those of OpenTelemetry's
+Every span is recorded; a span that is not sampled here is still kept when its local trace turns out
+to be failed, slow or critical, see `local_traces`. The formats are those of OpenTelemetry's
 "TraceState: Probability Sampling" [1]_.
 
 References
@@ -24,7 +24,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_cur
 from opentelemetry.util.types import Attributes
 
 RANDOM_BITS = 56
-NEVER = 1 << RANDOM_BITS  # a threshold that no random value reaches
+NEVER = 1 << RANDOM_BITS  # a threshold above all random values
 DIGITS = RANDOM_BITS // 4
 PRECISION = 4  # hexadecimal digits of a threshold after leading 0s or fs, as the SDKs do
 CRITICAL = create_key("apm-critical")  # set in a context: spans below are sampled
@@ -34,7 +34,7 @@ _HEX = re.compile(r"[0-9a-f]{1,14}")
 
 @dataclass(frozen=True)
 class Policy:
-    """What can change while the service runs."""
+    """Settings that can change while the service runs."""
 
     sample_rate: float = 1.0
     slow_s: float = 1.0
@@ -43,14 +43,14 @@ class Policy:
 
 
 class Live:
-    """Holds the present policy; one write replaces it for all readers."""
+    """Holds the current policy; one write replaces it for all readers."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
 
 class ConsistentSampler(Sampler):
-    """Decide by the parent, at a root by the rate, and always for what is critical."""
+    """Sample by the parent's decision, at a root by the rate, and always if critical."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -65,7 +65,7 @@ class ConsistentSampler(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """Give the decision for a new span, as the SDK asks; every span is at least recorded."""
+        """Return the decision for a new span, as the SDK's interface; every span is recorded."""
         parent = get_current_span(parent_context).get_span_context()
         sampled, state = self.decide(parent_context, parent, trace_id)
         decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.RECORD_ONLY
@@ -74,7 +74,7 @@ class ConsistentSampler(Sampler):
     def decide(
         self, context: Context | None, parent: SpanContext, trace_id: int
     ) -> tuple[bool, TraceState | None]:
-        """Give whether a new span is sampled, and its trace state."""
+        """Return whether a new span is sampled, and its trace state."""
         if get_value(CRITICAL, context):
             return True, with_threshold(parent.trace_state, 0)
         if not parent.is_valid:
@@ -88,13 +88,13 @@ class ConsistentSampler(Sampler):
         return sampled, state
 
     def get_description(self) -> str:
-        """Give the sampler's name with its present rate."""
+        """Return the sampler's name with its current rate."""
         return f"ApmConsistent{{{self._live.policy.sample_rate}}}"
 
 
 @lru_cache(maxsize=64)
 def threshold_of(rate: float) -> int:
-    """Give the rejection threshold of a sampling rate, rounded to `PRECISION` digits.
+    """Return the rejection threshold of a sampling rate, rounded to `PRECISION` digits.
 
     Examples
     --------
@@ -114,17 +114,17 @@ def threshold_of(rate: float) -> int:
 
 
 def encoded(threshold: int) -> str:
-    """Give the `th` value: hexadecimal without trailing zeros."""
+    """Return the `th` value: hexadecimal without trailing zeros."""
     return f"{threshold:0{DIGITS}x}".rstrip("0") or "0"
 
 
 def weight(threshold: int) -> float:
-    """Give how many spans one kept span stands for."""
+    """Return how many spans one kept span represents."""
     return NEVER / (NEVER - threshold)
 
 
 def with_threshold(state: TraceState | None, threshold: int | None) -> TraceState:
-    """Give the trace state with another `th` (None: without), all else as it was."""
+    """Return the trace state with another `th` (None: without), otherwise unchanged."""
     members = [m for m in _members(state) if not m.startswith("th:")]
     if threshold is not None:
         members.insert(0, f"th:{encoded(threshold)}")
@@ -147,7 +147,7 @@ def _state_of_root(threshold: int) -> TraceState:
 
 
 def _state_of_remote(state: TraceState, trace_id: int, sampled: bool) -> TraceState:
-    """Keep a parent's threshold only where it fits the parent's decision."""
+    """Keep a parent's threshold only where it agrees with the parent's decision."""
     members = {m[:3]: m[3:] for m in _members(state)}
     if "th:" not in members:
         return state

@@ -1,18 +1,18 @@
-"""Spans that cost little to record, since nine in ten are never sent.
+"""Record spans cheaply, because nine in ten are never sent.
 
 In:  calls of the OpenTelemetry API, from the instrumentations and the application.
-Out: spans as the SDK's, which their processors see at start and end.
+Out: spans of the SDK's type, which the processors see at start and end.
 
 The SDK's own span copies, locks and checks every attribute when it is set, and copies the span
-when it ends. These keep what they are given; limits and checks come when a span is sent, see
-`redaction`. A span below another of this process is of the same trace and shares its decision, so
-it draws its id only when somebody asks for it. Our own processor, `LocalTraces`, is called
-directly, others as the SDK calls them.
+when it ends. A light span stores attributes as they come; limits and checks are applied when it is
+sent, see `redaction`. A span below another of this process belongs to the same trace and shares its
+decision, so its id is drawn on first use. `SpanHolder` is called directly, other processors as the
+SDK calls them.
 """
 
 from collections.abc import Mapping, Sequence
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
@@ -30,21 +30,18 @@ from opentelemetry.trace import (
 
 from apm_analytics.instrument.sampling import CRITICAL, ConsistentSampler
 
-if TYPE_CHECKING:
-    from apm_analytics.instrument.local_traces import LocalTraces
-
 _FLAGS = [TraceFlags(flags) for flags in range(4)]
 _UNSET = Status(StatusCode.UNSET)
 
 
 class LightSpan(Span):
-    """A span of the SDK that keeps what it is given; nothing is taken after its end.
+    """A span of the SDK without copies and checks; it is read-only after its end.
 
-    `above` is the span of this process that it lies in, None for a local root; `within` the
-    context that it began in; `local` the state of its local trace, see `local_traces`.
+    `above` is its parent span in this process, None for a local root; `within` the context that it
+    began in; `local` the state of its local trace, see `local_traces`.
     """
 
-    # What most spans never get is not set on each.
+    # Class attributes: most spans never set them.
     _made: SpanContext | None = None
     _from: SpanContext | None = None
     _events: Any = ()
@@ -83,7 +80,7 @@ class LightSpan(Span):
             trace_id, _, _, flags, state, _ = above._context
             span_id = self._tracer.id_generator.generate_span_id()
             made = SpanContext(trace_id, span_id, False, flags, state)
-            made = self.__dict__.setdefault("_made", made)  # one for all threads
+            made = self.__dict__.setdefault("_made", made)  # the same for all threads
         return made
 
     @property
@@ -115,7 +112,7 @@ class LightSpan(Span):
             self._attributes.update(attributes)
 
     def add_missing(self, attributes: Mapping[str, Any]) -> None:
-        """Set those attributes that the span does not have, also after its end."""
+        """Set the attributes that the span does not have, also after its end."""
         self._attributes = {**attributes, **self._attributes}
 
     def add_event(
@@ -138,7 +135,7 @@ class LightSpan(Span):
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         new = status if isinstance(status, Status) else Status(status, description)
-        final = self._status.status_code is StatusCode.OK  # an application's OK is the last word
+        final = self._status.status_code is StatusCode.OK  # an OK of the application is final
         if self._end_time is None and not final and new.status_code is not StatusCode.UNSET:
             self._status = new
 
@@ -148,8 +145,16 @@ class LightSpan(Span):
             self._tracer.ended(self)
 
 
+class SpanHolder(Protocol):
+    """Called at the start and the end of every span; `LocalTraces` is one."""
+
+    def began(self, span: LightSpan) -> None: ...
+
+    def ended(self, span: LightSpan) -> None: ...
+
+
 class LightTracer(Tracer):
-    """The SDK's tracer, with light spans and our sampler asked directly."""
+    """The SDK's tracer, with light spans and direct calls of our sampler."""
 
     provider: "LightTracerProvider"
 
@@ -187,7 +192,7 @@ class LightTracer(Tracer):
         return span
 
     def ended(self, span: LightSpan) -> None:
-        """Tell the processors that a span has ended."""
+        """Notify the processors of the end of a span."""
         provider = self.provider
         if provider.local_traces is not None:
             provider.local_traces.ended(span)
@@ -195,7 +200,7 @@ class LightTracer(Tracer):
             self.span_processor.on_end(span)
 
     def _decide(self, span: LightSpan, context: Context, parent: SpanContext) -> None:
-        """Give a span its ids and whether it is sampled."""
+        """Set the ids of a span and whether it is sampled."""
         ids = self.id_generator
         if parent.is_valid:
             span._from = parent
@@ -216,21 +221,21 @@ class LightTracer(Tracer):
 
 
 class LightTracerProvider(TracerProvider):
-    """The SDK's provider, whose tracers make light spans.
+    """The SDK's provider, whose tracers create light spans.
 
     Parameters
     ----------
-    local_traces : decides which spans are sent; None sends none.
-    kwargs : those of the SDK's provider; its sampler must be a `ConsistentSampler`.
+    local_traces : decides which spans are sent; with None no span is sent.
+    kwargs : arguments of the SDK's provider; the sampler must be a `ConsistentSampler`.
     """
 
-    def __init__(self, local_traces: "LocalTraces | None" = None, **kwargs: Any) -> None:
+    def __init__(self, local_traces: SpanHolder | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.local_traces = local_traces
-        self.has_others = False  # processors besides
+        self.has_others = False  # further processors
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the tracer of an instrumentation."""
+        """Return the tracer of an instrumentation."""
         tracer = super().get_tracer(*args, **kwargs)
         if type(tracer) is Tracer:  # not where the SDK is disabled
             tracer.__class__ = LightTracer

@@ -1,8 +1,8 @@
-"""Switch the watching of a service on: one call, and nothing of ours ever raised into it.
+"""Instrument a service with one call; no error of ours is raised into it.
 
 In:  a FastAPI application (or none, for a worker), `InstrumentSettings`.
-Out: OpenTelemetry's providers and propagators set, contrib's instrumentations of what is installed
-     switched on, the application's requests watched.
+Out: OpenTelemetry's providers and propagators set, contrib's instrumentations of the
+     installed libraries switched on, the application's requests instrumented.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from apm_analytics.instrument.pipeline import Pipeline
 from apm_analytics.instrument.remote import RemoteSettings
 from apm_analytics.instrument.requests import watch_requests
 
-# Today's names of HTTP and database attributes, which the lake's columns carry.
+# Current names of HTTP and database attributes, as in the lake's columns.
 STABLE_NAMES = ("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
 PROCESS_METRICS: dict[str, list[str] | None] = {
     "process.cpu.time": ["user", "system"],
@@ -52,9 +52,9 @@ PROCESS_METRICS: dict[str, list[str] | None] = {
     "system.cpu.utilization": ["idle", "user", "system", "iowait"],
     "system.memory.utilization": ["used", "free", "cached"],
 }
-# Of a young collection: up to 3.12, since 3.13. An application with others has chosen them.
+# Default thresholds of young collections: up to 3.12, since 3.13. Others are left as they are.
 PYTHONS_THRESHOLDS = ((700, 10), (2000, 10))
-YOUNG_OBJECTS = 10_000  # a few requests' worth, about a megabyte
+YOUNG_OBJECTS = 10_000  # those of a few requests, about a megabyte
 LIBRARIES = ("logging", "sqlalchemy", "psycopg", "redis", "httpx", "system_metrics")
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ _switched_on: set[str] = set()
 
 
 def setup(app: Any = None, settings: InstrumentSettings | None = None) -> Pipeline | None:
-    """Watch a service; call it once, before the first request, and again for a second application.
+    """Instrument a service; call once before the first request, again per further application.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ def setup(app: Any = None, settings: InstrumentSettings | None = None) -> Pipeli
 
     Returns
     -------
-    The pipeline, or None when APM_ENABLED or OTEL_SDK_DISABLED switches it off, or when it cannot
-    be set up: that is said in the log, and the application runs as it is.
+    The pipeline. None when APM_ENABLED or OTEL_SDK_DISABLED switches it off, or when the set-up
+    fails: the failure is logged, and the application runs without instrumentation.
 
     Examples
     --------
@@ -90,14 +90,14 @@ def setup(app: Any = None, settings: InstrumentSettings | None = None) -> Pipeli
                 watch_application(app, pipeline)
         return pipeline
     except Exception:
-        _log.exception("this service is not watched: its instrumentation could not be set up")
+        _log.exception("this service is not instrumented: the set-up failed")
         return None
 
 
 def start(
     settings: InstrumentSettings | None = None, resource_attributes: dict[str, Any] | None = None
 ) -> Pipeline | None:
-    """Set the providers and propagators of this process, once; give the pipeline."""
+    """Set the providers and propagators of this process, once; return the pipeline."""
     global _pipeline
     settings = settings or InstrumentSettings.from_environment()
     if not settings.enabled or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -137,21 +137,20 @@ def instrument_library(name: str, pipeline: Pipeline) -> bool:
     except ImportError:
         return False
     except Exception:
-        _log.exception("%s is not watched: its instrumentation could not be switched on", name)
+        _log.exception("%s is not instrumented: its instrumentation could not be switched on", name)
         return False
 
 
 def watch_application(app: Any, pipeline: Pipeline) -> None:
-    """Watch the requests of a FastAPI application, and give errors an answer with their ids."""
+    """Instrument the requests of a FastAPI application; flush its telemetry when it ends."""
     watch_requests(app, pipeline)
     _follow_lifespan(app, pipeline)
 
 
 def _follow_lifespan(app: Any, pipeline: Pipeline) -> None:
-    """Set aside what stays when the application starts; send what is left when it ends.
+    """Freeze long-lived objects when the application starts; flush telemetry when it ends.
 
-    A server that was told to stop ends by the signal itself afterwards, and nothing that waits
-    for the interpreter's exit runs.
+    A server that is stopped by a signal ends without running the interpreter's exit handlers.
     """
     router = getattr(app, "router", None)
     inside = getattr(router, "lifespan_context", None)
@@ -160,7 +159,7 @@ def _follow_lifespan(app: Any, pipeline: Pipeline) -> None:
 
     @asynccontextmanager
     async def lifespan(application: Any) -> AsyncIterator[Any]:
-        _set_aside_what_stays()  # before the application may say that it is ready
+        _freeze_long_lived()  # before the application reports that it is ready
         async with inside(application) as state:
             yield state
         await asyncio.to_thread(pipeline.flush, pipeline.settings.shutdown_s)
@@ -168,19 +167,19 @@ def _follow_lifespan(app: Any, pipeline: Pipeline) -> None:
     router.lifespan_context = lifespan
 
 
-def _set_aside_what_stays() -> None:
-    """Spare the garbage collector the modules, classes and routes of a service.
+def _freeze_long_lived() -> None:
+    """Exclude the modules, classes and routes of a service from garbage collection.
 
-    They are some 300,000 objects that live as long as the process; each full collection would
-    walk through them in the middle of a request, for a tenth of a second. What requests make is
-    looked through less often, too: Python's 700 objects are less than one request has at work.
+    They are about 300,000 objects that live as long as the process; each full collection would
+    walk them in the middle of a request, for a tenth of a second. Young objects are collected
+    less often, too: Python's default of 700 is less than one request has live.
     """
     if not gc.isenabled():
         return
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
-        # Else nothing of it is freed at the end, and libraries that count report leaks.
+        # Otherwise nothing of it is freed at exit, and libraries that count objects report leaks.
         atexit.register(gc.unfreeze)
     young, middle, old = gc.get_threshold()
     if (young, middle) in PYTHONS_THRESHOLDS:
@@ -188,22 +187,22 @@ def _set_aside_what_stays() -> None:
 
 
 def _propagator() -> Propagation:
-    """Give what OTEL_PROPAGATORS asks for, baggage for our own hosts only, and the X-ids."""
+    """Return the propagators of OTEL_PROPAGATORS, and ours for baggage and the X-ids."""
     names = os.environ.get("OTEL_PROPAGATORS", "tracecontext,baggage").split(",")
     known: dict[str, Callable[[], TextMapPropagator]] = {
         "tracecontext": TraceContextTextMapPropagator,
         "baggage": OwnBaggagePropagator,
     }
-    found: list[TextMapPropagator] = []
-    for name in (one.strip().lower() for one in names):
+    propagators: list[TextMapPropagator] = []
+    for name in (name.strip().lower() for name in names):
         if name in known:
-            found.append(known[name]())
+            propagators.append(known[name]())
         elif name not in ("", "none"):
             _log.warning(
-                "OTEL_PROPAGATORS: found %r, needs some of tracecontext, baggage; it is left out",
+                "OTEL_PROPAGATORS: found %r, needs some of tracecontext, baggage; it is ignored",
                 name,
             )
-    return Propagation(found, CorrelationPropagator())
+    return Propagation(propagators, CorrelationPropagator())
 
 
 def _watch_memory(seconds: float, pipeline: Pipeline) -> None:
@@ -239,7 +238,7 @@ def _sqlalchemy(pipeline: Pipeline) -> None:
 
 
 def _leave_pools_alone(tracer: Any) -> None:
-    """Spare contrib's four calls a request that count connections: `Pools` reads them."""
+    """Remove contrib's four calls per request that count connections: `Pools` reads them."""
     register = getattr(tracer, "_register_event_listener", None)
     if register is None or getattr(tracer, "leaves_pools_alone", False):
         return
@@ -253,7 +252,7 @@ def _leave_pools_alone(tracer: Any) -> None:
 
 
 def _connect_unwatched(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
-    """Let SQLAlchemy connect past psycopg's instrumentation, else each query were two spans."""
+    """Let SQLAlchemy bypass psycopg's instrumentation; otherwise each query has two spans."""
     if dialect.driver != "psycopg":
         return None
     import psycopg

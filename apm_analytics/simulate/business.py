@@ -1,7 +1,7 @@
-"""Draw business figures and metrics whose relations are known, to judge methods against.
+"""Draw business figures and metrics with known relations, to evaluate methods against.
 
-In:  a seed, how many metrics lead the figure and how strongly, how deep an incident cuts.
-Out: hourly series with the lags that are true; figures in windows with the loss that is true.
+In:  a seed, the number and strength of leading metrics, the depth of an incident.
+Out: hourly series with their true lags; figures in windows with the true loss.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BURN_IN = 200
 
 @dataclass(frozen=True)
 class Related:
-    """A figure and metrics in hours; `lags` says which metrics lead it, by how many hours."""
+    """A figure and metrics, hourly; `lags` holds the metrics that lead it, with their hours."""
 
     figure: Floats
     metrics: dict[str, Floats]
@@ -27,7 +27,7 @@ class Related:
 
 @dataclass(frozen=True)
 class Cut:
-    """A figure with an incident in windows [first, last) of 5 minutes, and what it cost."""
+    """A figure with an incident in windows [first, last) of 5 minutes, and its true loss."""
 
     figure: Floats
     control: Floats
@@ -46,21 +46,21 @@ def related(
     max_lag: int = 6,
     shock: float = 0.0,
 ) -> Related:
-    """Draw a figure that some metrics hurt, after a lag; all share days and weeks.
+    """Draw a figure that some metrics reduce after a lag; all share daily and weekly seasons.
 
     Parameters
     ----------
-    strength : how far a metric's deviation moves the figure's, both of unit variance.
-    shock : how far a common, unseasonal swing of demand moves every series.
+    strength : effect of a metric's deviation on the figure's, both of unit variance.
+    shock : effect of a common, unseasonal swing of demand on every series.
     """
     rng = np.random.default_rng(seed)
     hours = weeks * HOURS_A_WEEK
     swing = _memory(rng, hours, 0.9)
-    own = [_memory(rng, hours, rng.uniform(0.3, 0.9)) for _ in range(metrics)]
+    deviations = [_memory(rng, hours, rng.uniform(0.3, 0.9)) for _ in range(metrics)]
     lags = {f"metric_{number}": int(rng.integers(0, max_lag + 1)) for number in range(leading)}
     news = _memory(rng, hours, 0.6)
     for number, lag in enumerate(lags.values()):
-        news = news - strength * np.concatenate([np.zeros(lag), own[number][: hours - lag]])
+        news = news - strength * np.concatenate([np.zeros(lag), deviations[number][: hours - lag]])
     news = news / news.std() + 1.4 * shock * swing
     demand = swing + rng.normal(0, 0.1, hours)
     return Related(
@@ -68,8 +68,8 @@ def related(
         {
             f"metric_{number}": _week(rng, hours) * 5
             + _slope(rng, hours)
-            + 0.5 * (one + shock * swing)
-            for number, one in enumerate(own)
+            + 0.5 * (deviation + shock * swing)
+            for number, deviation in enumerate(deviations)
         },
         _week(rng, hours) * 5 + demand,
         lags,
@@ -79,12 +79,12 @@ def related(
 def cut(
     seed: int, *, days: int = 28, hours: float = 2.0, depth: float = 0.3, a_window: float = 200.0
 ) -> Cut:
-    """Draw a figure and a control segment; an incident on the last day takes a share of one.
+    """Draw a figure and a control segment; an incident on the last day reduces the figure.
 
     Parameters
     ----------
     depth : the share that is lost.
-    a_window : mean of the figure, about, in a window of 5 minutes.
+    a_window : approximate mean of the figure per window of 5 minutes.
     """
     rng = np.random.default_rng(seed)
     count = days * WINDOWS_A_DAY

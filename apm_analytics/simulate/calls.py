@@ -1,17 +1,17 @@
-"""The parts that requests are made of: calls as OpenTelemetry's conventions describe them.
+"""Build requests from calls, described by OpenTelemetry's conventions.
 
-In:  who calls what, and how long that typically takes.
+In:  caller, callee and typical duration.
 Out: `Call` trees.
 
-In attribute values `<user>` and its like stand for a value of the request (`SLOTS`, fixed width).
-Times are typical (median) ones in milliseconds; ratios are per call.
+In attribute values `<user>` and the like are replaced by a value of the request (`SLOTS`, fixed
+width). Times are medians in milliseconds; ratios are per call.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 NAMESPACE = "shop"
-# Values that differ from request to request, and how many bytes each takes.
+# Values that differ between requests, and their width in bytes.
 SLOTS: dict[str, int] = {
     "user": 10,
     "session": 16,
@@ -21,13 +21,13 @@ SLOTS: dict[str, int] = {
     "cart": 8,
     "client": 14,
 }
-EDGE = "storefront"  # the service that people reach
+EDGE = "storefront"  # the service that browsers call
 FAILED_STATUS = 500
 
 
 @dataclass(frozen=True)
 class Call:
-    """One span of a request and, below it, what it calls one after the other."""
+    """One span of a request with the calls below it, which run one after the other."""
 
     service: str
     name: str
@@ -36,10 +36,10 @@ class Call:
     own_ms: float  # without its children
     attributes: Mapping[str, str | int | float]
     children: tuple["Call", ...] = ()
-    then: "Call | None" = None  # consumes what this one sent, in a trace of its own
-    share: float = 1.0  # of its parent's requests that make this call
+    then: "Call | None" = None  # consumes the message of this one, in a separate trace
+    share: float = 1.0  # share of its parent's requests that make this call
     spread: float = 0.3  # sigma of the log-normal own time
-    load: float = 0.2  # own time rises by this much at twice the mean load
+    load: float = 0.2  # increase of the own time at twice the mean load
     failing: float = 0.0
     error_type: str = "RuntimeError"
     error_text: str = "unexpected state"
@@ -60,7 +60,7 @@ def server(
     error: tuple[str, str] = ("RuntimeError", "unexpected state"),
     log_event: str = "",
 ) -> Call:
-    """Give a request that a service answers."""
+    """Return a request that a service answers."""
     edge = service == EDGE
     person = {"user.id": "<user>", "session.id": "<session>", "client.address": "<client>"}
     return Call(
@@ -89,7 +89,7 @@ def server(
 
 
 def http(caller: str, callee: Call, share: float = 1.0) -> Call:
-    """Give a service's call to an operation of another one."""
+    """Return a service's call to an operation of another one."""
     return Call(
         service=caller,
         name=callee.name,
@@ -113,7 +113,7 @@ def http(caller: str, callee: Call, share: float = 1.0) -> Call:
 def postgres(
     service: str, operation: str, table: str, text: str, own_ms: float, share: float = 1.0
 ) -> Call:
-    """Give a query of a service's own database."""
+    """Return a query of a service's own database."""
     return Call(
         service=service,
         name=f"{operation} {table}",
@@ -140,7 +140,7 @@ def postgres(
 
 
 def redis(service: str, operation: str, text: str, own_ms: float, share: float = 1.0) -> Call:
-    """Give a command to a service's own cache."""
+    """Return a command to a service's own cache."""
     return Call(
         service=service,
         name=operation,

@@ -1,10 +1,10 @@
-"""What the simulated shop is: its services and the requests that come in. Data, no behaviour.
+"""The simulated shop: its services and the requests that it gets. Data, no behaviour.
 
 In:  nothing.
-Out: `SERVICES`, and `JOURNEYS`, one call tree a kind of request.
+Out: `SERVICES`, and `JOURNEYS`, one call tree per kind of request.
 
-Popularities lie close together, unlike a real shop's: every operation needs some requests in a
-window of 5 minutes, and there are only so many spans.
+Request rates are closer together than in a real shop, because every operation needs some requests
+in each window of 5 minutes and the number of spans is limited.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ ORGANIZATIONS = 12
 
 @dataclass(frozen=True)
 class Service:
-    """One service: where it starts from (version) and what its processes use."""
+    """One service: its first version, and what its processes use."""
 
     name: str
     version: str
     cpu_idle: float  # share of its limit without requests
-    cpu_load: float  # more at the mean load
+    cpu_load: float  # added at the mean load
     memory_mb: float
 
 
@@ -81,11 +81,7 @@ _SEND_ORDERS = Call(
     kind="producer",
     scope="opentelemetry.instrumentation.aiokafka",
     own_ms=1.6,
-    attributes={
-        **_MESSAGE,
-        "messaging.operation.type": "send",
-        "messaging.operation.name": "send",
-    },
+    attributes={**_MESSAGE, "messaging.operation.type": "send", "messaging.operation.name": "send"},
     then=_PROCESS_ORDERS,
     failing=0.0004,
     error_type="KafkaTimeoutError",
@@ -100,11 +96,11 @@ _RENDER = Call(
     attributes={"code.function.name": "shop.storefront.pages.home"},
     share=0.1,
 )
-# A checkout passes many services; together they should fail no more often than about 1 in 100.
+# A checkout passes many services; it should fail in about 1 of 100 requests at most.
 _ONE_OF_MANY = 0.001
 _BUY = {"business.transaction": "purchase", "organization.id": "<organization>"}
 
-# --- the operations inside --------------------------------------------------------------------
+# --- internal operations ----------------------------------------------------------------------
 _LIST_PRODUCTS = server(
     "catalog",
     "GET",
@@ -238,7 +234,7 @@ _READ_ORDER = server(
     path="/orders/<order>",
 )
 
-# --- what comes in from outside, with how often each comes next to a checkout ----------------
+# --- external requests, with their rate relative to a checkout --------------------------------
 JOURNEYS: tuple[tuple[float, Call], ...] = (
     (
         1.4,
@@ -327,11 +323,7 @@ JOURNEYS: tuple[tuple[float, Call], ...] = (
     (
         1.05,
         server(
-            "checkout",
-            "POST",
-            "/quotes",
-            16.0,
-            attributes={"business.operation": "quote delivery"},
+            "checkout", "POST", "/quotes", 16.0, attributes={"business.operation": "quote delivery"}
         ),
     ),
     (
@@ -364,8 +356,8 @@ SERVICES: tuple[Service, ...] = (
 )
 INSTANCES = 2  # of every service
 
-# People look before they take, and take before they pay: when, in a visit to the shop, each kind
-# of page is asked for, in s after its begin.
+# When each kind of page is requested within a visit, in s after its begin: people browse, fill the
+# cart, then pay.
 STAGES_S: dict[str, float] = {
     "GET /": 0.0,
     "GET /search": 60.0,
@@ -378,5 +370,5 @@ STAGES_S: dict[str, float] = {
     "POST /checkout": 420.0,
     "GET /orders/{id}": 540.0,
 }
-STAGE_SPREAD_S = 180.0  # each at its time, give or take half of this
-VISITS = 2.5  # visits a checkout
+STAGE_SPREAD_S = 180.0  # each time varies by half of this, either way
+VISITS = 2.5  # visits per checkout

@@ -1,4 +1,4 @@
-"""Small parts of OTLP messages that traces, metrics and logs share.
+"""Parts of OTLP messages that traces, metrics and logs share.
 
 In:  plain Python values.
 Out: fields of protobuf messages.
@@ -21,7 +21,7 @@ class KeyValues(Protocol):
 
 
 def add_attributes(target: KeyValues, attributes: Mapping[str, str | int | float]) -> None:
-    """Append attributes, each with the type of its value."""
+    """Append attributes with the types of their values."""
     for key, value in attributes.items():
         pair = target.add()
         pair.key = key

@@ -1,7 +1,7 @@
-"""The processes that emit telemetry: OTLP resources, which change with each deployment.
+"""The processes that emit telemetry, as OTLP resources that change with each deployment.
 
 In:  `Timeline` (deployments), `catalog` (services).
-Out: `Fleet`, which knows every resource and the one that serves at a given time.
+Out: `Fleet`: all resources, and which one serves at a given time.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from apm_analytics.simulate.calls import NAMESPACE
 from apm_analytics.simulate.fields import add_attributes
 from apm_analytics.simulate.timeline import ROLLOUT_NS, Ints, Timeline
 
-# The "instance" whose telemetry stands for all of a service's, as a Collector sums it up.
+# The "instance" that reports for the whole service, as a Collector aggregates it.
 TOGETHER = catalog.INSTANCES
 SDK = {
     "telemetry.sdk.name": "opentelemetry",
@@ -47,7 +47,7 @@ class Fleet:
         for service in catalog.SERVICES:
             for instance in range(catalog.INSTANCES + 1):
                 key = (service.name, instance)
-                # Started before the recording, each at its own time.
+                # All start before the recording, at different times.
                 starts = [timeline.start_ns - (instance + 1) * 3 * 3600 * 10**9]
                 versions = [service.version]
                 for deployment in timeline.deployments:
@@ -62,10 +62,10 @@ class Fleet:
                 ]
 
     def serving(self, service: str, instance: int, times: Ints) -> Ints:
-        """Give the place in `resources` of the one that serves at each time (ns)."""
+        """Return the index in `resources` of the one that serves at each time (ns)."""
         key = (service, instance)
-        found: Ints = self._first[key] + np.searchsorted(self._starts[key], times, side="right") - 1
-        return found
+        place: Ints = self._first[key] + np.searchsorted(self._starts[key], times, side="right") - 1
+        return place
 
 
 def _resource(service: str, version: str, instance: int, epoch: int, start: int) -> Resource:

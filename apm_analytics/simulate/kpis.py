@@ -1,7 +1,7 @@
-"""The shop's business figures, which follow demand and, later, checkout's health.
+"""Compute the shop's business figures from demand and, with a lag, checkout's health.
 
 In:  `Observed` spans.
-Out: one value a KPI and window, by the relations that the truth file states.
+Out: one value per KPI and window, by the relations in the truth file.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ KPI_SERVICES = {
 
 @dataclass(frozen=True)
 class Relation:
-    """How a business figure follows the shop's technical state, in windows of 5 minutes."""
+    """How a business figure depends on the shop's technical state, in windows of 5 minutes."""
 
     kpi: str
     unit: str
@@ -102,7 +102,7 @@ def figures(timeline: Timeline, observed: Observed) -> dict[str, Floats]:
 
 
 def latency_driver(operation: Operation) -> Floats:
-    """Give ln(mean duration / its median over the recording), 0 in a window without requests."""
+    """Return ln(mean duration / its median over the recording), 0 in windows without requests."""
     seen = operation.count > 0
     mean = np.where(seen, operation.seconds / np.maximum(operation.count, 1), np.nan)
     typical = np.nanmedian(mean) if seen.any() else 1.0
@@ -111,7 +111,7 @@ def latency_driver(operation: Operation) -> Floats:
 
 
 def error_driver(operation: Operation) -> Floats:
-    """Give the error ratio, 0 in a window without requests."""
+    """Return the error ratio, 0 in windows without requests."""
     driver: Floats = operation.errors / np.maximum(operation.count, 1)
     return driver
 

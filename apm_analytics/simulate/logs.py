@@ -1,7 +1,7 @@
-"""Write the logs of a recording: failures and orders, each with its span, and deployments.
+"""Write the logs of a recording: failures and orders with their spans, and deployments.
 
-In:  the spans worth a record, `Timeline` and `Fleet`.
-Out: OTLP log files, one a day; how many records.
+In:  the spans that leave a record, `Timeline` and `Fleet`.
+Out: OTLP log files, one per day; the number of records.
 """
 
 from collections.abc import Iterable
@@ -18,12 +18,12 @@ from apm_analytics.simulate.timeline import DAY_NS, LOGS, S, Timeline
 from apm_analytics.simulate.wire import DelimitedFile
 
 INFO, ERROR = SeverityNumber.SEVERITY_NUMBER_INFO, SeverityNumber.SEVERITY_NUMBER_ERROR
-KEPT_EVENTS = 0.35  # share of successes that leave their record
-OBSERVED_NS = 2_000_000_000  # a Collector's batch
+KEPT_EVENTS = 0.35  # share of successes that leave a record
+OBSERVED_NS = 2_000_000_000  # delay by a Collector's batch
 
 
 class LogWriter:
-    """Writes log records beside the spans they belong to."""
+    """Writes log records for the spans they belong to."""
 
     def __init__(self, timeline: Timeline, fleet: Fleet) -> None:
         self._timeline = timeline
@@ -54,7 +54,7 @@ class LogWriter:
                 number += 1
         for group in groups.values():
             group.scope_logs[0].log_records.sort(key=lambda record: record.time_unix_nano)
-        if number:  # an empty file would look like a broken one
+        if number:  # an empty file would look damaged
             with DelimitedFile(path) as file:
                 file.write(request.SerializeToString())
         return number

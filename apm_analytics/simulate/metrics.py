@@ -1,4 +1,4 @@
-"""Write the metrics of a recording, a point of each series every 5 minutes, one file a day.
+"""Write the metrics of a recording, one point per series every 5 minutes, one file per day.
 
 In:  `Timeline`, `Fleet`, `Observed` spans.
 Out: OTLP metric files with all five types of points; how many points of each type.
@@ -11,9 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 
 from apm_analytics.simulate import catalog, kpis
@@ -38,10 +36,10 @@ from apm_analytics.simulate.timeline import (
 )
 from apm_analytics.simulate.wire import DelimitedFile
 
-BLOCK = 72  # windows a request
+BLOCK = 72  # windows per request
 CPU_LIMIT = 2.0  # cores a process may use
 CPU_NOISE = 0.015
-LEAK_MB_H = 1.5  # memory that a process gains an hour, until it is full
+LEAK_MB_H = 1.5  # memory growth of a process per hour, up to the maximum
 LEAK_MAX_MB = 120.0
 COUNTED = ("storefront", "checkout")  # services that report process.cpu.time
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
@@ -62,7 +60,7 @@ class Series:
 
 
 class MetricWriter:
-    """Holds all series of a recording."""
+    """Writes all series of a recording."""
 
     def __init__(self, timeline: Timeline, fleet: Fleet, observed: Observed) -> None:
         self._timeline = timeline
@@ -215,7 +213,7 @@ class MetricWriter:
             add,
         )
 
-    # --- durations, as the spans show them -------------------------------------------------------
+    # --- durations, computed from the spans ------------------------------------------------------
 
     def _durations(self, observed: Observed) -> Iterator[Series]:
         for service, durations in observed.services.items():
@@ -336,7 +334,7 @@ class MetricWriter:
 
 
 def _runs(resources: Ints, block: range) -> Iterator[tuple[int, range]]:
-    """Split a block of windows where another resource takes over."""
+    """Split a block of windows where the serving resource changes."""
     served = resources[block.start : block.stop]
     cuts = np.flatnonzero(np.diff(served)) + 1 + block.start
     bounds = [block.start, *cuts.tolist(), block.stop]

@@ -1,6 +1,6 @@
-"""Count what the spans show, window by window, so that metrics agree with traces.
+"""Count what the spans show, per window, so that metrics agree with traces.
 
-In:  visits of calls as they are written.
+In:  visits of calls, as they are written.
 Out: `Observed`: counts, errors and durations per operation, and duration buckets per service.
 """
 
@@ -42,7 +42,7 @@ class Durations:
 
 
 class Observed:
-    """What was seen, on the timeline's windows by the time a span ends."""
+    """Counts on the timeline's windows, by the time a span ends."""
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
@@ -53,7 +53,7 @@ class Observed:
         self._searches: list[tuple[Ints, Floats]] = []
 
     def see(self, visit: Visit, begins: Ints) -> None:
-        """Take in one call of many requests."""
+        """Add one call of many requests."""
         chosen = visit.present
         call = visit.call
         if call.kind not in ("server", "consumer") and (call.service, call.peer) != PROVIDER:
@@ -85,7 +85,7 @@ class Observed:
             self._searches.append((windows, seconds))
 
     def search_quantiles(self) -> tuple[Ints, Floats, Floats]:
-        """Give count, sum and `QUANTILES` (nearest rank, 0 without any) of every window."""
+        """Return count, sum and `QUANTILES` (nearest rank, 0 without any) per window."""
         windows = np.concatenate([windows for windows, _ in self._searches])
         seconds = np.concatenate([seconds for _, seconds in self._searches])
         order = np.lexsort((seconds, windows))

@@ -35,17 +35,17 @@ def write(
     ----------
     out : folder, made when missing. Files of an earlier recording in it are replaced.
     days : length of the recording.
-    spans : about how many spans to write.
-    seed : of all random numbers, 0 or more.
+    spans : approximate number of spans to write.
+    seed : seed of all random numbers, 0 or more.
     end : the instant, with its time zone, before which the last span ends.
-    progress : show a bar on stderr.
+    progress : show a progress bar on stderr.
 
     Returns
     -------
     The folder. It holds `traces-DATE.pb.zst`, `metrics-DATE.pb.zst` and `logs-DATE.pb.zst` for
     each 24 hours from DATE on (at the clock time of `end`): length-delimited
     Export...ServiceRequest messages, zstd compressed; and `truth.json`, which is written last:
-    where it is, the recording is complete.
+    if it exists, the recording is complete.
 
     Raises
     ------
@@ -87,14 +87,14 @@ def _write(out: Path, days: int, spans: int, seed: int, end: datetime, progress:
             counts["spans"] += number
             counts["logs"] += log_writer.write_day(day, file("logs", day), noteworthy)
             bar.update()
-        # Business figures look at the whole recording's spans, so metrics come after them.
+        # Business figures need the spans of the whole recording, so metrics come last.
         metric_writer = MetricWriter(plan, fleet, observed)
         for day in range(days):
             points += metric_writer.write_day(day, file("metrics", day))
             bar.update()
-    told = truth.describe(plan, observed, spans_asked=spans, counts=counts, points=points)
+    described = truth.describe(plan, observed, spans_asked=spans, counts=counts, points=points)
     partial = out / f"{TRUTH}.partial"
-    partial.write_text(json.dumps(told, indent=1) + "\n")
+    partial.write_text(json.dumps(described, indent=1) + "\n")
     os.replace(partial, out / TRUTH)
 
 
@@ -106,6 +106,6 @@ def _check(days: int, spans: int, seed: int, end: datetime) -> None:
     if seed < 0:
         raise BadParameter(f"seed is {seed}, need 0 or more; change seed")
     if end.tzinfo is None:
-        raise BadParameter(f"end is {end} without a time zone; say which, for example UTC")
+        raise BadParameter(f"end is {end} without a time zone; add one, for example UTC")
     if (end - timedelta(days=days + 1)).timestamp() < 0:
         raise BadParameter(f"{days} days before {end} is before 1970; choose a later end")

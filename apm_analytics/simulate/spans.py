@@ -1,7 +1,7 @@
-"""Write the spans of a recording, one file a day.
+"""Write the spans of a recording, one file per day.
 
-In:  `Timeline`, `Fleet`, about how many spans.
-Out: OTLP trace files; what was seen goes to `Observed` (for metrics) and to the log writer.
+In:  `Timeline`, `Fleet`, an approximate number of spans.
+Out: OTLP trace files; counts in `Observed` (for metrics); the spans that leave a log record.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +44,7 @@ from apm_analytics.simulate.wire import (
 )
 
 MAX_REQUEST = 1_800_000  # bytes
-BLOCK_NS = DAY_NS // 24  # a request holds at most this much time
+BLOCK_NS = DAY_NS // 24  # time range of a request, at most
 SPANS_FIELD = 2  # of ScopeSpans
 SAMPLED, KNOWN, REMOTE = 0x1, 0x100, 0x200  # span flags
 TRACE_SALT, TRACE_SALT_2, SPAN_SALT, USER_SALT, SESSION_SALT, CART_SALT, STAGE_SALT = range(1, 8)
@@ -64,7 +64,7 @@ Resolve = Callable[[str], Bytes]
 
 @dataclass(frozen=True)
 class Noteworthy:
-    """Spans that leave a log record: the same call with the same outcome."""
+    """Spans of one call with one outcome that leave a log record."""
 
     call: Call
     failed: bool
@@ -75,15 +75,15 @@ class Noteworthy:
 
 
 class SpanWriter:
-    """Knows the templates of all calls and how much demand makes the wanted number of spans."""
+    """Writes spans from templates, with the demand scaled to the requested number of spans."""
 
     def __init__(self, timeline: Timeline, fleet: Fleet, spans: int) -> None:
         self._timeline = timeline
         self._fleet = fleet
         expected = sum(weight * expected_spans(call) for weight, call in catalog.JOURNEYS)
-        # Requests a window of a journey of weight 1 at the mean demand.
+        # Requests per window of a journey of weight 1 at the mean demand.
         self._unit = spans / expected / timeline.windows
-        # How many visits have begun at the start of each window.
+        # Number of visits begun before each window.
         self._begun: Floats = np.concatenate(
             [[0.0], np.cumsum(timeline.demand * self._unit * catalog.VISITS)]
         )
@@ -96,7 +96,7 @@ class SpanWriter:
         self._templates: dict[tuple[int, int, int], Template] = {}
 
     def write_day(self, day: int, path: Path, observed: Observed) -> tuple[int, list[Noteworthy]]:
-        """Write the spans of requests that begin on this day; return how many, and the events."""
+        """Write the spans of requests that begin on a day; return their number and the events."""
         rng = self._timeline.random(SPANS, day)
         rows: list[bytes] = []
         times: list[Ints] = []
@@ -141,7 +141,7 @@ class SpanWriter:
                                 resources[chosen],
                             )
                         )
-        if rows:  # an empty file would look like a broken one
+        if rows:  # an empty file would look damaged
             with DelimitedFile(path) as file:
                 for request in self._requests(rows, np.concatenate(times), np.concatenate(groups)):
                     file.write(request)
@@ -233,7 +233,7 @@ def calls(journey: Call) -> Iterator[Call]:
 
 
 def expected_spans(call: Call) -> float:
-    """Give the mean number of spans below and with a call that never fails."""
+    """Return the mean number of spans of a call that never fails, with those below it."""
     below = sum(expected_spans(child) for child in call.children)
     return call.share * (1 + below + (expected_spans(call.then) if call.then else 0))
 
@@ -247,7 +247,7 @@ def _outcomes(visit: Visit) -> tuple[tuple[int, Ints], ...]:
 
 
 class _Requests:
-    """The values of one journey's requests: ids, times, who asks for what."""
+    """The values of one journey's requests: ids, times, people, products."""
 
     def __init__(
         self,
@@ -263,12 +263,12 @@ class _Requests:
         ids = first_id + np.arange(starts.size * len(visits), dtype=np.uint64)
         self._ids: Words = ids.reshape(starts.size, len(visits))
         chance = rng.random((starts.size, 3))
-        # A visit is one person's pages of some minutes, in the order of a purchase.
+        # A visit is one person's pages within some minutes, in the order of a purchase.
         stage_s = catalog.STAGES_S.get(visits[0].call.name, 0.0)
         apart = _share(mixed(self._ids[:, 0], STAGE_SALT)) - 0.5
         begun = starts - 1e9 * (stage_s + catalog.STAGE_SPREAD_S * apart)
         self._sessions = mixed(visit_number(begun), SESSION_SALT)
-        # A few people come often, a few products are asked for often.
+        # A few people visit often, a few products are requested often.
         self._user: Ints = (_share(mixed(self._sessions, USER_SALT)) ** 2 * catalog.USERS).astype(
             np.int64
         )
@@ -277,7 +277,7 @@ class _Requests:
         self._made: dict[tuple[str, int], Bytes] = {}
 
     def drop_after(self, end_ns: int) -> None:
-        """Leave out the requests whose spans would end at the recording's end or later."""
+        """Drop the requests with spans that would end at the recording's end or later."""
         ends = [self._starts + visit.start + visit.duration for visit in self._visits]
         late: Flags = (
             np.maximum.reduce(
@@ -293,7 +293,7 @@ class _Requests:
                 visit.present = visit.present & ~late
 
     def instance(self, service: str) -> Ints:
-        """Give the instance of a service that answers each request."""
+        """Return the instance of a service that answers each request."""
         bit = [known.name for known in catalog.SERVICES].index(service)
         chosen: Ints = (mixed(self._ids[:, 0], SPAN_SALT) >> np.uint64(bit) & np.uint64(1)).astype(
             np.int64
@@ -301,7 +301,7 @@ class _Requests:
         return chosen
 
     def values(self, slot: str, place: int) -> Bytes:
-        """Give a slot's bytes for every request, at one place of the tree."""
+        """Return a slot's bytes for every request, at one place of the tree."""
         shared = slot in SLOTS
         key = (slot, 0 if shared else place)
         if key not in self._made:
@@ -313,7 +313,7 @@ class _Requests:
         if slot == "span":
             return word_bytes(mixed(self._ids[:, place], SPAN_SALT))
         if slot == "trace":
-            # The consumer's trace is its own; it and what it calls name their first call's id.
+            # A consumer has a separate trace, whose id derives from that of its first call.
             own = mixed(self._ids[:, self._root(place)], TRACE_SALT)
             return np.concatenate([word_bytes(own), word_bytes(mixed(own, TRACE_SALT_2))], axis=1)
         if slot == "parent" and visit.parent is not None:
@@ -378,7 +378,7 @@ def _message(visit: Visit, outcome: int) -> bytes:
             if "http.response.status_code" in attributes:
                 attributes["http.response.status_code"] = FAILED_STATUS
         else:
-            attributes.pop("http.response.status_code", None)  # there was no answer
+            attributes.pop("http.response.status_code", None)  # there was no response
         attributes["error.type"] = call.error_type if own else str(FAILED_STATUS)
         span.status.code = Status.STATUS_CODE_ERROR
         if own:
@@ -392,7 +392,7 @@ def _message(visit: Visit, outcome: int) -> bytes:
 
 
 def exception_attributes(call: Call) -> dict[str, str | int | float]:
-    """Give what an exception event or log record says about a call's own failure."""
+    """Return the attributes of an exception event or log record for a call's own failure."""
     where = f'  File "/app/{call.service}/main.py", in {call.name.split()[0].lower()}\n'
     return {
         "exception.type": call.error_type,

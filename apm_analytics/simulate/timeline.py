@@ -1,7 +1,7 @@
-"""What happens when: demand, the services' pace, deployments and incidents of one recording.
+"""Plan one recording: demand, the services' pace, deployments and incidents.
 
 In:  days, seed and the end of the recording, `catalog`, `troubles`.
-Out: `Timeline`, everything in it on a grid of 5-minute windows or as instants in ns.
+Out: `Timeline`: values per 5-minute window, instants in ns.
 """
 
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ S = 1_000_000_000  # ns
 WINDOW_NS = 300 * S
 DAY_NS = 86_400 * S
 WINDOWS_A_DAY = DAY_NS // WINDOW_NS
-# Demand by the hour, UTC, mean about 1: a flat night and two humps. Night to peak is 1 to 2.4, so
-# that every operation keeps a few requests in a window of the night.
+# Demand per hour (UTC), mean about 1: a flat night and two peaks. The peak is 2.4 times the night,
+# so that every operation has a few requests in each window of the night.
 HOURLY = (
     *(0.64, 0.61, 0.60, 0.60, 0.61, 0.66, 0.78, 0.94, 1.12, 1.27, 1.36, 1.36),
     *(1.28, 1.22, 1.22, 1.25, 1.28, 1.33, 1.40, 1.42, 1.33, 1.12, 0.89, 0.72),
 )
-WEEKEND = 0.78  # next to a working day
+WEEKEND = 0.78  # relative to a working day
 GROWTH = 0.10  # in 28 days
 DEMAND_NOISE = (0.95, 0.05)  # AR(1) coefficient, standard deviation of the logarithm
 PACE_NOISE = (0.97, 0.06)  # the same for each service's own times
-QUIET_NS = 2 * DAY_NS  # nothing goes wrong before
-SLOT_NS = 3 * 3600 * S  # the least time an incident has around it
+QUIET_NS = 2 * DAY_NS  # without incidents at the start
+SLOT_NS = 3 * 3600 * S  # least time slot of an incident
 ROLLOUT_NS = 120 * S  # from one instance to the next
 PLACES, DEMAND, PACES, SPANS, METRICS, LOGS, IMPACT = range(7)  # streams of random numbers
 
@@ -62,7 +62,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Timeline:
-    """The recording's plan. Arrays hold one value a window of 5 minutes."""
+    """The plan of a recording. Arrays hold one value per window of 5 minutes."""
 
     seed: int
     days: int
@@ -81,13 +81,13 @@ class Timeline:
     def effects(self) -> list[tuple[Effect, int, int]]:
         """List every effect with its [start, end) in ns."""
         planned = [
-            *((one.kind.effects, one.start_ns, one.end_ns) for one in self.incidents),
-            *((one.effects, one.start_ns, one.end_ns) for one in self.deployments),
+            *((i.kind.effects, i.start_ns, i.end_ns) for i in self.incidents),
+            *((d.effects, d.start_ns, d.end_ns) for d in self.deployments),
         ]
         return [(effect, begins, ends) for effects, begins, ends in planned for effect in effects]
 
     def random(self, stream: int, part: int = 0) -> np.random.Generator:
-        """Give the generator of one stream and part, the same however the others are used."""
+        """Return the generator of one stream and part, independent of the others."""
         return np.random.default_rng([self.seed, stream, part])
 
 
@@ -120,7 +120,7 @@ def plan(*, days: int, seed: int, end: datetime) -> Timeline:
 def _season(start_ns: int, windows: int) -> Floats:
     seconds = (start_ns + WINDOW_NS // 2) / S + np.arange(windows) * (WINDOW_NS / S)
     hours = seconds / 3600
-    # Each hour's value stands for its middle.
+    # Each value applies to the middle of its hour.
     daily = np.interp((hours - 0.5) % 24, np.arange(25), [*HOURLY, HOURLY[0]])
     weekday = (np.floor(hours / 24) + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     weekly = np.where(weekday >= 5, WEEKEND, 1.0)
@@ -143,12 +143,12 @@ def _walks(
 
 def _deployments(start_ns: int, end_ns: int) -> tuple[Deployment, ...]:
     versions = {service.name: service.version for service in catalog.SERVICES}
-    found: list[Deployment] = []
+    deployments: list[Deployment] = []
     releases = [
         (release, start_ns + _whole_minutes((end_ns - start_ns) * release.at))
         for release in troubles.RELEASES
     ]
-    # A recording too short for a regression has neither it nor its roll-back.
+    # A recording too short for a regression has neither the regression nor its roll-back.
     troubled = {
         release.service for release, at in releases if release.effects and at < start_ns + QUIET_NS
     }
@@ -166,7 +166,7 @@ def _deployments(start_ns: int, end_ns: int) -> tuple[Deployment, ...]:
             ),
             default=end_ns,
         )
-        found.append(
+        deployments.append(
             Deployment(
                 release.service,
                 release.version,
@@ -178,24 +178,24 @@ def _deployments(start_ns: int, end_ns: int) -> tuple[Deployment, ...]:
             )
         )
         versions[release.service] = release.version
-    return tuple(found)
+    return tuple(deployments)
 
 
 def _incidents(rng: np.random.Generator, start_ns: int, end_ns: int) -> tuple[Incident, ...]:
     ongoing_ns = troubles.ONGOING.minutes * 60 * S
     last = Incident(troubles.ONGOING, end_ns - ongoing_ns, end_ns, True)
-    # Some peace before the one that is still going on.
+    # A quiet time before the ongoing incident.
     first_ns, last_ns = start_ns + QUIET_NS, end_ns - 4 * ongoing_ns
     number = max(3, round(len(troubles.INCIDENTS) * (end_ns - start_ns) / (28 * DAY_NS)))
     number = min(number, max(0, last_ns - first_ns) // SLOT_NS)
-    found: list[Incident] = []
+    incidents: list[Incident] = []
     for index in range(number):
         kind = troubles.INCIDENTS[index % len(troubles.INCIDENTS)]
         slot_ns = (last_ns - first_ns) // number
         lasts_ns = min(kind.minutes * 60 * S, slot_ns - 600 * S)
         begins = first_ns + _whole_minutes(index * slot_ns + rng.random() * (slot_ns - lasts_ns))
-        found.append(Incident(kind, begins, begins + lasts_ns, False))
-    return (*found, last)
+        incidents.append(Incident(kind, begins, begins + lasts_ns, False))
+    return (*incidents, last)
 
 
 def _whole_minutes(ns: float) -> int:

@@ -1,7 +1,7 @@
-"""What changes the simulated shop: deployments, and incidents of every kind. Data, no behaviour.
+"""The deployments and incidents of the simulated shop. Data, no behaviour.
 
 In:  nothing.
-Out: `INCIDENTS`, in the order in which they come, `ONGOING`, and `RELEASES`.
+Out: `INCIDENTS` in order of time, `ONGOING`, and `RELEASES`.
 """
 
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Effect:
-    """What is different while it lasts. It meets every call that fits all selectors given."""
+    """A change while it lasts; it applies to every call that matches all given selectors."""
 
     service: str = ""
     operation: str = ""  # the entry operation that makes the call
-    peer: str = ""  # what the call goes to
-    own: bool = False  # only the entry operation itself, nothing it calls
+    peer: str = ""  # the callee
+    own: bool = False  # only the entry operation itself, not its calls
     slower: float = 1.0  # factor on the call's own time
-    failing: float = 0.0  # share of calls that fail besides
-    demand: float = 1.0  # factor on what comes in from outside
-    cpu: float = 0.0  # share of the limit used besides, by the service
+    failing: float = 0.0  # additional share of calls that fail
+    demand: float = 1.0  # factor on external requests
+    cpu: float = 0.0  # additional share of the limit that the service uses
 
 
 @dataclass(frozen=True)
 class IncidentKind:
-    """A kind of trouble, how long it lasts and what it does."""
+    """A kind of incident: cause, duration and effects."""
 
     name: str
     kind: str  # latency, errors, traffic, saturation
@@ -34,7 +34,7 @@ class IncidentKind:
 
 @dataclass(frozen=True)
 class Release:
-    """A deployment, at a share of the recording; a regression goes until it is rolled back."""
+    """A deployment, at a share of the recording; a regression lasts until its roll-back."""
 
     at: float
     service: str
@@ -101,7 +101,7 @@ INCIDENTS: tuple[IncidentKind, ...] = (
         (Effect(service="inventory", operation="process orders", slower=7.0),),
     ),
 )
-# Still going on at the end of the recording, so that "now" has something to show.
+# Ongoing at the end of the recording, so that "now" has something to show.
 ONGOING = IncidentKind(
     "payment-provider-slow",
     "latency",

@@ -1,6 +1,6 @@
-"""Say what is true of a simulated recording, so that methods can be judged against it.
+"""Describe what is true of a simulated recording, to evaluate methods against it.
 
-In:  `Timeline`, the counts of what was written.
+In:  `Timeline`, the counts of written records.
 Out: a plain dictionary for truth.json: services, operations, incidents, deployments, relations.
 """
 
@@ -16,8 +16,8 @@ from apm_analytics.simulate.timeline import IMPACT, S, Timeline
 from apm_analytics.simulate.troubles import Effect
 from apm_analytics.simulate.visits import Scene, walk
 
-TRIALS = 1500  # requests a journey, with an effect and without
-# An operation is called affected from these changes on.
+TRIALS = 1500  # requests per journey, with and without an effect
+# Smallest changes by which an operation counts as affected.
 LEAST_LATENCY_RATIO = 1.15
 LEAST_ERROR_RISE = 0.02
 LEAST_RATE_CHANGE = 0.2
@@ -32,7 +32,7 @@ def describe(
     counts: Mapping[str, int],
     points: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Give the whole truth of a recording."""
+    """Return the truth of a recording, as written to truth.json."""
     usual = _signals(timeline.seed, ())
     return {
         "recording": {
@@ -101,10 +101,10 @@ def describe(
 def _affected(
     seed: int, effects: tuple[Effect, ...], usual: Mapping[Name, tuple[float, float, float]]
 ) -> list[dict[str, Any]]:
-    """List the operations whose signals move, and by how much (the same requests, both ways)."""
+    """List the affected operations and their changes (the same requests with and without)."""
     demand = float(np.prod([effect.demand for effect in effects]))
     troubled = _signals(seed, effects)
-    found = []
+    affected = []
     for (service, operation), (rate, errors, p95_s) in sorted(usual.items()):
         new_rate, new_errors, new_p95_s = troubled[service, operation]
         signals: dict[str, float] = {}
@@ -115,12 +115,12 @@ def _affected(
         if abs(demand * new_rate / rate - 1) >= LEAST_RATE_CHANGE:
             signals["rate"] = round(demand * new_rate / rate, 2)
         if signals:
-            found.append({"service_name": service, "operation": operation, "signals": signals})
-    return found
+            affected.append({"service_name": service, "operation": operation, "signals": signals})
+    return affected
 
 
 def _signals(seed: int, effects: tuple[Effect, ...]) -> dict[Name, tuple[float, float, float]]:
-    """Give requests, error ratio and p95 (s) of every operation, at mean load and pace."""
+    """Return requests, error ratio and p95 (s) per operation, at mean load and pace."""
     always = np.ones(TRIALS, dtype=bool)
     ones = np.ones(TRIALS)
     scene = Scene(

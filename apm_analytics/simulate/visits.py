@@ -1,7 +1,7 @@
-"""Walk call trees: when does each call of each request start and end, and which fail.
+"""Walk call trees: compute when each call starts and ends, and which calls fail.
 
-In:  a call tree of `catalog`, many requests of it, and the scene they meet (load, pace, effects).
-Out: one `Visit` a call of the tree, with arrays over the requests.
+In:  a call tree of `catalog`, a number of requests, and their scene (load, pace, effects).
+Out: one `Visit` per call of the tree, with arrays over the requests.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from apm_analytics.simulate.troubles import Effect
 
 BEFORE = 45  # percent of a call's own time that passes before its children
 QUEUE_MS = 150.0  # mean wait of a message for its consumer
-LEAST_LOAD = 0.3  # own times fall no further below this load
+LEAST_LOAD = 0.3  # below this load own times stay the same
 MS = 1_000_000  # ns
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the requests meet; arrays have one value a request."""
+    """The conditions of the requests; arrays have one value per request."""
 
     load: Floats  # 1 is the mean
     paces: dict[str, Floats]
-    effects: Sequence[tuple[Effect, Flags]]  # and which requests it meets
+    effects: Sequence[tuple[Effect, Flags]]  # and which requests it applies to
 
 
 @dataclass
@@ -44,9 +44,9 @@ class Visit:
 
 
 def walk(journey: Call, number: int, scene: Scene, rng: np.random.Generator) -> list[Visit]:
-    """Measure `number` requests of one journey, parents before children.
+    """Simulate `number` requests of one journey, parents before children.
 
-    The same numbers are drawn whatever the scene, so two scenes can be compared request by
+    The random numbers do not depend on the scene, so two scenes can be compared request by
     request.
     """
     visits: list[Visit] = []
@@ -59,7 +59,7 @@ def walk(journey: Call, number: int, scene: Scene, rng: np.random.Generator) -> 
 
 
 def fits(effect: Effect, call: Call, operation: str) -> bool:
-    """Tell whether an effect meets a call that belongs to an entry operation."""
+    """Return whether an effect applies to a call that belongs to an entry operation."""
     return (
         effect.demand == 1.0
         and effect.service in ("", call.service)
@@ -71,17 +71,17 @@ def fits(effect: Effect, call: Call, operation: str) -> bool:
 
 def _measure(
     call: Call,
-    asked: Flags,
+    called: Flags,
     scene: Scene,
     rng: np.random.Generator,
     visits: list[Visit],
     parent: int | None,
     operation: str,
 ) -> Visit:
-    number = asked.size
+    number = called.size
     if call.kind in ("server", "consumer"):
         operation = call.name
-    present = asked & (rng.random(number) < call.share) if call.share < 1 else asked
+    present = called & (rng.random(number) < call.share) if call.share < 1 else called
     failing = np.full(number, call.failing)
     own = np.exp(rng.normal(0, call.spread, number)) * (call.own_ms * MS)
     own *= 1 + call.load * (np.maximum(scene.load, LEAST_LOAD) - 1)
@@ -94,12 +94,12 @@ def _measure(
     cursor = own_ns * BEFORE // 100
     rest = own_ns - cursor
     nowhere = np.zeros(number, dtype=np.int64)
-    visit = Visit(call, operation, parent, None, present, asked, asked, nowhere, nowhere)
+    visit = Visit(call, operation, parent, None, present, called, called, nowhere, nowhere)
     place = len(visits)
     visits.append(visit)
     failed = np.zeros(number, dtype=bool)
     for child in call.children:
-        # A failed call ends its caller: what would have come next is not called any more.
+        # A failed call ends its caller; the calls after it are not made.
         below = _measure(child, present & ~failed, scene, rng, visits, place, operation)
         below.start = cursor
         cursor = cursor + below.duration

@@ -1,10 +1,10 @@
-"""Encode many like spans at once, and write OTLP requests one after the other.
+"""Encode many similar spans at once, and write OTLP requests.
 
-In:  one message with sentinels where values differ, and those values for many messages.
+In:  one message with sentinels in place of values, and the values for many messages.
 Out: the encoded messages; files of length-delimited requests, zstd compressed.
 
-The protobuf library encodes a template once; numpy then fills in ids, times and text of fixed
-width. That is about thirty times as fast as encoding each span.
+The protobuf library encodes a template once; numpy then fills in ids, times and fixed-width text.
+That is about thirty times as fast as encoding each span.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from apm_analytics.foundation.varint import encode
 Bytes = npt.NDArray[np.uint8]  # shape (n, width)
 Words = npt.NDArray[np.uint64]
 
-# Characters that our names, paths and SQL never hold, so that a sentinel is found only where it is.
+# Characters that no name, path or SQL contains, so that a sentinel has no other match.
 _ALPHABET = "!^|~[];`"
 _SLOT = re.compile(r"<([a-z_]+)>")
 _HEX = np.array([list(f"{value:02x}".encode()) for value in range(256)], dtype=np.uint8)
@@ -31,14 +31,14 @@ LENGTH_DELIMITED = 2  # protobuf wire type
 
 
 def sentinel(slot: str, width: int) -> bytes:
-    """Give the bytes that stand for a slot in a template."""
+    """Return the bytes that mark a slot in a template."""
     digest = hashlib.sha512(slot.encode()).digest()
     return "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in digest[:width]).encode()
 
 
 def with_sentinels(text: str, widths: Mapping[str, int]) -> str:
     """Replace each `<slot>` of a text: `/orders/<order>` -> `/orders/!~^|;[!]`."""
-    return _SLOT.sub(lambda found: sentinel(found[1], widths[found[1]]).decode(), text)
+    return _SLOT.sub(lambda match: sentinel(match[1], widths[match[1]]).decode(), text)
 
 
 class Template:
@@ -47,8 +47,8 @@ class Template:
     Parameters
     ----------
     message : the message, encoded, with `sentinel(slot, width)` in its slots.
-    widths : the slots it may have and their width in bytes.
-    field : the number of the field that holds the message, repeated, in its parent.
+    widths : possible slots and their width in bytes.
+    field : number of the repeated field that holds the message in its parent.
     """
 
     def __init__(self, message: bytes, widths: Mapping[str, int], field: int) -> None:
@@ -63,23 +63,23 @@ class Template:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The slots that the message has."""
+        """The slots in the message."""
         return tuple(self._places)
 
     def fill(self, number: int, values: Mapping[str, Bytes]) -> list[bytes]:
-        """Encode `number` messages, each with its tag and length in front."""
+        """Encode `number` messages, each with tag and length."""
         rows = np.tile(self._row, (number, 1))
         for slot, places in self._places.items():
             width = self._widths[slot]
             for place in places:
                 rows[:, place : place + width] = values[slot]
-        # As void and not as bytes: numpy would cut zero bytes off the end of those.
+        # As void: from a bytes type numpy would strip trailing zero bytes.
         filled: list[bytes] = rows.view(f"V{self._row.size}").ravel().tolist()
         return filled
 
 
-def _find(row: bytes, wanted: bytes) -> list[int]:
-    return [found.start() for found in re.finditer(re.escape(wanted), row)]
+def _find(row: bytes, mark: bytes) -> list[int]:
+    return [match.start() for match in re.finditer(re.escape(mark), row)]
 
 
 def delimited(field: int, content: bytes) -> bytes:
@@ -90,9 +90,9 @@ def delimited(field: int, content: bytes) -> bytes:
 def grouped(parts: Iterable[tuple[bytes, Sequence[bytes], bytes]], *, schema_url: str) -> bytes:
     """Encode an export request from (resource, encoded scopes, ...) parts.
 
-    The outline of requests is the same for all signals: 1 is the repeated resource group, and in
-    it 1 the resource, 2 the repeated scope group, 3 the schema's address; in a scope group 1 is
-    the scope, 2 the repeated record, 3 the schema's address.
+    Requests of all signals have the same outline: field 1 is the repeated resource group, with 1
+    the resource, 2 the repeated scope group, 3 the schema URL; in a scope group 1 is the scope,
+    2 the repeated record, 3 the schema URL.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def grouped(parts: Iterable[tuple[bytes, Sequence[bytes], bytes]], *, schema_url
 
 
 class DelimitedFile:
-    """A new file of messages, each after its length as a varint, zstd compressed."""
+    """A new file of length-delimited messages (varint lengths), zstd compressed."""
 
     def __init__(self, path: Path) -> None:
         self._stream = pa.CompressedOutputStream(pa.OSFile(str(path), "wb"), "zstd")
@@ -133,7 +133,7 @@ class DelimitedFile:
 
 
 def mixed(numbers: Words, salt: int) -> Words:
-    """Scatter numbers over all 64 bits, one to one (splitmix64), so that ids never repeat."""
+    """Map numbers one to one over all 64 bits (splitmix64), so that ids never repeat."""
     with np.errstate(over="ignore"):
         words = (numbers + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
         words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -143,12 +143,12 @@ def mixed(numbers: Words, salt: int) -> Words:
 
 
 def word_bytes(words: npt.NDArray[np.int64] | Words) -> Bytes:
-    """Give the eight bytes of each word, the lowest first, as protobuf's fixed64 has them."""
+    """Return the eight bytes of each word, lowest first, like protobuf's fixed64."""
     return np.ascontiguousarray(words).view(np.uint8).reshape(-1, 8)
 
 
 def hex_text(content: Bytes) -> Bytes:
-    """Write bytes as hexadecimal text, two characters a byte."""
+    """Write bytes as hexadecimal text, two characters per byte."""
     return _HEX[content].reshape(len(content), -1)
 
 
@@ -159,6 +159,6 @@ def prefixed(prefix: str, text: Bytes) -> Bytes:
 
 
 def digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes:
-    """Write numbers in decimal, with zeros in front up to the width."""
+    """Write numbers in decimal, zero-padded to the width."""
     places = 10 ** np.arange(width - 1, -1, -1)
     return (numbers[:, None] // places % 10 + ord("0")).astype(np.uint8)

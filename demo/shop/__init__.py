@@ -1,1 +1,1 @@
-"""The shop's services; each runs in a process of its own: `python -m demo.shop gateway`."""
+"""The shop's services; each runs in a separate process: `python -m demo.shop gateway`."""

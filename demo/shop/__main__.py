@@ -17,23 +17,23 @@ def main(name: str) -> None:
         worker.main()
     else:
         app = importlib.import_module(f"demo.shop.{name}").app
-        # Longer than callers leave a connection idle, so that none is closed under a request.
+        # Longer than callers leave a connection idle, so that none is closed during a request.
         config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_keep_alive=75)
         uvicorn.Server(config).run(sockets=[_listening(name)])
 
 
 def _listening(name: str) -> socket.socket:
-    """Listen beside a release that still runs, so that a deployment refuses nobody.
+    """Listen on a port that the previous release still uses, so that a deployment drops no request.
 
-    Without its protocol named, asyncio leaves Nagle's algorithm on: an answer's body would wait
-    40 ms for the client's acknowledgement of its head.
+    asyncio disables Nagle's algorithm only if the socket names its protocol; otherwise the body of
+    an answer waits 40 ms for the acknowledgement of its head.
     """
-    found = socket.socket(proto=socket.IPPROTO_TCP)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    found.bind((places.host(name), places.port(name)))
-    found.listen(128)  # a service says that it is ready just before its server takes over
-    return found
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((places.host(name), places.port(name)))
+    listener.listen(128)  # a service reports that it is ready just before its server takes over
+    return listener
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the shop remembers for a while: in Redis, or in this process where there is none.
+"""A cache and a queue: in Redis, or in this process where there is none.
 
 In:  keys and texts.
-Out: the same texts, until they are old or lost.
+Out: the same texts, until they expire or are lost.
 """
 
 import time
@@ -13,7 +13,7 @@ from demo.shop import places
 
 
 class Cache(Protocol):
-    """A place for texts; `get` gives None for what is not there."""
+    """A store of texts; `get` returns None for a missing key."""
 
     def get(self, key: str) -> str | None: ...
 
@@ -33,16 +33,16 @@ class RedisCache:
         self._redis = redis.Redis.from_url(url, decode_responses=True)
 
     def get(self, key: str) -> str | None:
-        """Give a text."""
-        found = self._redis.get(key)
-        return None if found is None else str(found)
+        """Return a text."""
+        text = self._redis.get(key)
+        return None if text is None else str(text)
 
     def set(self, key: str, value: str, seconds: int) -> None:
         """Keep a text for some seconds."""
         self._redis.set(key, value, ex=seconds)
 
     def lose(self) -> None:
-        """Forget everything but the queues."""
+        """Delete everything but the queues."""
         for key in self._redis.scan_iter("product*"):
             self._redis.delete(key)
 
@@ -52,8 +52,8 @@ class RedisCache:
 
     def pop(self, queue: str) -> str | None:
         """Take the first text of a queue; waits up to a second for one."""
-        found = self._redis.blpop([queue], timeout=1)
-        return None if found is None else str(found[1])  # type: ignore[index]
+        item = self._redis.blpop([queue], timeout=1)
+        return None if item is None else str(item[1])  # type: ignore[index]
 
 
 class LocalCache:
@@ -63,7 +63,7 @@ class LocalCache:
         self._held: dict[str, tuple[float, str]] = {}
 
     def get(self, key: str) -> str | None:
-        """Give a text."""
+        """Return a text."""
         until, value = self._held.get(key, (0.0, ""))
         return value if until > time.monotonic() else None
 
@@ -72,17 +72,17 @@ class LocalCache:
         self._held[key] = (time.monotonic() + seconds, value)
 
     def lose(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         self._held.clear()
 
     def push(self, queue: str, value: str) -> None:
-        """Without a server nobody would take it: orders are then done at once."""
+        """Do nothing: without a server there is no worker, and orders need no queue."""
 
     def pop(self, queue: str) -> str | None:
-        """There is never anything."""
+        """Return None: nothing is queued."""
         return None
 
 
 def cache() -> Cache:
-    """Give the cache of this process."""
+    """Return the cache of this process."""
     return RedisCache(places.redis()) if places.redis() else LocalCache()

@@ -1,6 +1,6 @@
 """Carts, by session, and what is in them.
 
-Faults: n_plus_one (a query an item instead of one for all), leak (what was shown is never let go).
+Faults: n_plus_one (one query per item instead of one for all), leak (shown carts are never freed).
 """
 
 import json
@@ -35,16 +35,16 @@ class Item(BaseModel):
 def show(session: str) -> Any:
     """Show a cart with names and prices."""
     items = _items(session)
-    wanted = list(items)
+    ids = list(items)
     query = select(store.products.c.id, store.products.c.name, store.products.c.price_eur)
     with _engine.connect() as con:
         if faults.on("n_plus_one"):
-            found = [con.execute(query.where(store.products.c.id == one)).one() for one in wanted]
+            rows = [con.execute(query.where(store.products.c.id == item)).one() for item in ids]
         else:
-            found = list(con.execute(query.where(store.products.c.id.in_(wanted))))
+            rows = list(con.execute(query.where(store.products.c.id.in_(ids))))
     if faults.on("leak") and len(_leaked) < MOST_LEAKED:
         _leaked.append(bytearray(LEAKED_BYTES))
-    lines = [{**row._mapping, "count": items[row.id]} for row in found]
+    lines = [{**row._mapping, "count": items[row.id]} for row in rows]
     return {"items": lines, "total_eur": round(sum(x["price_eur"] * x["count"] for x in lines), 2)}
 
 

@@ -1,6 +1,6 @@
 """Products: from the cache, else from the database.
 
-Faults: slow_query (the search sorts in the slow way), cache_loss (the cache forgets all the time).
+Faults: slow_query (the search waits in the database), cache_loss (the cache is emptied constantly).
 """
 
 import json
@@ -24,16 +24,16 @@ _cache = cache()
 @app.get("/products")
 def products(category: str = "") -> Any:
     """List products of a category, or the first ones of all."""
-    return _remembered(f"products:{category}", lambda: _listed(category))
+    return _cached(f"products:{category}", lambda: _listed(category))
 
 
 @app.get("/products/{product}")
 def product(product: int) -> Any:
     """Show one product."""
-    found = _remembered(f"product:{product}", lambda: _one(product))
-    if found is None:
+    details = _cached(f"product:{product}", lambda: _details(product))
+    if details is None:
         raise HTTPException(404, f"no product {product}")
-    return found
+    return details
 
 
 @app.get("/search")
@@ -47,7 +47,7 @@ def search(q: str) -> Any:
 
 
 def _slow() -> Any:
-    """Give a statement that takes its time, on either database."""
+    """Return a slow statement, for either database."""
     if _engine.dialect.name == "postgresql":
         return text("select pg_sleep(:seconds)").bindparams(bindparam("seconds"))
     return text(
@@ -65,19 +65,19 @@ def _listed(category: str) -> Any:
         return [dict(row._mapping) for row in con.execute(query)]
 
 
-def _one(product: int) -> Any:
+def _details(product: int) -> Any:
     with _engine.connect() as con:
         row = con.execute(select(store.products).where(store.products.c.id == product)).first()
         popular = select(func.count()).select_from(store.products)
         return None if row is None else {**row._mapping, "of": con.execute(popular).scalar_one()}
 
 
-def _remembered(key: str, ask: Any) -> Any:
+def _cached(key: str, load: Any) -> Any:
     if faults.on("cache_loss"):
         _cache.lose()
     held = _cache.get(key)
     if held is not None:
         return json.loads(held)
-    found = ask()
-    _cache.set(key, json.dumps(found), KEPT_S)
-    return found
+    value = load()
+    _cache.set(key, json.dumps(value), KEPT_S)
+    return value

@@ -1,8 +1,8 @@
-"""Orders: reads the cart, has it paid, writes the order, hands it to the worker.
+"""Orders: read the cart, charge it, write the order, queue it for the worker.
 
-Faults: missing_index (orders of a user are searched in all orders), lock (another transaction
-holds the stock), bad_deployment (a release that is slow and fails), retry_storm (payment is asked
-again and again, without a pause).
+Faults: missing_index (orders of a user need a full scan), lock (another transaction holds the
+stock), bad_deployment (a release that is slow and fails), retry_storm (payment is retried again and
+again, without a pause).
 """
 
 import json

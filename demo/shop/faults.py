@@ -1,7 +1,7 @@
-"""Faults on command: which are on, as a small file says that `demo.run` writes.
+"""Read the active faults from a small file that `demo.run` writes.
 
 In:  the JSON file of `places.faults`: {"slow_query": true}.
-Out: `on("slow_query")`, at most a tenth of a second behind the file.
+Out: `on("slow_query")`, at most 0.1 s behind the file.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ LOOK_S = 0.1
 
 
 class Faults:
-    """The faults of one process; `changed` is told of a fault that begins or ends."""
+    """The faults of one process; `changed` registers a callback."""
 
     def __init__(self) -> None:
         self._file = Path(places.faults()) if places.faults() else None
@@ -25,21 +25,21 @@ class Faults:
         self._watchers: dict[str, Callable[[bool], None]] = {}
 
     def on(self, name: str) -> bool:
-        """Tell whether a fault is on now."""
+        """Return whether a fault is on now."""
         if self._file is not None and time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
             self._read(self._file)
         return name in self._on
 
-    def changed(self, name: str, told: Callable[[bool], None]) -> None:
+    def changed(self, name: str, callback: Callable[[bool], None]) -> None:
         """Call a function when a fault begins (True) or ends (False)."""
-        self._watchers[name] = told
+        self._watchers[name] = callback
 
     def _read(self, file: Path) -> None:
         try:
             held = json.loads(file.read_text())
         except (OSError, ValueError):
-            return  # what was on stays on until the file can be read
+            return  # keep the last state until the file can be read
         now = frozenset(name for name, value in held.items() if value)
         for name in now ^ self._on:
             if name in self._watchers:
@@ -48,7 +48,7 @@ class Faults:
 
 
 def burn(seconds: float) -> None:
-    """Use a core for a while."""
+    """Use a core for a number of CPU seconds."""
     until, block = time.process_time() + seconds, b"burn" * 4096
     while time.process_time() < until:
         block = hashlib.sha512(block).digest() * 256

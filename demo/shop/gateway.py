@@ -1,4 +1,4 @@
-"""What browsers reach: sessions, business transactions, calls to the services behind.
+"""The gateway for browsers: sessions, business transactions, calls to the other services.
 
 In:  requests of customers with X-Session-ID, X-User-ID and X-Organization-ID.
 Out: answers of the services; sessions, sign-ups and feature use as KPIs.
@@ -29,7 +29,7 @@ _signups = itertools.count()
 
 
 def _who(request: Request) -> dict[str, str]:
-    """Give the business context of a request, from its headers."""
+    """Return the business context of a request, from its headers."""
     headers = request.headers
     return {name: headers[header] for name, header in WHO.items() if header in headers}
 
@@ -41,7 +41,7 @@ def _count_session(session: str | None) -> None:
 
 
 async def _call(request: Request, method: str, service: str, path: str, **more: Any) -> Any:
-    """Call a service behind; its refusal becomes ours."""
+    """Call a service; pass on its error status."""
     client: httpx.AsyncClient = request.app.state.client
     if service == "cart" and faults.on("network_delay"):
         await asyncio.sleep(DELAY_S)
@@ -114,7 +114,7 @@ async def orders(request: Request) -> Any:
 
 @app.get("/calendar")
 async def calendar(request: Request) -> Any:
-    """Show when a delivery could come, as the third party's calendar says."""
+    """Show possible deliveries from the third party's calendar."""
     kpi("shop.feature.use", 1, unit="{use}", feature="delivery calendar")
     with transaction("delivery", **_who(request)):
         client: httpx.AsyncClient = request.app.state.client
@@ -127,7 +127,7 @@ async def calendar(request: Request) -> Any:
 
 @app.post("/signup")
 async def signup(request: Request) -> Any:
-    """Take a new customer."""
+    """Register a new customer."""
     with transaction("signup", **_who(request)):
         kpi("shop.signups", 1, unit="{signup}")
         event("shop.signed_up")

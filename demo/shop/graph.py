@@ -1,4 +1,4 @@
-"""A third party: an API like Microsoft Graph, which is not ours to watch.
+"""A third party: an API like Microsoft Graph, which is not instrumented.
 
 Fault: throttling (most calls get 429 with Retry-After).
 """

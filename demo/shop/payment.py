@@ -1,6 +1,6 @@
-"""Charges a total.
+"""Charge a total.
 
-Faults: cpu_burn (it reckons for long), error_burst (it fails), retry_storm (it fails more often).
+Faults: cpu_burn (it computes for long), error_burst (it fails), retry_storm (it fails more often).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""What all services share: an application that is watched, a client, errors in JSON.
+"""What all services share: an instrumented application and an HTTP client.
 
 In:  the name of the service.
-Out: a FastAPI application; `instrument.setup` is the only line that watching it takes.
+Out: a FastAPI application; `instrument.setup` is the only line that instrumentation needs.
 """
 
 import logging
@@ -26,7 +26,7 @@ def application(name: str, *, watched: bool = True) -> FastAPI:
 
     Parameters
     ----------
-    watched : a third party's service is not ours to watch.
+    watched : whether it is instrumented; the third party is not.
     """
 
     @asynccontextmanager

@@ -1,7 +1,7 @@
-"""Takes orders from the queue and does them: a process without requests of its own.
+"""Process orders from the queue: a service without requests of its own.
 
 In:  the queue "orders" in Redis.
-Out: orders whose state is done; the work continues the trace of the request.
+Out: orders in state done; the work continues the trace of the request.
 """
 
 import json
@@ -17,7 +17,7 @@ from demo.shop.cache import cache
 
 
 def main() -> None:
-    """Work until told to stop and nothing is left to do."""
+    """Process orders until stopped and the queue is empty."""
     instrument.setup()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -25,15 +25,15 @@ def main() -> None:
     tracer = trace.get_tracer("demo.shop.worker")
     places.say_ready()
     while True:
-        told = stop.is_set()  # before the look: an order may come between
+        stopping = stop.is_set()  # read before the queue: an order may arrive in between
         held = queue.pop("orders")
         if held is None:
-            if told:
-                return  # nothing is left to do
+            if stopping:
+                return
             stop.wait(0.2)
             continue
         order = json.loads(held)
-        # The whole context, so that the session's baggage reaches what is done below.
+        # The whole context, so that the spans below get the session's baggage.
         token = context.attach(propagate.extract(order["context"]))
         try:
             _do(order["order"], engine, tracer)

@@ -19,13 +19,13 @@ BUILD_TIMEOUT_S = 1800
 
 
 def cache() -> Path:
-    """Give the folder that survives `make clean`."""
+    """Return the folder that survives `make clean`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "apm-analytics"
 
 
 def built(file: Path = MANIFEST) -> Path | None:
-    """Give the Collector of a manifest, built where it is not there yet; None without Go."""
+    """Return the Collector of a manifest, built where it is not there yet; None without Go."""
     manifest = file.read_text()
     name = hashlib.sha256(manifest.encode()).hexdigest()[:12]
     program = cache() / f"otelcol-apm-{name}"

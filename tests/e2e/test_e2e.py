@@ -106,7 +106,7 @@ def test_the_whole_configuration_is_valid(program: Path) -> None:
 
 
 def prepared(folder: Path, *, sampling: bool) -> Path:
-    """Give the configuration without tail sampling, or with a shorter wait for late spans."""
+    """Return the configuration without tail sampling, or with a shorter wait for late spans."""
     import yaml
 
     config = yaml.safe_load(CONFIG.read_text())

@@ -151,7 +151,7 @@ def test_what_is_switched_off_or_badly_ruled_leaves_the_service_as_it_is(tmp_pat
             [sys.executable, "-c", program], env={variable: value}, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-    assert "this service is not watched" in done.stderr and "line 1" in done.stderr
+    assert "this service is not instrumented" in done.stderr and "line 1" in done.stderr
 
 
 def test_importing_the_instrumentation_loads_no_analytics() -> None:

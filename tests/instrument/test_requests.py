@@ -44,7 +44,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
 
 
 def answers(pipeline: Pipeline, app: FastAPI, *paths: str) -> tuple[list[Any], list[ReadableSpan]]:
-    """Give the answers to requests, and the spans of their ends."""
+    """Return the answers to requests, and the spans of their ends."""
     ended = Ended()
     pipeline.traces.add_span_processor(ended)
 

@@ -306,7 +306,7 @@ def test_bad_remote_settings_leave_the_old_ones_and_are_said_once(
     assert not remote.poll() and not remote.poll()
     assert live.policy.sample_rate == 0.25
     [record] = caplog.records
-    assert needed in record.message and "stay as they are" in record.message
+    assert needed in record.message and "stay unchanged" in record.message
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def http_settings() -> Iterator[tuple[str, dict[str, bytes]]]:
             self.wfile.write(answer["body"])
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Write no log line."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

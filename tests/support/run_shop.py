@@ -88,7 +88,7 @@ def echo(redirect: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Write no log line."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

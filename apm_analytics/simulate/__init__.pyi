@@ -1,0 +1,2 @@
+from . import business as business
+from . import shop as shop
