@@ -44,13 +44,20 @@ def compiled_loop(function: Function) -> Function:
     return compiled(fastmath=_REORDER, error_model="numpy")(function)
 
 
-def compiled_part(function: Function, *, checked: bool = False) -> Function:
+def compiled_part(function: Function, *, checked: bool = False, inline: bool = False) -> Function:
     """Compile a function that only compiled code calls; it is cached as part of its callers.
 
     Parameters
     ----------
     checked : reading or writing an array beyond its end raises IndexError.
+    inline : copy it into every caller: for a few instructions that run once per field or byte.
     """
     # Without the wrapper that Python needs to call it, it compiles a third faster.
-    part = _njit(nogil=True, boundscheck=checked, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    part = _njit(
+        nogil=True,
+        boundscheck=checked,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        forceinline=inline,
+    )
     return cast(Function, part(function))

@@ -5,6 +5,8 @@ Out: the value and the address behind it; `ODD` in place of that address where t
      damaged or of a kind that is left to the protobuf library.
 """
 
+from functools import partial
+
 from apm_analytics.foundation.compiled import compiled_part
 from apm_analytics.ingest.wire.memory import load8, load32, load64
 
@@ -31,7 +33,7 @@ def _long_varint(at: int, end: int) -> tuple[int, int]:
     return 0, ODD
 
 
-@compiled_part
+@partial(compiled_part, inline=True)
 def varint(at: int, end: int) -> tuple[int, int]:
     """Read an integer; beyond 64 bits the upper ones are lost, as in the library."""
     if at >= end:
@@ -42,7 +44,7 @@ def varint(at: int, end: int) -> tuple[int, int]:
     return _long_varint(at, end)
 
 
-@compiled_part
+@partial(compiled_part, inline=True)
 def _short_varint(at: int, end: int) -> tuple[int, int]:
     """Read a tag or a length, which have 32 bits."""
     if at >= end:
@@ -56,7 +58,7 @@ def _short_varint(at: int, end: int) -> tuple[int, int]:
     return value, behind
 
 
-@compiled_part
+@partial(compiled_part, inline=True)
 def read_field(at: int, end: int) -> tuple[int, int, int, int]:
     """Read one field of a message.
 
