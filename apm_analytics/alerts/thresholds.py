@@ -32,8 +32,8 @@ from apm_analytics.foundation import settings
 from apm_analytics.foundation.errors import ApmError, BadInput, NotEnoughData, NotFound
 from apm_analytics.foundation.provenance import Provenance
 from apm_analytics.foundation.settings import Params
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
-HOURS_PER_WEEK = 168
 SERIES = ("service_name", "operation", "signal")
 BOUND = (*SERIES, "bound")
 BOUND_COLUMNS = (*SERIES, "unit", "hour_of_week", "expected", "lower", "upper", "model")

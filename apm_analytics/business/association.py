@@ -20,14 +20,12 @@ from scipy.special import ndtr
 from apm_analytics.business import whitening
 from apm_analytics.business.whitening import Floats, Ints
 from apm_analytics.foundation.errors import BadInput, BadParameter
+from apm_analytics.foundation.time import EPOCH_HOUR_OF_WEEK, HOURS_PER_WEEK
 
 MIN_DAYS = 21.0
 MAX_GAP_RATIO = 0.2
 HOUR_S = 3_600
 DAY_S = 86_400.0
-HOURS_PER_WEEK = 168
-# 1970-01-01 was a Thursday; hour 0 of the week is Sunday 00:00 UTC, as in Prometheus.
-EPOCH_HOUR_OF_WEEK = 96
 # Variance of the median of w standard normal values, exact to four digits.
 MEDIAN_VARIANCE = {3: 0.4487, 4: 0.2982, 5: 0.2868, 6: 0.2147, 7: 0.2104, 8: 0.1682, 9: 0.1661}
 ASSOCIATED, NOT_ASSOCIATED, BY_DEMAND, INSUFFICIENT = (

@@ -8,7 +8,7 @@ Counts and rates are corrected for sampling. A window without any telemetry is m
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import duckdb
 import polars as pl
@@ -25,6 +25,7 @@ from apm_analytics.business.specs import (
     SqlSource,
 )
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
+from apm_analytics.foundation.time import naive
 from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
 from apm_analytics.signals import sampling
 
@@ -183,7 +184,7 @@ def grid(
     [(first, last)] = con.sql(
         "select min(time)::timestamp, max(time)::timestamp from spans"
     ).fetchall()
-    first, last = _naive(since) or first, _naive(until) or last
+    first, last = naive(since) or first, naive(until) or last
     if first is None or last is None:
         raise NotFound("the lake holds no spans, so there is no time to measure in; import some")
     step = timedelta(seconds=window_s)
@@ -373,12 +374,6 @@ def _described(kpi: Kpi) -> str:
     if isinstance(source, SqlSource):
         return "its query"
     return f"spans where {source.where}"
-
-
-def _naive(time: datetime | None) -> datetime | None:
-    if time is None or time.tzinfo is None:
-        return time
-    return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def _quoted(text: str) -> str:

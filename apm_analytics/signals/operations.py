@@ -9,12 +9,13 @@ windows, UTC.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import duckdb
 import polars as pl
 
 from apm_analytics.foundation.errors import BadParameter
+from apm_analytics.foundation.time import naive
 from apm_analytics.lake import query
 
 OPERATION = ("service_name", "operation")
@@ -107,7 +108,7 @@ def features(
             f"got window_s={window_s} and min_requests={min_requests}, need at least 1 each; "
             "see `features` in params.yaml"
         )
-    since, until = _naive(since), _naive(until)
+    since, until = naive(since), naive(until)
     if since is not None and until is not None and until <= since:
         raise BadParameter(f"got until={until}, which is not after since={since}; swap them")
     found = query.named(
@@ -120,10 +121,3 @@ def features(
         retired_after_s=retired_after_days * 86_400,
     )
     return found.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-
-
-def _naive(time: datetime | None) -> datetime | None:
-    """Give a time as the lake keeps it: UTC, without a zone."""
-    if time is None or time.tzinfo is None:
-        return time
-    return time.astimezone(UTC).replace(tzinfo=None)

@@ -20,9 +20,10 @@ from apm_analytics.alerts.gate.watching import TOGETHER, Watched, watch
 from apm_analytics.alerts.prometheus import signal_specs
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.baselines.models.scales import Floats
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK, Flags
+from apm_analytics.baselines.models.series import Flags
 from apm_analytics.foundation.errors import BadParameter, NotEnoughData
 from apm_analytics.foundation.settings import Params, Settings
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 from apm_analytics.lake import query
 from apm_analytics.signals import operations as signals_of
 from apm_analytics.signals.calendar import Calendar, utc

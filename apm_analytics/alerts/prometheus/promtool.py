@@ -16,10 +16,10 @@ from typing import Any
 
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.foundation.errors import ApmError
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 TIMEOUT_S = 300.0
 START_HOUR = 96
-HOURS_PER_WEEK = 168
 TRAINED = "apm_baseline_trained_timestamp_seconds"
 MODEL = "robust"
 RUN_ID = "20260101T000000Z-test"

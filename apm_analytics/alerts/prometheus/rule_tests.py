@@ -17,7 +17,6 @@ import polars as pl
 
 from apm_analytics.alerts.prometheus import promtool, rules
 from apm_analytics.alerts.prometheus.promtool import (
-    HOURS_PER_WEEK,
     MODEL,
     RUN_ID,
     START_HOUR,
@@ -28,6 +27,7 @@ from apm_analytics.alerts.prometheus.promtool import (
 from apm_analytics.alerts.prometheus.rules import Facts
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.foundation.settings import Params
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 FILE_NAME = "apm_thresholds_test.yml"
 WEEK_FILE_NAME = "apm_week_test.yml"

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apm_analytics.baselines.models.scales import Floats
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK, Times, hour_of_week, seconds
+from apm_analytics.baselines.models.series import Times, hour_of_week, seconds
 from apm_analytics.foundation.errors import BadParameter, NotEnoughData
 from apm_analytics.foundation.settings import ForecastParams
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 Ints = NDArray[np.int64]
 Status = Literal["within the horizon", "not within the horizon", "already past it"]

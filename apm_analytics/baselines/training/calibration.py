@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from apm_analytics.baselines.models import row_kernels
 from apm_analytics.baselines.models.band import Band, side_score
 from apm_analytics.baselines.models.scales import MAD_TO_SD, Floats, Scale
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK, Flags, Times, hour_of_week
+from apm_analytics.baselines.models.series import Flags, Times, hour_of_week
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 # Hours to each side that share their spread: 5 h of 4 weeks are 240 windows, good to 6 %.
 SPREAD_REACH_H = 2
