@@ -126,7 +126,7 @@ def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
 
 
 def saturation_scores(
-    measured: pl.DataFrame, times: Times, window_s: float, params: BaselineParams, *, seed: int
+    measured: pl.DataFrame, times: Times, window_s: float, params: BaselineParams
 ) -> dict[str, Floats]:
     """Give how saturated each service is: of its resources the one furthest from expected.
 
@@ -153,7 +153,7 @@ def saturation_scores(
     teaches = np.ones(values.shape, np.bool_)
     operations = names.select(resources).rows()
     fleet = Fleet(SATURATION, operations, times, values, known, teaches, window_s)
-    (scores,) = signed_scores([fitting.fit(fleet, params, seed=seed)])[1]
+    (scores,) = signed_scores([fitting.fit(fleet, params)])[1]
     found: dict[str, Floats] = {}
     for row, (service, _) in enumerate(operations):
         before = found.get(service, np.full(times.size, np.nan))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from apm_analytics.baselines.models.band import Band
 from apm_analytics.baselines.models.estimator import BatchBaseline, as_lists, as_matrix
 from apm_analytics.baselines.models.prophet import ProphetBaseline
+from apm_analytics.baselines.models.prophet_library import LibraryProphetBaseline
 from apm_analytics.baselines.models.scales import Floats, Scale, scale_of
 from apm_analytics.baselines.models.seasonal import (
     ProfileBaseline,
@@ -28,8 +29,14 @@ from apm_analytics.baselines.training.calibration import Calibration
 from apm_analytics.signals.operations import OPERATION
 
 ESTIMATORS: dict[str, type[BatchBaseline]] = {
-    one.model: one
-    for one in (ProphetBaseline, ProfileBaseline, SeasonalNaiveBaseline, RobustBaseline)
+    estimator.model: estimator
+    for estimator in (
+        ProphetBaseline,
+        LibraryProphetBaseline,
+        ProfileBaseline,
+        SeasonalNaiveBaseline,
+        RobustBaseline,
+    )
 }
 _LISTS = ("spread", "requests")
 _NUMBERS = ("least", "most", "lowest", "highest", "masked")

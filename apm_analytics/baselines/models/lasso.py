@@ -7,16 +7,13 @@ Out: the minimum of x'Mx / 2 - target'x + penalty |x|.
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from apm_analytics.baselines.models.series import Floats, Ints
 from apm_analytics.foundation.loops import compiled
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-# A pivot this small against its diagonal means columns that cannot be told apart.
+# A pivot this small relative to its diagonal means collinear columns.
 PIVOT_FLOOR = 1e-13
-# Violations of the optimality conditions below this share of the penalty are rounding.
+# Violations of the optimality conditions below this share of the penalty are rounding errors.
 TOLERANCE = 1e-9
 MAX_STEPS = 500
 
@@ -25,9 +22,9 @@ MAX_STEPS = 500
 def lasso(matrix: Floats, target: Floats, penalty: float, x: Floats) -> None:
     """Minimise x'Mx / 2 - target'x + penalty |x| from a warm start, in place.
 
-    Active set by signs: solve for the active coordinates as if their signs were known; walk
-    there until the first of them would cross zero, which leaves the set; when none does, let the
-    coordinate in that violates optimality most. The objective falls with every step.
+    Active set by signs: solve for the active coordinates with their signs fixed; move towards
+    the solution until the first coordinate would cross zero, and remove it from the set; when
+    none does, add the coordinate that violates optimality most. Every step lowers the objective.
     """
     size = x.shape[0]
     sign = np.sign(x)
@@ -56,7 +53,9 @@ def lasso(matrix: Floats, target: Floats, penalty: float, x: Floats) -> None:
         if leaves >= 0:
             x[leaves] = 0.0
             sign[leaves] = 0.0
-            if leaves == newest and share == 0.0:  # in and out again: only rounding is left
+            if (
+                leaves == newest and share == 0.0
+            ):  # added and removed again: only rounding errors are left
                 return
             if share > 0.0:
                 newest = -1

@@ -106,21 +106,17 @@ def by_hour(times: Times, values: Floats, reach: int) -> Floats:
 
     Hours without any value take the median of all; no value at all gives NaN.
     """
-    half = np.array([0.5])
-    found = np.full((len(values), 1, HOURS_PER_WEEK), np.nan)
-    row_kernels.ring_profile(values, hour_of_week(times), HOURS_PER_WEEK, reach, half, found)
-    profile = found[:, 0]
+    profile = np.full((len(values), HOURS_PER_WEEK), np.nan)
+    row_kernels.ring_medians(values, hour_of_week(times), HOURS_PER_WEEK, reach, profile)
     holes = np.isnan(profile).any(axis=1)
     if holes.any():
         overall = np.full((int(holes.sum()), 1), np.nan)
-        row_kernels.quantiles(values[holes], half, overall)
+        row_kernels.quantiles(values[holes], np.array([0.5]), overall)
         profile[holes] = np.where(np.isnan(profile[holes]), overall, profile[holes])
     return profile
 
 
-def quiet_windows(
-    times: Times, residuals: Floats, spread: Floats, *, window_s: float, slot_s: float
-) -> Flags:
+def quiet_windows(times: Times, residuals: Floats, spread: Floats, *, slot_s: float) -> Flags:
     """Tell which windows look undisturbed, alone and as part of their slot of `slot_s`.
 
     A slot of many slightly odd windows is as unlikely as one very odd window.

@@ -9,6 +9,7 @@ the bounds are made. How the models compare with each other is what the backtest
 says; its metrics stand beside.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from apm_analytics.baselines.detection.together import FOREST, saturation_scores
 from apm_analytics.baselines.models.scales import Floats
 from apm_analytics.baselines.models.series import DAY_S, Flags
 from apm_analytics.baselines.training import fitting, training
+from apm_analytics.baselines.training.engines import Key
 from apm_analytics.baselines.training.fleet import Fleet, fleets, windows
 from apm_analytics.baselines.training.training import Trained
 from apm_analytics.foundation.errors import NotEnoughData
@@ -72,6 +74,7 @@ def evaluate(
     seed: int,
     masked: Flags | None = None,
     saturation: pl.DataFrame | None = None,
+    by_library: Collection[Key] = (),
     progress: bool = False,
 ) -> Evaluation:
     """Train without the last days and score on them.
@@ -112,19 +115,20 @@ def evaluate(
         seed=seed,
         masked=None if masked is None else masked[before],
         saturation=None if saturation is None else saturation.filter(pl.col("time") < cut),
+        by_library=by_library,
         only_models=True,
         progress=progress,
     )
     saturated: dict[str, Floats] = {}
     if saturation is not None:
         times = windows(features["time"].to_numpy(), window_s)
-        saturated = saturation_scores(saturation, times, window_s, params, seed=seed)
+        saturated = saturation_scores(saturation, times, window_s, params)
     rows: list[tuple[object, ...]] = []
     flagged: list[float] = []
     middles: dict[str, list[tuple[float, pl.DataFrame]]] = {signal: [] for signal in SIGNALS}
     for chunk in fleets(features, window_s, masked=masked)[1]:
         coming = chunk[0].times >= np.datetime64(cut.isoformat(), "us")
-        quiet = [fitting.quiet(fleet, params, seed=seed) for fleet in chunk]
+        quiet = [fitting.quiet(fleet, params) for fleet in chunk]
         for fleet, undisturbed in zip(chunk, quiet, strict=True):
             _score_fleet(fleet, coming, undisturbed, trained, rows, middles[fleet.signal])
         flagged += _flagged(chunk, coming, trained, saturated)

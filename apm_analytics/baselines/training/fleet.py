@@ -38,13 +38,18 @@ SLOTS_A_DAY = 24
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a series and why; `signal` is None for all of an operation."""
+    """What happened to a series and why; `signal` is None for all signals of an operation."""
 
     service_name: str
     operation: str
     signal: str | None
     outcome: str
     reason: str
+
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        """Service, operation and signal."""
+        return self.service_name, self.operation, self.signal
 
 
 @dataclass(frozen=True)

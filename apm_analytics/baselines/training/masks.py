@@ -82,7 +82,7 @@ def of_workspace(features: pl.DataFrame, settings: Settings) -> Flags:
     )
 
 
-def without_found(chunk: list[Fleet], params: BaselineParams, *, seed: int) -> list[Fleet]:
+def without_found(chunk: list[Fleet], params: BaselineParams) -> list[Fleet]:
     """Keep windows from teaching in which any signal of an operation was disturbed for a slot.
 
     What moves one signal seldom leaves the others alone, even where they do not show it by
@@ -92,7 +92,6 @@ def without_found(chunk: list[Fleet], params: BaselineParams, *, seed: int) -> l
     ----------
     chunk : all signals of some operations, rows and times alike.
     params : `fit_grid_s` is the length of a slot.
-    seed : as in training.
     """
     slots = chunk[0].times.astype(np.int64) // int(params.fit_grid_s * 1e6)
     begin = np.flatnonzero(np.r_[True, slots[1:] != slots[:-1]])
@@ -100,7 +99,7 @@ def without_found(chunk: list[Fleet], params: BaselineParams, *, seed: int) -> l
     disturbed = np.zeros((len(chunk[0]), begin.size), np.bool_)
     for fleet in chunk:
         known = ~np.isnan(fleet.values)
-        odd = known & fleet.may_teach & ~fitting.quiet(fleet, params, seed=seed)
+        odd = known & fleet.may_teach & ~fitting.quiet(fleet, params)
         shares = np.add.reduceat(odd, begin, axis=1, dtype=np.float64) / widths
         disturbed |= shares >= DISTURBED_RATIO
     disturbed[disturbed.mean(axis=1) > MAX_MASKED_RATIO] = False

@@ -101,7 +101,7 @@ def train(
 ) -> str:
     """Write models/ and derived/bounds, scores, skipped and contributions."""
     from apm_analytics.baselines.detection import forest
-    from apm_analytics.baselines.training import masks, training
+    from apm_analytics.baselines.training import engines, masks, training
 
     content = _read_json(derived / SNAPSHOT)
     provenance = current_provenance(settings.workspace, content["data_hash"], run_id)
@@ -113,6 +113,7 @@ def train(
         seed=settings.params.seed,
         masked=masks.of_workspace(history, settings),
         saturation=pl.read_parquet(derived / SATURATION),
+        by_library=engines.of_workspace(settings.workspace),
         progress=progress,
     )
     registry.keep(trained.fleets, models, provenance, keep_runs=settings.params.baselines.keep_runs)
@@ -131,7 +132,7 @@ def evaluate(
 ) -> str:
     """Write models/metrics.json, the model cards and derived/plots/*.csv."""
     from apm_analytics.baselines.detection.together import FOREST
-    from apm_analytics.baselines.training import cards, masks
+    from apm_analytics.baselines.training import cards, engines, masks
     from apm_analytics.baselines.training import evaluate as evaluation
 
     params = settings.params
@@ -143,6 +144,7 @@ def evaluate(
         seed=params.seed,
         masked=masks.of_workspace(history, settings),
         saturation=pl.read_parquet(derived / SATURATION),
+        by_library=engines.of_workspace(settings.workspace),
         progress=progress,
     )
     content = _read_json(derived / SNAPSHOT)
