@@ -53,9 +53,8 @@ def lasso(matrix: Floats, target: Floats, penalty: float, x: Floats) -> None:
         if leaves >= 0:
             x[leaves] = 0.0
             sign[leaves] = 0.0
-            if (
-                leaves == newest and share == 0.0
-            ):  # added and removed again: only rounding errors are left
+            # Added and removed again: only rounding errors are left.
+            if leaves == newest and share == 0.0:
                 return
             if share > 0.0:
                 newest = -1
