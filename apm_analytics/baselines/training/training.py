@@ -1,11 +1,10 @@
-"""Train every baseline of every operation, and say what they find in the history.
+"""Train the baselines of every operation, and score the history with them.
 
-In:  the features, and which windows must not teach.
+In:  the features, and which windows are masked.
 Out: `Trained`: fitted baselines and forests, bounds for the coming week, scores of the history.
 
-A series gets the model that forecasts it best when its history has a season, robust bounds when
-it has not, and a line in `skipped` with a reason when it gets neither. Nothing is left out in
-silence.
+A series with a season gets the model that forecasts it best, one without gets robust bounds, and
+one that can have neither a line in `skipped` with the reason.
 """
 
 import os
@@ -62,17 +61,17 @@ Result = TypeVar("Result")
 
 @dataclass
 class Trained:
-    """Everything learned.
+    """The results of a training run.
 
     Parameters
     ----------
     fleets : fitted baselines, grouped by signal and model.
     forests : by service and operation.
-    bounds : 168 rows a series. scores : a row a window and series of the history; the last days
-        are scored against forecasts that had not seen them.
+    bounds : 168 rows per series. scores : one row per window and series of the history; the last
+        days are scored against forecasts made before them.
     skipped : every series that was skipped, has no season or was mended, and why.
-    contributions : how much each signal adds to the forest's scores above 1.
-    selection : how every candidate did in the backtest, and which was chosen.
+    contributions : share of each signal in scores of the forest above 1.
+    selection : errors of every candidate in the backtest, and which was chosen.
     """
 
     fleets: list[FittedFleet] = field(default_factory=list)
@@ -104,21 +103,21 @@ def train(
     workers: int | None = None,
     progress: bool = False,
 ) -> Trained:
-    """Train all operations, chunks of them side by side on all cores.
+    """Train all operations, in parallel chunks on all cores.
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them.
+    features : as `signals.operations.features` returns them.
     params : the numbers of params.yaml.
     window_s : length of a window, in seconds.
-    seed : of whatever is drawn; equal seeds give equal results.
-    masked : bool of shape (len(features),): windows that must not teach, such as those of known
-        incidents, deployments and maintenance. They are scored all the same.
-    saturation : as `signals.saturation.saturation` gives it; the forests of services that it
+    seed : of the forests.
+    masked : bool of shape (len(features),): windows that are not fitted, such as those of known
+        incidents, deployments and maintenance. They are still scored.
+    saturation : as `signals.saturation.saturation` returns it; the forests of services that it
         holds look at it too.
     by_library : series that the Prophet library fits, see `engines`.
     only_models : fit baselines and forests, but give no bounds and score no history.
-    workers : threads; by default one a core.
+    workers : threads; by default one per core.
     progress : show a progress bar over chunks of operations.
 
     Raises
@@ -174,7 +173,7 @@ def train(
 def side_by_side(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """Call a function in threads, no more items under way than workers; results in order."""
+    """Call a function in threads, at most one item per worker at a time; results in order."""
     with ThreadPoolExecutor(workers) as pool:
         under_way: deque[Future[Result]] = deque()
         for item in items:
@@ -186,7 +185,7 @@ def side_by_side(
 
 
 def bounds_of(fitted: FittedFleet, week: Times) -> pl.DataFrame:
-    """Give the median of expected value and bounds over each hour of the coming week."""
+    """Return the median of expected value and bounds over each hour of the coming week."""
     band = fitted.predict(week)
     hours = hour_of_week(week)
     begin = np.r_[True, hours[1:] != hours[:-1]]

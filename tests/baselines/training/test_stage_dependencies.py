@@ -16,7 +16,7 @@ STAGES_MODULE = "apm_analytics.baselines.training.stages"
 EXEMPT: dict[str, dict[str, str]] = {
     "snapshot": {"apm_analytics": "the stage always runs"},
     "features": {
-        "apm_analytics.baselines": "the stages share one module; features only writes files with it",
+        "apm_analytics.baselines": "the stages share one module; features only writes files",
     },
     "train": {
         "apm_analytics.lake": "opened by snapshot and features only, which train depends on",
