@@ -34,6 +34,12 @@ UNITS = {
     "error_ratio": "error ratio",
 }
 MODELS = alt.Scale(domain=[COMPLETE, PLAIN, BATCHED], range=[PALETTE[2], PALETTE[0], PALETTE[1]])
+# Dashed, so that the curve below shows through.
+DASHES = alt.StrokeDash(
+    "model:N",
+    legend=None,
+    scale=alt.Scale(domain=[COMPLETE, PLAIN, BATCHED], range=[[1, 0], [1, 0], [4, 3]]),
+)
 
 
 def curves(comparison: Comparison) -> Chart:
@@ -46,11 +52,6 @@ def curves(comparison: Comparison) -> Chart:
     )
     points = _base(wide).mark_circle(size=9, color=GREY, opacity=0.6)
     lines = _base(long).mark_line(strokeWidth=1.4)
-    dash = alt.StrokeDash(
-        "model:N",
-        legend=None,
-        scale=alt.Scale(domain=[COMPLETE, PLAIN, BATCHED], range=[[1, 0], [1, 0], [4, 3]]),
-    )
     title = UNITS[comparison.signal]
     scale = alt.Scale(zero=False)
     return finish(
@@ -59,7 +60,7 @@ def curves(comparison: Comparison) -> Chart:
             lines.encode(
                 y=alt.Y("expected:Q", title=title, scale=scale),
                 color=_by_model(),
-                strokeDash=dash,
+                strokeDash=DASHES,
                 tooltip=["model:N", alt.Tooltip("expected:Q", format=".4~g"), alt.Tooltip(AT)],
             ),
         ).properties(width=WIDTH, height=260)
@@ -80,7 +81,7 @@ def difference(comparison: Comparison) -> Chart:
         .encode(
             y=alt.Y(
                 "difference:Q",
-                title="batched minus prophet, of the largest value",
+                title="relative difference",
                 axis=alt.Axis(format=".2~%"),
             )
         )
@@ -95,7 +96,8 @@ def components(comparison: Comparison) -> Chart:
     panels = []
     names = comparison.components["component"].unique(maintain_order=True)
     for name in names:
-        part = comparison.components.filter(component=name).tail(MAX_ROWS // len(names))
+        part = comparison.components.filter(component=name)
+        part = part.gather_every(-(-len(names) * len(part) // MAX_ROWS))
         panel = (
             _base(part)
             .mark_line(strokeWidth=1.2, color=PALETTE[0])
@@ -127,6 +129,7 @@ def forecasts(comparison: Comparison) -> Chart:
             lines.encode(
                 y=alt.Y("forecast:Q", title=title, scale=scale),
                 color=_by_model(),
+                strokeDash=DASHES,
                 tooltip=["model:N", alt.Tooltip("forecast:Q", format=".4~g"), alt.Tooltip(AT)],
             ),
         ).properties(width=WIDTH, height=220)
