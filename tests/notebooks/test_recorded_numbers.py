@@ -52,7 +52,7 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
     },
     # Two days are too short for a season: it says so.
     "23_prophet_single_series": {
-        "series": lambda found: found == "storefront GET /cart latency_p95",
+        "series": lambda found: found == "cart GET /items latency_p95",
         "reason": lambda found: found.startswith("2.0 days of history"),
         "difference": lambda found: found == 0.0,
         "models": lambda found: found == 0,

@@ -18,6 +18,7 @@ from apm_analytics.baselines.models.season import Season
 from apm_analytics.baselines.models.series import DAY_S, Floats, Times
 from apm_analytics.baselines.training import fitting, masks
 from apm_analytics.baselines.training.backtest import SEASONS
+from apm_analytics.baselines.training.evaluate import history_days
 from apm_analytics.baselines.training.fleet import fleets
 from apm_analytics.foundation.settings import Settings
 from apm_analytics.signals.calendar import Calendar
@@ -105,10 +106,8 @@ def compare(
     if rows.is_empty():
         return Comparison(service, operation, signal, "the features have no such operation")
     params, window_s = settings.params.baselines, settings.params.features.window_s
-    masked = masks.windows(rows, calendar, window_s=window_s, settling_s=params.settling_s)
-    chunk = next(fleets(rows, window_s, masked=masked)[1], [])
-    if not chunk or chunk[0].days[0] < params.min_season_days + 1:
-        days = chunk[0].days[0] if chunk else 0.0
+    days = history_days(rows, window_s)
+    if days < params.min_season_days + 1:
         return Comparison(
             service,
             operation,
@@ -116,6 +115,8 @@ def compare(
             f"{days:.1f} days of history, a season needs {params.min_season_days:g} and a day to "
             "forecast; import more telemetry",
         )
+    masked = masks.windows(rows, calendar, window_s=window_s, settling_s=params.settling_s)
+    chunk = next(fleets(rows, window_s, masked=masked)[1])
     grids = {
         fleet.signal: fitting.points(
             fleet, np.where(fleet.may_teach, fleet.values, np.nan), params.fit_grid_s
@@ -152,7 +153,8 @@ def compare(
         fitted = prophet.fit_batch(
             times[kept], values[None, kept], seasons, params.tau, params.prior
         )
-        return prophet.predict(fitted, at)[0]
+        expected: Floats = prophet.predict(fitted, at)[0]
+        return expected
 
     known = frame.dropna()
     full = prophet_library.fit(complete(), known)
@@ -183,6 +185,7 @@ def compare(
             .drop_nans()
             for name, expected in ahead.items()
         ]
+    changepoints = np.asarray(full.changepoints, dtype="datetime64[us]")
     largest = float(np.nanmax(np.abs(values)))
     return Comparison(
         service,
@@ -192,8 +195,8 @@ def compare(
         components=_components(times, parts, [season.name for season in seasons]),
         changepoints=pl.DataFrame(
             {
-                "time": full.changepoints.to_numpy(),
-                "change": np.asarray(full.params["delta"])[0][: len(full.changepoints)],
+                "time": changepoints,
+                "change": np.asarray(full.params["delta"])[0][: changepoints.size],
             }
         ),
         forecasts=pl.concat(forecasts),
