@@ -101,13 +101,12 @@ def _night(series: int) -> None:
     operations = -(-series // len(SIGNALS))
     times = START + np.arange(NIGHT_DAYS * 86_400 // WINDOW_S) * np.timedelta64(WINDOW_S, "s")
     week = week_after(times[-1], WINDOW_S)
-    seed = params.seed
-    training.fit_chunk(next(_chunks(times, 2)), params.baselines, seed=seed, week=week)
+    training.fit_chunk(next(_chunks(times, 2)), params.baselines, week=week)
     drawing = _cpu(lambda: next(_chunks(times, CHUNK))) * operations / CHUNK
     began, spent = time.perf_counter(), _spent()
 
     def one(chunk: list[Fleet]) -> training.Trained:
-        return training.fit_chunk(chunk, params.baselines, seed=seed, week=week)[1]
+        return training.fit_chunk(chunk, params.baselines, week=week)[1]
 
     workers = os.cpu_count() or 1
     done = training.side_by_side(one, _chunks(times, operations), workers)

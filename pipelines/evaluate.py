@@ -1,4 +1,4 @@
-"""Score the training on held-out days; metrics, model cards and plots."""
+"""Score the models on held-out days; write metrics, model cards and plots."""
 
 from apm_analytics.baselines.training import stages
 

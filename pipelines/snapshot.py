@@ -1,4 +1,4 @@
-"""Say what the lake holds, so that the next stages run only when it changed."""
+"""Write what the lake holds, so that the next stages run only when it changed."""
 
 from apm_analytics.baselines.training import stages
 

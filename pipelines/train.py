@@ -1,4 +1,4 @@
-"""Train baselines and forests; bounds for the coming week, scores of the history."""
+"""Train baselines and forests; write bounds for the coming week and scores of the history."""
 
 from apm_analytics.baselines.training import stages
 

@@ -14,9 +14,9 @@ import polars as pl
 from apm_analytics.alerts.gate.history import KEPT, LEARNED
 from apm_analytics.alerts.gate.judge import NOT_JUDGED
 from apm_analytics.alerts.prometheus.signal_specs import BOUNDS
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK
 from apm_analytics.foundation.errors import BadInput, NotEnoughData
 from apm_analytics.foundation.provenance import Provenance
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 from apm_analytics.signals.operations import SERIES
 
 BOUND = (*SERIES, "bound")

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from apm_analytics.business import whitening
-from apm_analytics.business.week_profile import EPOCH_HOUR_OF_WEEK, HOURS_PER_WEEK
 from apm_analytics.business.whitening import Floats, Ints
 from apm_analytics.foundation.errors import BadInput, BadParameter
+from apm_analytics.foundation.time import EPOCH_HOUR_OF_WEEK, HOURS_PER_WEEK
 
 MIN_DAYS = 21.0
 MAX_GAP_RATIO = 0.2

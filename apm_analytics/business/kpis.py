@@ -24,6 +24,7 @@ from apm_analytics.business.specs import (
     SqlSource,
 )
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
+from apm_analytics.foundation.time import naive
 from apm_analytics.lake.query import Connection, Relation, SqlError
 from apm_analytics.signals import operations, sampling
 
@@ -182,7 +183,7 @@ def grid(
     [(first, last)] = con.sql(
         "select min(time)::timestamp, max(time)::timestamp from spans"
     ).fetchall()
-    first, last = operations.naive(since) or first, operations.naive(until) or last
+    first, last = naive(since) or first, naive(until) or last
     if first is None or last is None:
         raise NotFound("the lake holds no spans, so there is no period to measure; import some")
     step = timedelta(seconds=window_s)

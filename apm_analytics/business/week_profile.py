@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apm_analytics.foundation.time import EPOCH_HOUR_OF_WEEK, HOURS_PER_WEEK
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 HOUR_S = 3_600
-EPOCH_HOUR_OF_WEEK = 96  # 1970-01-01 was a Thursday; hour 0 is Sunday 00:00 UTC, as in Prometheus
-HOURS_PER_WEEK = 168
-EMPTY = 0.02  # share of a typical hour, added before taking logarithms
+EMPTY = 0.02  # of a typical hour, added before logarithms are taken
 
 
 def expected(values: Floats, times: Ints, step_s: int, learned: Flags) -> Floats:

@@ -9,11 +9,12 @@ starts of windows, UTC.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import polars as pl
 
 from apm_analytics.foundation.errors import BadParameter
+from apm_analytics.foundation.time import naive
 from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
 from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
@@ -122,13 +123,6 @@ def features(
         retired_after_s=retired_after_days * 86_400,
     )
     return measured.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-
-
-def naive(time: datetime | None) -> datetime | None:
-    """Return a time as the lake stores it: UTC, without a zone."""
-    if time is None or time.tzinfo is None:
-        return time
-    return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def drop_repeated(con: Connection, table: str) -> None:

@@ -12,6 +12,7 @@ from decimal import Decimal
 import polars as pl
 
 from apm_analytics.foundation.errors import BadParameter
+from apm_analytics.foundation.time import naive
 from apm_analytics.lake import query
 from apm_analytics.lake.query import Connection
 from apm_analytics.signals import services
@@ -106,7 +107,7 @@ def reports(
     periods = {slo.name: _period(slo, at, month) for slo in slos}
     maintenance = {slo.name: _maintenance(slo, periods[slo.name], given) for slo in slos}
     intervals = {
-        name: [(_naive(entry.start), _naive(entry.end)) for entry in entries]
+        name: [(naive(entry.start), naive(entry.end)) for entry in entries]
         for name, entries in maintenance.items()
     }
     since = min((start for start, _ in periods.values()), default=at)
@@ -147,7 +148,7 @@ def _report(
 ) -> SloReport:
     start, end = period
     until = max(start, min(at, end))
-    intervals = [(_naive(entry.start), _naive(entry.end)) for entry in maintenance]
+    intervals = [(naive(entry.start), naive(entry.end)) for entry in maintenance]
     budgets: list[Budget] = []
     burns: list[Burn] = []
     restatements: list[Restatement] = []
@@ -326,7 +327,3 @@ def _by_day(
         .sort("day")
         .select(pl.lit(objective.name).alias("objective"), "day", "total", "bad", "excluded_total")
     )
-
-
-def _naive(time: datetime) -> datetime:
-    return time.replace(tzinfo=None)

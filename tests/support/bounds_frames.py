@@ -19,7 +19,7 @@ UNITS = {"latency_p95": "s", "rate": "1/s", "error_ratio": "1"}
 def make_bounds(
     operations: Sequence[tuple[str, str]] = OPERATIONS, *, seed: int = 7
 ) -> pl.DataFrame:
-    """Bounds of 168 hours a series with a daily shape: busy at 14:00, quiet at 02:00 UTC."""
+    """Bounds of 168 hours per series with a daily shape: busy at 14:00, quiet at 02:00 UTC."""
     random = np.random.default_rng(seed)
     hour = np.arange(168)
     day = 1 + 0.6 * np.sin(2 * np.pi * (hour % 24 - 8) / 24)

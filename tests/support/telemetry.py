@@ -75,7 +75,7 @@ def features(
 def fleet(
     signal: str, days: float, *, seeds: Sequence[int], change: Change | None = None, **knobs: float
 ) -> Fleet:
-    """Draw one signal of one operation a seed."""
+    """Draw one signal, one operation per seed."""
     drawn = [
         features(days, seed=seed, change=change, operation=f"GET /{seed:04d}", **knobs)
         for seed in seeds

@@ -21,9 +21,9 @@ from scipy.special import ndtri
 from apm_analytics.alerts.gate.watching import ALL_OPERATIONS, Watched, evaluations, watch
 from apm_analytics.alerts.prometheus.signal_specs import BOUNDS
 from apm_analytics.baselines.models.scales import MAD_TO_SD, MIN_LATENCY_S, Floats
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK
 from apm_analytics.baselines.training.fleet import BOUNDS_SCHEMA
 from apm_analytics.foundation.settings import Params
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 from apm_analytics.signals.operations import SERIES
 
 MONTH_S = 30 * 86_400.0
@@ -45,8 +45,10 @@ LEAST_ERRORS = 0.01  # error ratio
 FAR_SHARE = 1e-4
 FAR_DEVIATIONS = 6.0
 
-# On these scales the width of the bounds is independent of the value.
-_SCALES: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]] = {
+
+# On these scales the width of sustained values is the same at every level; single windows have
+# the scales of `baselines.models.scales`.
+_SUSTAINED_SCALES: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]] = {
     "latency_p95": (lambda value: np.log(np.maximum(value, MIN_LATENCY_S)), np.exp),
     "rate": (
         lambda value: np.sqrt(np.maximum(value, 0.0)),
@@ -150,7 +152,7 @@ def _levels(watched: Watched, known: Weeks, params: Params) -> Iterator[tuple[st
 
 
 def _level(watched: Watched, signal: str, week: Week, params: Params) -> Week | None:
-    forward, backward = _SCALES[signal]
+    forward, backward = _SUSTAINED_SCALES[signal]
     middle = forward(week.expected)
     # The upper width serves both sides: the lower bound of a sparse rate is cut off at 0.
     width = np.maximum(forward(week.upper) - middle, np.finfo(np.float64).tiny)

@@ -18,7 +18,7 @@ from apm_analytics.alerts.gate.judge import Key, Span
 from apm_analytics.alerts.prometheus import signal_specs
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.baselines.models import store
-from apm_analytics.baselines.training import masks, stages, training
+from apm_analytics.baselines.training import engines, masks, stages, training
 from apm_analytics.foundation.settings import Params, Settings
 from apm_analytics.signals import calendar
 from apm_analytics.signals.calendar import Calendar
@@ -105,6 +105,7 @@ def trainer(settings: Settings, progress: bool = False) -> Train:
             window_s=params.features.window_s,
             seed=params.seed,
             masked=masks.of_workspace(features, settings),
+            by_library=engines.of_workspace(settings.workspace),
             progress=progress,
         ).bounds
 

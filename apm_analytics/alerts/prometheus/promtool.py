@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK
 from apm_analytics.foundation.errors import ApmError
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 TIMEOUT_S = 300.0
 START_HOUR = 96

@@ -27,8 +27,8 @@ from apm_analytics.alerts.prometheus.promtool import (
 )
 from apm_analytics.alerts.prometheus.rules import Facts
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK
 from apm_analytics.foundation.settings import Params
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 FILE_NAME = "apm_thresholds_test.yml"
 WEEK_FILE_NAME = "apm_week_test.yml"

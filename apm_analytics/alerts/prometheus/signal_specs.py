@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from apm_analytics.baselines.training.engines import Engine
 from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.foundation.specs import Spec, check
 from apm_analytics.foundation.yaml_documents import Place, read
@@ -76,6 +77,7 @@ class SignalSpec(Spec):
 
 class _File(Spec):
     signals: dict[str, SignalSpec]
+    engines: list[Engine] = Field(default_factory=list)  # read by training
 
     @field_validator("signals", mode="before")
     @classmethod

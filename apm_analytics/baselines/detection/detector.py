@@ -1,10 +1,10 @@
-"""Find anomalies in one series while it arrives, or in all of it: the same scores either way.
+"""Detect anomalies in one series, point by point as it arrives or all at once, with equal scores.
 
 In:  times in seconds and values, of any unit, in the order of time.
-Out: for each point a score (above 1 is anomalous), its expected range, and whether it is news.
+Out: for each point a score (above 1 is anomalous), its expected range, and its novelty.
 
-Nothing looks ahead and nothing is set for a series: the detector learns the interval, the season
-and the tails of what it has seen. What it keeps is of constant size, about 110 kB at 5 minutes.
+The detector is causal and has no parameters per series: it learns the interval, the season and
+the tails of the values seen so far. Its state has a constant size, about 110 kB at 5 minutes.
 """
 
 import io
@@ -32,28 +32,28 @@ Status = Literal["scored", "learning", "missing", "late"]
 
 # The interval is the median of this many differences between the first times.
 INTERVAL_FROM = 20
-# Finer than this, several points share a slot of the day.
+# Series with more points per day share slots of the day.
 MAX_SLOTS = 1_440
-# A single odd point moves two of the six magnitudes, its level and its spread: alone it reaches
-# the threshold where each has this many times the threshold as -log10 probability.
+# A single odd point moves two of the six magnitudes, level and spread: it reaches the threshold
+# where the -log10 probability of each is this many times the threshold.
 SPIKE_FACTOR = (kernel.MAGNITUDES / 2) ** 0.5
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Score:
-    """What the detector says about one point.
+    """The result for one point.
 
     Parameters
     ----------
     score : 0 as usual, above 1 anomalous; NaN unless `status` is "scored".
-    novelty : the score where it is a record of the last points, else 0: an alarm that goes on
-        is no news. An alert starts where it is above 1.
+    novelty : the score where it is the highest of the last points, else 0, so that an alarm that
+        continues is not new. An alert starts where it is above 1.
     expected, lower, upper : in the unit of the series; NaN while learning.
     status : "learning" at first, "missing" without a value, "late" where the time is not after
-        the one before; of the last two nothing is learned.
-    kind : what the series does so far, for 64 points after an anomalous one: at first a new
-        level looks like a spike. None otherwise.
+        the previous one; missing and late points leave the state unchanged.
+    kind : kind of the anomaly so far, for 64 points after an anomalous one: at first a new level
+        looks like a spike. None otherwise.
     """
 
     time: float
@@ -69,7 +69,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Detection:
-    """What the detector says about many points; every field has shape (n_points,)."""
+    """The results for many points; every field has shape (n_points,)."""
 
     times: Floats
     values: Floats
@@ -80,7 +80,7 @@ class Detection:
     upper: Floats
 
     def episodes(self) -> list[Episode]:
-        """Put anomalous points that follow each other together, and say of which kind they are."""
+        """Group adjacent anomalous points into episodes, each with its kind."""
         return episodes_of(self.score, self.values - self.expected, self.upper - self.expected)
 
 
@@ -90,7 +90,7 @@ class SeriesDetector:
     Parameters
     ----------
     params : params.yaml `detector`.
-    interval_s : seconds between points; learned from the first 21 points if not given.
+    interval_s : seconds between points; by default learned from the first 21 points.
 
     Raises
     ------
@@ -107,7 +107,7 @@ class SeriesDetector:
 
     def __init__(self, params: DetectorParams, *, interval_s: float | None = None) -> None:
         if interval_s is not None and not interval_s > 0:
-            raise BadParameter(f"interval_s is {interval_s}; give seconds above 0, or nothing")
+            raise BadParameter(f"interval_s is {interval_s}; pass seconds above 0, or None")
         self.params = params
         self._interval_s = interval_s
         # The first points, until the interval is known.
@@ -122,7 +122,7 @@ class SeriesDetector:
         return self._interval_s
 
     def update(self, time: float, value: float) -> Score:
-        """Take the next point; `value` NaN says that there is none."""
+        """Process the next point; a missing `value` is NaN."""
         last = self._last
         row = self._advance(np.array([time], dtype=float), np.array([value], dtype=float))[0]
         surprise, novelty, expected, reach, _ = row / self._units
@@ -147,12 +147,12 @@ class SeriesDetector:
         )
 
     def score(self, times: Floats, values: Floats) -> Detection:
-        """Take the next points at once; the scores are those of `update`, one by one.
+        """Process the next points at once; the scores equal those of `update`, one by one.
 
         Parameters
         ----------
         times : float array of shape (n_points,), seconds.
-        values : float array of shape (n_points,); NaN where there is none.
+        values : float array of shape (n_points,); NaN is missing.
 
         Raises
         ------
@@ -163,8 +163,8 @@ class SeriesDetector:
         values = np.ascontiguousarray(values, dtype=np.float64)
         if times.shape != values.shape or times.ndim != 1:
             raise BadInput(
-                f"times have shape {times.shape}, values {values.shape}; give two arrays of one "
-                "dimension and the same length"
+                f"times have shape {times.shape}, values {values.shape}; pass two arrays of one "
+                "dimension and equal length"
             )
         surprise, novelty, expected, reach, _ = (self._advance(times, values) / self._units).T
         return Detection(
@@ -172,7 +172,7 @@ class SeriesDetector:
         )
 
     def save(self, file: Path) -> None:
-        """Write the state in one step, as arrays (.npz, no pickle)."""
+        """Write the state atomically, as arrays (.npz, no pickle)."""
         content = io.BytesIO()
         arrays = dict(zip(kernel.NAMES, self._state, strict=True)) if self._state else {}
         np.savez_compressed(
@@ -187,7 +187,7 @@ class SeriesDetector:
 
     @classmethod
     def load(cls, file: Path, params: DetectorParams) -> "SeriesDetector":
-        """Read what `save` wrote; the detector goes on as if it had never stopped.
+        """Read a state that `save` wrote; the detector continues where it stopped.
 
         Raises
         ------
@@ -197,7 +197,7 @@ class SeriesDetector:
             The file is damaged, or was made with another `refractory_points`.
         """
         if not file.exists():
-            raise NotFound(f"no detector at {file}; make a new one and feed it the history")
+            raise NotFound(f"no detector at {file}; create a new one and feed it the history")
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
@@ -211,14 +211,14 @@ class SeriesDetector:
                     own[...] = arrays[name]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BadInput(
-                f"{file} is no state of a detector with these params ({error}); make a new one "
+                f"{file} is no state of a detector with these params ({error}); create a new one "
                 "and feed it the history"
             ) from error
         return detector
 
     @property
     def _units(self) -> Floats:
-        """What the kernel's columns are divided by."""
+        """Divisors of the kernel's columns."""
         return np.array([self.params.threshold, self.params.threshold, 1.0, 1.0, 1.0])
 
     @property
@@ -266,7 +266,7 @@ class SeriesDetector:
         return bool(facts[kernel.POINTS] - 1 - facts[kernel.ODD] < AFTER)
 
     def _kept_residuals(self) -> Floats:
-        """Give the last residuals without a hole between them, in the order of time."""
+        """Return the last residuals without a gap between them, in order of time."""
         assert self._state is not None
         facts, residuals = self._state[0], self._state[kernel.NAMES.index("residuals")]
         run = int(facts[kernel.RUN])

@@ -1,14 +1,14 @@
-"""The compiled loop of the detector: what is expected, how surprising each value is.
+"""The compiled loop of the detector: expected values, and the surprise of each value.
 
 In:  the state of one series (`new_state`), its next times and values.
-Out: one row a point: surprise, novelty, expected value, reach of the expected range, residual.
+Out: one row per point: surprise, novelty, expected value, reach of the expected range, residual.
 
-A point is compared with the median of the same time of day, or of the same time of the week where
-that has been the better forecast. The residual gives six magnitudes: its level and its spread
-over the last 1, 8 and 64 points. Each becomes the probability that this series has shown one as
-large: a histogram up to a high quantile, an exponential tail above it (peaks over threshold). The
-root mean square of their -log10 is the surprise. Novelty is the surprise where it is a record of
-the last points, less the more often the series has had such a peak before.
+A point is compared with the median of the same time of day, or of the same time of week where
+that has been the better forecast. The residual has six magnitudes: its level and its spread over
+the last 1, 8 and 64 points. Each is converted to the probability of one as large in this series:
+by a histogram up to a high quantile, by an exponential tail above it (peaks over threshold). The
+root mean square of their -log10 is the surprise. Novelty is the surprise where it is the highest
+of the last points, reduced for each earlier peak as high.
 """
 
 import math
@@ -16,40 +16,40 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from apm_analytics.foundation.compiled import compiled_loop as compiled
+from apm_analytics.foundation.compiled import compiled_loop
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DAY_S = 86_400.0
-# Horizons of level and spread in points: a single one, its neighbourhood, hours. Powers of 8.
+# Horizons of level and spread in points; the third is a single point.
 SHORT, LONG = 8, 64
 MAGNITUDES = 6
 # The same time of day: the last 10 days, 6 slots to either side. Of the week: 4 weeks, 1 slot.
 DAYS_BACK, DAY_REACH = 10, 6
 WEEKS_BACK, WEEK_REACH = 4, 1
 KEPT_DAYS = 7 * WEEKS_BACK + 1
-# A day of fewer slots has no times of day or week: so few values would follow every change.
+# With fewer slots per day there is no time of day or week: so few values follow every change.
 LEAST_SLOTS = 4
-# The week must forecast this much better than the day to be taken; errors fade over 1,000 points.
+# The week is used where its error is below this share of the day's; errors fade over 1,000 points.
 WEEK_GAIN = 0.9
 ERROR_STEP = 1e-3
-# Before there is a day of history, the median of this many points is expected.
+# Without a day of history the expected value is the median of this many points.
 RECENT = 100
-# What was learned before there was a season counts this much once there is one.
+# Weight of what was learned before the first season.
 WITHOUT_SEASON = 0.1
-# Tails are known from this many points on.
+# Tails are estimated from this many points on.
 LEARNING = 50
-# Residuals kept, to tell of which kind a change is.
+# Residuals kept to classify a change.
 KEPT = 256
 # Histogram bins are 5 % wide; 512 of them span a factor of 5e10.
 BINS = 512
 BIN_LOG = math.log(1.05)
-# Residuals below this share of the value are rounding.
+# Residuals below this share of the value are rounding errors.
 ROUNDING = 1e-9
-# A tail is never steeper than this share of the series' usual deviation from its mean.
+# Smallest tail scale, as a share of the usual deviation of the series from its mean.
 LEAST_TAIL = 0.01
-# After a hole of this many intervals the last residuals are no neighbours any more.
+# After a gap of this many intervals the last residuals no longer count as neighbours.
 GAP_INTERVALS = 12.0
 # Peaks remembered, and the share of a peak that counts as "as high".
 PEAKS = 64
@@ -58,7 +58,7 @@ LN10 = math.log(10.0)
 # Weights in the histograms grow instead of fading; above this all are divided by it.
 MAX_WEIGHT = 1e9
 
-# Columns of what comes out.
+# Columns of the result.
 SURPRISE, NOVELTY, EXPECTED, REACH, RESIDUAL, COLUMNS = 0, 1, 2, 3, 4, 5
 # Places in `facts`.
 (LAST, POINTS, RUN, ERROR_DAY, ERROR_WEEK, MEAN, DEVIATION, WEIGHT, N_PEAKS, ODD, SEASON, FACTS) = (
@@ -82,7 +82,7 @@ NAMES = (
 
 
 def new_state(per_day: int, refractory: int) -> State:
-    """Make the state of a series that has seen nothing."""
+    """Return the state of a series without points."""
     facts = np.zeros(FACTS)
     facts[LAST], facts[WEIGHT], facts[ODD] = -np.inf, 1.0, -np.inf
     return (
@@ -98,7 +98,7 @@ def new_state(per_day: int, refractory: int) -> State:
     )
 
 
-@compiled
+@compiled_loop
 def advance(
     facts: Floats,
     table: Floats,
@@ -114,9 +114,9 @@ def advance(
     values: Floats,
     found: Floats,
 ) -> None:
-    """Take the next points into the state, and say in `found`, (n_points, COLUMNS), what they are.
+    """Add the next points to the state and fill their results into `found`, (n_points, COLUMNS).
 
-    A point without a value, or not later than the one before, gives NaN and changes nothing.
+    A point without a value, or not later than the previous one, is NaN and changes nothing.
     """
     per_day = int(numbers[PER_DAY])
     slot_s = DAY_S / per_day
@@ -136,7 +136,7 @@ def advance(
             day = _usual(table, days, slot, per_day, 1, DAYS_BACK, DAY_REACH)
             week = _usual(table, days, slot, per_day, 7, WEEKS_BACK, WEEK_REACH)
         if facts[SEASON] == 0.0 and not math.isnan(day):
-            # The first season: how far values were from a mere median says little from now on.
+            # The first season: distances from a plain median say little from now on.
             facts[SEASON] = 1.0
             histograms *= WITHOUT_SEASON
             bins[:, 2] *= WITHOUT_SEASON
@@ -178,7 +178,7 @@ def advance(
         found[i, EXPECTED], found[i, RESIDUAL] = expected, residual
         if surprise > numbers[THRESHOLD]:
             facts[ODD] = seen
-        # From here on: learn.
+        # Update the state.
         surprises[seen % refractory] = surprise
         for kind in range(MAGNITUDES):
             if not math.isnan(magnitudes[kind]):
@@ -203,11 +203,11 @@ def advance(
         facts[LAST], facts[POINTS] = time, seen + 1.0
 
 
-@compiled
+@compiled_loop
 def _usual(
     table: Floats, days: Ints, slot: int, per_day: int, step: int, count: int, reach: int
 ) -> float:
-    """Give the median of the slots around this one, `step` days apart; NaN without any."""
+    """Return the median of the slots around this one, `step` days apart; NaN without any."""
     reach = min(reach, (per_day - 1) // 2)
     near = np.empty(count * (2 * reach + 1))
     n = 0
@@ -224,9 +224,9 @@ def _usual(
     return float(np.median(near[:n])) if n else math.nan
 
 
-@compiled
+@compiled_loop
 def _measure(residuals: Floats, run: int, magnitudes: Floats) -> None:
-    """Give level and spread of the last 1, 8 and 64 residuals; NaN before there are as many."""
+    """Return level and spread of the last 1, 8 and 64 residuals; NaN before there are as many."""
     last = residuals[(run - 1) % KEPT]
     magnitudes[0] = abs(last)
     magnitudes[1] = abs(last - residuals[(run - 2) % KEPT]) if run > 1 else math.nan
@@ -246,9 +246,9 @@ def _measure(residuals: Floats, run: int, magnitudes: Floats) -> None:
         magnitudes[place + 1] = math.sqrt(squares / horizon)
 
 
-@compiled
+@compiled_loop
 def _tail(histogram: Floats, bin_: Floats, quantile: float, least: float) -> tuple[float, float]:
-    """Give the value at the quantile, and the mean excess above it."""
+    """Return the value at the quantile, and the mean excess above it."""
     beyond = (1.0 - quantile) * bin_[2]
     place = int(bin_[1])
     weight, total = 0.0, 0.0
@@ -268,11 +268,11 @@ def _tail(histogram: Floats, bin_: Floats, quantile: float, least: float) -> tup
     return at, max(excess, least, 1e-6 * at, 1e-300)
 
 
-@compiled
+@compiled_loop
 def _surprise(
     histogram: Floats, bin_: Floats, magnitude: float, quantile: float, least: float, weight: float
 ) -> float:
-    """Give -log10 of the share of the past that was as large."""
+    """Return -log10 of the share of the past that was as large."""
     if bin_[2] == 0.0:
         return 0.0
     at, excess = _tail(histogram, bin_, quantile, least)
@@ -288,23 +288,23 @@ def _surprise(
     return min(-math.log10(share), -math.log10(1.0 - quantile))
 
 
-@compiled
+@compiled_loop
 def _reach(histogram: Floats, bin_: Floats, quantile: float, least: float, log: float) -> float:
-    """Give the magnitude whose tail probability is 10 ** -log."""
+    """Return the magnitude whose tail probability is 10 ** -log."""
     at, excess = _tail(histogram, bin_, quantile, least)
     return float(at + excess * LN10 * max(log + math.log10(1.0 - quantile), 0.0))
 
 
-@compiled
+@compiled_loop
 def _place(bin_: Floats, magnitude: float) -> int:
-    """Give the bin of a magnitude; 0 holds zero and all that is too small, BINS is too large."""
+    """Return the bin of a magnitude; 0 holds zero and all that is too small, BINS is too large."""
     if magnitude <= 0.0:
         return 0
     place = math.floor(math.log(magnitude) / BIN_LOG) - bin_[0]
     return int(min(max(place, 0.0), float(BINS)))
 
 
-@compiled
+@compiled_loop
 def _learn(histogram: Floats, bin_: Floats, magnitude: float, weight: float) -> None:
     """Count a magnitude; the bins move up when it is above them all."""
     if magnitude > 0.0:
@@ -326,11 +326,11 @@ def _learn(histogram: Floats, bin_: Floats, magnitude: float, weight: float) -> 
     bin_[2] += weight
 
 
-@compiled
+@compiled_loop
 def _novelty(
     facts: Floats, surprises: Floats, peaks: Floats, seen: int, surprise: float, habit: float
 ) -> float:
-    """Give the surprise, less for peaks as high before; 0 unless it is a record."""
+    """Return the surprise, less for peaks as high before; 0 unless it is a record."""
     if seen < LEARNING:
         return 0.0
     refractory = surprises.size

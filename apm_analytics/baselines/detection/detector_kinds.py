@@ -1,4 +1,4 @@
-"""Tell what an anomaly is: a spike or dip, a new level, a new trend, or more noise.
+"""Classify an anomaly: spike or dip, level shift, trend change, or more noise.
 
 In:  residuals in units of the reach of the expected range: outside is below -1 or above 1.
 Out: a kind, and the episodes of a series.
@@ -13,10 +13,10 @@ from apm_analytics.baselines.models.scales import Floats
 
 Kind = Literal["spike", "dip", "level shift", "trend change", "more noise"]
 
-# What is looked at around an anomaly, in points: a trend begins long before it is odd, a level
-# shows afterwards.
+# Points examined around an anomaly: a trend begins long before it is anomalous, a new level shows
+# afterwards.
 BEFORE, AFTER = 256, 64
-# An episode goes on over this many usual points: a value beside its bound flickers.
+# An episode continues over this many usual points: a value near its bound flickers.
 BRIDGED = 6
 # Medians of this many points: a spike does not reach them, what lasts twice as long does.
 BLOCK = 6
@@ -37,7 +37,7 @@ LEAST_SPREAD = 12
 
 @dataclass(frozen=True)
 class Episode:
-    """Anomalous points that follow each other: places [start, end), the highest score, its kind."""
+    """Adjacent anomalous points: indices [start, end), the highest score, the kind."""
 
     start: int
     end: int
@@ -46,7 +46,7 @@ class Episode:
 
 
 def kind_of(residuals: Floats, odd: int | None = None) -> Kind:
-    """Tell the kind of an anomaly from the residuals before, in and after it.
+    """Classify an anomaly from the residuals before, in and after it.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def kind_of(residuals: Floats, odd: int | None = None) -> Kind:
 
 
 def episodes_of(score: Floats, residuals: Floats, reach: Floats) -> list[Episode]:
-    """Give the runs of scores above 1, of one series in the order of time.
+    """Return the runs of scores above 1, of one series in the order of time.
 
     Parameters
     ----------

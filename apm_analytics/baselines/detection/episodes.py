@@ -1,4 +1,4 @@
-"""What a person should read first: what is anomalous now, and what is new since yesterday.
+"""Episodes of adjacent anomalous windows, and what is new since yesterday.
 
 In:  derived/scores.parquet and derived/features.parquet of a run.
 Out: frames and plain sentences about them.
@@ -16,9 +16,9 @@ from apm_analytics.charts import words
 OPERATION = ["service_name", "operation"]
 SERIES = [*OPERATION, "signal"]
 TOGETHER = "together"
-# An episode goes on over one quiet window: a value beside its bound flickers.
+# An episode continues over one quiet window: a value near its bound flickers.
 BRIDGED_WINDOWS = 2
-# Outside for a single window happens by chance; alerts wait longer too (thresholds.for_s).
+# A single window outside happens by chance; alerts wait too (thresholds.for_s).
 LASTING_WINDOWS = 2
 DAY = timedelta(days=1)
 
@@ -35,22 +35,22 @@ EPISODE: dict[str, type[pl.DataType] | pl.DataType] = {
     "upper": pl.Float64,
     "score": pl.Float64,
     "model": pl.String,
-    "mainly": pl.String,  # the signal that moved most; of the forest's episodes only
+    "mainly": pl.String,  # the signal that contributed most; in episodes of the forest only
 }
 
 
 @dataclass(frozen=True)
 class Changed:
-    """What the last day of data holds that the time before did not, or no longer holds."""
+    """Operations and errors that are new or gone on the last day of the data."""
 
     new: list[tuple[str, str]] = field(default_factory=list)
     gone: list[tuple[str, str]] = field(default_factory=list)
     new_errors: list[tuple[str, str, int]] = field(default_factory=list)
-    comparable: bool = True  # false where the data is shorter than a day
+    comparable: bool = True  # false where the data are shorter than a day
 
 
 def end_of(scores: pl.DataFrame, window_s: int) -> datetime | None:
-    """Give the end of the last window, UTC; None without windows."""
+    """Return the end of the last window, UTC; None without windows."""
     last: Any = scores["time"].max()
     return None if last is None else last + timedelta(seconds=window_s)
 
@@ -58,7 +58,7 @@ def end_of(scores: pl.DataFrame, window_s: int) -> datetime | None:
 def episodes(
     scores: pl.DataFrame, window_s: int, contributions: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """Put windows outside their bounds that follow each other together.
+    """Group adjacent windows outside their bounds into episodes.
 
     Parameters
     ----------
@@ -95,10 +95,10 @@ def episodes(
 
 
 def without_single_windows(scores: pl.DataFrame, window_s: int) -> pl.DataFrame:
-    """Lower to 1 the score of every window outside that has no other one close to it.
+    """Lower to 1 the score of every window outside its bounds without another one near it.
 
-    Among thousands of windows a few are outside by chance; drawn over weeks, they would cover
-    what lasted.
+    Among thousands of windows a few are outside by chance; drawn over weeks, they would hide the
+    lasting episodes.
     """
     reach = pl.duration(seconds=BRIDGED_WINDOWS * window_s)
     outside = scores.filter(pl.col("score") > 1).sort(*SERIES, "time")
@@ -124,7 +124,7 @@ def anomalous_now(
     recent_s: float,
     contributions: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Give the episodes that reach into the last `recent_s` of the data, one a series.
+    """Return the episodes that reach into the last `recent_s` of the data, one per series.
 
     Parameters
     ----------
@@ -132,9 +132,9 @@ def anomalous_now(
 
     Returns
     -------
-    Episodes with `lasting`: at least `LASTING_WINDOWS` windows. Of a series with several, the
-    last one, a lasting one first. Of an operation with a signal of its own outside, the forest's
-    row is left out: it says the same again.
+    Episodes with `lasting`: at least `LASTING_WINDOWS` windows. A series with several keeps the
+    last one, preferably a lasting one. Where a single signal is outside, the row of the forest of
+    that operation is left out, because it repeats it.
     """
     end = end_of(scores, window_s)
     recent = episodes(scores, window_s, contributions)
@@ -153,7 +153,7 @@ def anomalous_now(
 
 
 def said_once(found: pl.DataFrame) -> pl.DataFrame:
-    """Leave out the forest's episodes that overlap one of a signal of the same operation."""
+    """Drop episodes of the forest that overlap one of a signal of the same operation."""
     single = found.filter(pl.col("signal") != TOGETHER)
     both = found.filter(pl.col("signal") == TOGETHER).join(single, on=OPERATION, suffix="_single")
     again = both.filter(
@@ -163,12 +163,12 @@ def said_once(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def sentence(episode: Mapping[str, Any], now: datetime | None = None) -> str:
-    """Say an episode: "p95 1.9 s, expected 0.42 s (upper 0.61 s) for 40 min".
+    """Describe an episode: "p95 1.9 s, expected 0.42 s (upper 0.61 s) for 40 min".
 
     Parameters
     ----------
     episode : one row of `episodes`.
-    now : the end of the data; an episode that ended before says until when.
+    now : the end of the data; for an episode that ended earlier the text ends with when.
     """
     signal = episode["signal"]
     lasted = words.span((episode["end"] - episode["start"]).total_seconds())
@@ -188,7 +188,7 @@ def sentence(episode: Mapping[str, Any], now: datetime | None = None) -> str:
 
 
 def why(found: pl.DataFrame) -> pl.DataFrame:
-    """Give episodes as a table a person reads: when, how long, and why in a sentence."""
+    """Return episodes as a table for the report: when, how long, and why in a sentence."""
     rows = [
         {
             "service": row["service_name"],

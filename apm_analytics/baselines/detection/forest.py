@@ -3,10 +3,10 @@
 In:  deviations of each signal from its expected value; 1 is the bound of that signal.
 Out: `ForestDetector`: scores above 1 are anomalous; how much each signal contributed.
 
-The forest sees the deviations and their length: without it a forest rates a far outlier in one
-signal below a moderate one in several. Beyond the lengths it has seen a forest is flat; there the
-score grows with the length. A window without a value of some signal (no latency at
-night) counts as expected in that signal, deviation 0; a window without any has no score.
+The forest is fitted to the deviations and their length: without the length it rates a far outlier
+in one signal below a moderate one in several. Beyond the lengths seen in its fit a forest is flat;
+there the score grows with the length. A missing signal of a window (no latency at night) counts as
+expected, deviation 0; a window without any signal has no score.
 """
 
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from apm_analytics.baselines.models.scales import Floats
 from apm_analytics.baselines.models.series import Flags
 from apm_analytics.baselines.models.store import write_frame
-from apm_analytics.foundation.compiled import compiled_loop as compiled
+from apm_analytics.foundation.compiled import compiled_loop
 from apm_analytics.foundation.errors import NotEnoughData, NotFound
 from apm_analytics.signals.operations import OPERATION, Schema
 
 # A day of windows of 5 minutes; a forest on fewer isolates noise.
 MIN_WINDOWS = 288
-# Further out nothing gets odder, and one broken value must not stretch the range of the splits.
+# Larger deviations are cut off: one broken value must not stretch the range of the splits.
 MAX_DEVIATION = 10.0
 # Keeps the growth finite when all quiet windows are as expected.
 MIN_LENGTH = 1e-6
@@ -36,12 +36,12 @@ EULER = 0.5772156649015329
 
 @dataclass(frozen=True)
 class Trees:
-    """The trees of a forest as arrays, one value a node; scoring needs no scikit-learn.
+    """The trees of a forest as arrays, one value per node; scoring needs no scikit-learn.
 
     Parameters
     ----------
-    feature : int32, the column a node asks for; -1 in a leaf.
-    threshold : float64, up to it a window goes left.
+    feature : int32, the column that a node splits; -1 in a leaf.
+    threshold : float64, windows up to it go left.
     left, right : int32, the nodes after it.
     length : float64, in a leaf: splits it takes to isolate a window that ends here.
     roots : int32 of shape (n_trees,), where each tree begins.
@@ -58,7 +58,7 @@ class Trees:
 
     @classmethod
     def of(cls, forest: Any) -> "Trees":
-        """Take the trees out of a fitted `sklearn.ensemble.IsolationForest`."""
+        """Return the trees of a fitted `sklearn.ensemble.IsolationForest`."""
         trees = [one.tree_ for one in forest.estimators_]
         sizes = np.array([tree.node_count for tree in trees])
         roots = np.cumsum(sizes) - sizes
@@ -84,7 +84,7 @@ class Trees:
     def oddness(self, columns: Floats) -> Floats:
         """Score rows of `columns`: near 1 isolated at once, near 0.5 or lower like most."""
         lengths = np.empty(len(columns))
-        # scikit-learn splits single precision; so must we, to end in the same leaves.
+        # scikit-learn splits in single precision; rounding to it leads to the same leaves.
         single = columns.astype(np.float32).astype(np.float64)
         _lengths(
             single, self.feature, self.threshold, self.left, self.right, self.length,
@@ -96,7 +96,7 @@ class Trees:
 
 @dataclass(frozen=True)
 class ForestDetector:
-    """A fitted forest and what its raw scores mean.
+    """A fitted forest and the scale of its scores.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class ForestDetector:
         return score
 
     def contributions(self, deviations: Floats) -> Floats:
-        """Tell by how much each signal made a window odd.
+        """Return the share of each signal in the score of a window.
 
         Parameters
         ----------
@@ -221,23 +221,23 @@ def save(forests: dict[tuple[str, str], ForestDetector], models: Path) -> None:
         {
             "service_name": service,
             "operation": operation,
-            "signals": list(one.signals),
-            "far": one.far,
-            "typical": one.typical,
-            "limit": one.limit,
-            "windows": one.windows,
+            "signals": list(forest.signals),
+            "far": forest.far,
+            "typical": forest.typical,
+            "limit": forest.limit,
+            "windows": forest.windows,
             **{
                 name: value.tolist() if isinstance(value, np.ndarray) else value
-                for name, value in vars(one.trees).items()
+                for name, value in vars(forest.trees).items()
             },
         }
-        for (service, operation), one in sorted(forests.items())
+        for (service, operation), forest in sorted(forests.items())
     ]
     write_frame(pl.DataFrame(rows, schema=_SCHEMA), models / FILE_NAME)
 
 
 def load(models: Path) -> dict[tuple[str, str], ForestDetector]:
-    """Read what `save` wrote.
+    """Read the forests that `save` wrote.
 
     Raises
     ------
@@ -283,7 +283,7 @@ _SCHEMA: Schema = {
 }
 
 
-@compiled
+@compiled_loop
 def _lengths(
     columns: Floats,
     feature: NDArray[np.int32],
@@ -306,7 +306,7 @@ def _lengths(
 
 
 def _depths(tree: Any) -> Floats:
-    """Give the splits above each node; parents come before their children."""
+    """Return the splits above each node; parents come before their children."""
     depth = np.zeros(tree.node_count)
     for node in range(tree.node_count):
         for child in (tree.children_left[node], tree.children_right[node]):
@@ -316,13 +316,13 @@ def _depths(tree: Any) -> Floats:
 
 
 def _splits(samples: NDArray[np.int64]) -> Floats:
-    """Give the splits it takes on average to isolate one of so many samples."""
+    """Return the splits it takes on average to isolate one of so many samples."""
     more = np.maximum(samples, 3).astype(np.float64)
     average = 2.0 * (np.log(more - 1.0) + EULER) - 2.0 * (more - 1.0) / more
     return np.select([samples <= 1, samples == 2], [0.0, 1.0], average)
 
 
 def _columns(deviations: Floats) -> Floats:
-    """Make what the forest sees: deviations, 0 where unknown, and their length."""
+    """Return the columns of a forest: deviations, 0 where unknown, and their length."""
     known = np.clip(np.nan_to_num(deviations, nan=0.0), -MAX_DEVIATION, MAX_DEVIATION)
     return np.column_stack([known, np.sqrt((known**2).sum(axis=1))])

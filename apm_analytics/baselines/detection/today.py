@@ -1,7 +1,7 @@
-"""Say what is different today: the last day of the data against the same time of earlier weeks.
+"""Compare the last day of the data with the same time of earlier weeks.
 
 In:  derived/features.parquet, derived/scores.parquet; versions and errors from the lake.
-Out: frames with a row a difference, each with its size in words.
+Out: frames with one row per difference; tables of them for the report.
 
 A day is compared with the same weekday of up to four earlier weeks, window by window; without a
 whole week before it, with the days before. Only what leaves the range of those days counts.
@@ -25,10 +25,10 @@ DAY = timedelta(days=1)
 WEEKS = 4
 # Fewer windows in common than this share of a day are no comparison.
 COVERED = 0.25
-# Differences nobody would act on: 10 % of latency or rate, one point of the error ratio.
+# Differences too small to act on: 10 % of latency or rate, one point of the error ratio.
 LEAST_RATIO = 0.10
 LEAST_ERRORS = 0.01
-# Beyond this many operations only the busiest are looked at point by point; a night is short.
+# Of a larger fleet only the busiest operations are examined point by point.
 MOST_OPERATIONS = 500
 
 SHIFTS: Schema = {
@@ -44,7 +44,7 @@ BEGAN: Schema = {
 
 
 def compared_with(features: pl.DataFrame, window_s: int) -> str:
-    """Say which earlier days the last one is compared with."""
+    """Return a sentence about the days that the last one is compared with."""
     step = _step_days(features, window_s)
     if not step:
         return "There is no whole day before the last one, so there is nothing to compare with."
@@ -110,7 +110,7 @@ def shifts(features: pl.DataFrame, window_s: int) -> pl.DataFrame:
 
 
 def began(features: pl.DataFrame, params: DetectorParams, window_s: int) -> pl.DataFrame:
-    """Find what began in the last 24 hours and did not go back: new levels, trends, noise.
+    """Find lasting changes that began in the last 24 hours: new levels, trends, noise.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def began(features: pl.DataFrame, params: DetectorParams, window_s: int) -> pl.D
 
 
 def versions(con: Connection) -> pl.DataFrame:
-    """Give the service versions that were first seen in the last 24 hours of the spans.
+    """Return the service versions that were first seen in the last 24 hours of the spans.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def versions(con: Connection) -> pl.DataFrame:
 
 
 def error_types(con: Connection) -> pl.DataFrame:
-    """Give the errors of the last 24 hours of the spans that were not seen before.
+    """Return the errors of the last 24 hours of the spans that were not seen before.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def error_types(con: Connection) -> pl.DataFrame:
 
 
 def operations_table(changed: episodes.Changed) -> pl.DataFrame:
-    """Give operations that are new or gone as a table a person reads."""
+    """Return operations that are new or gone as a table for the report."""
     rows = [
         {"service": service, "operation": operation, "today": state}
         for state, pairs in (("new", changed.new), ("gone", changed.gone))
@@ -185,7 +185,7 @@ def operations_table(changed: episodes.Changed) -> pl.DataFrame:
 
 
 def shift_table(found: pl.DataFrame) -> pl.DataFrame:
-    """Give shifts as a table a person reads."""
+    """Return shifts as a table for the report."""
     rows = [
         {
             "service": row["service_name"],
@@ -204,7 +204,7 @@ def shift_table(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def began_table(found: pl.DataFrame) -> pl.DataFrame:
-    """Give what began as a table a person reads."""
+    """Return what began as a table for the report."""
     rows = [
         {
             "service": row["service_name"],
@@ -222,7 +222,7 @@ def began_table(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _typical(column: str) -> pl.Expr:
-    """Sum a day up: latency by its median; few requests or errors by their mean."""
+    """Summarise a day: latency by its median, rate and error ratio by their mean."""
     return (
         pl.when(pl.col("signal").first() == "latency_p95")
         .then(pl.col(column).median())
@@ -241,7 +241,7 @@ def _values(features: pl.DataFrame) -> pl.DataFrame:
 
 
 def _step_days(features: pl.DataFrame, window_s: int) -> int:
-    """Give how many days lie between the days compared: 7, 1, or 0 where there is only one."""
+    """Return how many days lie between the days compared: 7, 1, or 0 where there is only one."""
     last: Any = features["time"].max()
     first: Any = features["time"].min()
     whole = timedelta(seconds=window_s)

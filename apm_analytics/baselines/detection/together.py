@@ -1,7 +1,7 @@
-"""The signals of an operation together: what a forest sees, its scores, and what it finds.
+"""The signals of an operation together: columns, scores and contributions of its forest.
 
 In:  the fits of all signals of some operations, and the saturation of their services.
-Out: a forest an operation, its scores, and the share of each signal in those above 1.
+Out: one forest per operation, its scores, and the share of each signal in scores above 1.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ from apm_analytics.signals.saturation import SATURATION
 TOGETHER = "together"
 FOREST = "forest"
 # A window is part of an incident when this share of the half hour around it is out of bounds,
-# or when it is this far out itself. Forests do not learn from such windows.
+# or when its own score is above INCIDENT_SCORE. Forests are not fitted to such windows.
 INCIDENT_RATIO = 0.4
 INCIDENT_REACH = 3
 INCIDENT_SCORE = 2.0
@@ -48,7 +48,7 @@ CONTRIBUTIONS_SCHEMA: Schema = {
 
 @dataclass
 class Together:
-    """What was found in the signals of operations together."""
+    """Forests of some operations and their results."""
 
     forests: dict[tuple[str, str], ForestDetector] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -69,7 +69,7 @@ def train_forests(
     Parameters
     ----------
     fits : of all signals of the same operations.
-    saturated : of each service that reports it, how saturated it is, see `saturation_scores`.
+    saturated : by service, as `saturation_scores` returns it.
     score : also score the history.
     """
     found = Together()
@@ -104,11 +104,11 @@ def train_forests(
 
 
 def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
-    """Give what a forest sees: the distance of each signal from its expected value, 1 the bound.
+    """Return the deviation of each signal from its expected value; 1 is the bound.
 
     Returns
     -------
-    Names of the signals, and of each float64 of shape (n_operations, n_time); NaN without a
+    Names of the signals, and for each float64 of shape (n_operations, n_time); NaN without a
     value or a baseline. So a rare failure among few requests, however many standard deviations
     it is, weighs no more than other chances of its signal.
     """
@@ -126,18 +126,18 @@ def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
 
 
 def saturation_scores(
-    measured: pl.DataFrame, times: Times, window_s: float, params: BaselineParams, *, seed: int
+    measured: pl.DataFrame, times: Times, window_s: float, params: BaselineParams
 ) -> dict[str, Floats]:
-    """Give how saturated each service is: of its resources the one furthest from expected.
+    """Return the saturation score of each service, from its resource furthest from expected.
 
     Parameters
     ----------
-    measured : as `signals.saturation.saturation` gives it.
+    measured : as `signals.saturation.saturation` returns it.
     times : datetime64[us] of shape (n_time,), the windows of the operations.
 
     Returns
     -------
-    By service float64 of shape (n_time,), signed, 1 is the bound; NaN where nothing is known.
+    By service, float64 of shape (n_time,), signed, 1 is the bound; NaN where nothing is known.
     """
     resources = ["service_name", "resource"]
     names = measured.select(resources).unique().sort(resources).with_row_index("row")
@@ -153,7 +153,7 @@ def saturation_scores(
     teaches = np.ones(values.shape, np.bool_)
     operations = names.select(resources).rows()
     fleet = Fleet(SATURATION, operations, times, values, known, teaches, window_s)
-    (scores,) = signed_scores([fitting.fit(fleet, params, seed=seed)])[1]
+    (scores,) = signed_scores([fitting.fit(fleet, params)])[1]
     found: dict[str, Floats] = {}
     for row, (service, _) in enumerate(operations):
         before = found.get(service, np.full(times.size, np.nan))
@@ -163,7 +163,7 @@ def saturation_scores(
 
 
 def incidents(worst: Floats) -> Flags:
-    """Tell windows that are part of an incident, from the largest score of each, (n_time,)."""
+    """Return which windows are part of an incident, from the largest score of each, (n_time,)."""
     around = np.ones(2 * INCIDENT_REACH + 1)
     beyond = np.pad((worst > 1.0).astype(np.float64), INCIDENT_REACH)
     share = np.convolve(beyond, around, mode="valid") / around.size
@@ -171,7 +171,7 @@ def incidents(worst: Floats) -> Flags:
 
 
 def expected_then(fit: FleetFit, fitted: FittedFleet, rows: NDArray[np.int64]) -> Floats:
-    """Give what was expected of the history: of the last days, before they came."""
+    """Return what was expected of the history; for the last days, the forecasts made before."""
     scaled = fitted.scaled(fit.fleet.times)
     unseen = fit.forecast[rows]
     last = scaled[:, scaled.shape[1] - unseen.shape[1] :]
@@ -182,7 +182,7 @@ def expected_then(fit: FleetFit, fitted: FittedFleet, rows: NDArray[np.int64]) -
 def long(
     schema: Schema, operations: list[tuple[str, str]], rows_each: int, **columns: object
 ) -> pl.DataFrame:
-    """Make a frame of `rows_each` rows an operation; what is not given is null."""
+    """Return a frame of `rows_each` rows per operation; columns that are not given are null."""
     arrays = {name: one for name, one in columns.items() if isinstance(one, np.ndarray)}
     frame = pl.DataFrame(arrays, nan_to_null=True)
     names = pl.DataFrame(operations, schema=list(OPERATION), orient="row")

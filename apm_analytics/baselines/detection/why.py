@@ -1,6 +1,6 @@
-"""Say why a stretch of time is anomalous: a card of plain facts.
+"""Explain why a period is anomalous.
 
-In:  derived/scores.parquet, bounds.parquet and contributions.parquet of a training, and the
+In:  derived/scores.parquet, bounds.parquet and contributions.parquet of a training run, and the
      operation, signal and time of an anomaly.
 Out: `Why`: which signal, which component, which kind, when it looked alike, how often before.
 
@@ -23,7 +23,7 @@ from apm_analytics.signals.operations import OPERATION, SIGNALS
 Component = Literal["time of week", "level", "trend", "noise", "combination"]
 
 TOGETHER = "together"
-# Outside for fewer windows in a row is chance; over so many quiet ones it is still the same.
+# Fewer windows outside in a row are chance; so many quiet windows do not end an episode.
 LASTING, BRIDGED = 2, 2
 # Past windows are like this one when they differ by less than this share of its deviation.
 ALIKE = 0.5
@@ -37,7 +37,7 @@ HOURS = 24
 
 @dataclass(frozen=True)
 class Past:
-    """A past window that looked alike; `distance` 0 is the same, 1 has nothing in common."""
+    """A similar past window; `distance` 0 is identical, 1 has nothing in common."""
 
     time: datetime
     distance: float
@@ -45,24 +45,24 @@ class Past:
 
 @dataclass(frozen=True)
 class Why:
-    """Why something is anomalous.
+    """The explanation of one anomaly.
 
     Parameters
     ----------
-    service_name, operation, signal, start, end : what was asked about; times UTC.
+    service_name, operation, signal, start, end : the anomaly; times UTC.
     mainly : the signal that explains it best, of those with a baseline of their own.
     deviations : signal -> its largest deviation in that time, signed, in bounds; 1 is the bound.
     shares : signal -> its share of the forest's score, saturation of the service included; empty
         without one.
     kind : spike, dip, level shift, trend change or more noise.
-    component : what of the expectation is broken. "time of week": the value is usual at other
+    component : which part of the expectation is broken. "time of week": the value is usual at other
         hours; "level": at none; "trend": it has been moving; "noise": it spreads more;
         "combination": each signal is inside its bounds, together they are not.
     usual_hour : an hour of the week at which the value would be usual, 0 is Sunday 00:00 UTC;
         None unless the component is "time of week".
     value, expected, bound : of `mainly` at its worst window.
-    alike : past windows with the same pattern over all signals, the likest first.
-    before : how many earlier episodes went out on the same side at least half as far.
+    alike : past windows with the same pattern over all signals, the most similar first.
+    before : number of earlier episodes on the same side, at least half as far out.
     last_before : when the last of them began.
     days : days of history before the anomaly.
     """
@@ -163,7 +163,7 @@ def explain(
 
 
 def _matrix(rows: pl.DataFrame) -> tuple[NDArray[np.datetime64], list[str], Floats]:
-    """Give times, signals and signed deviations of shape (n_times, n_signals)."""
+    """Return times, signals and signed deviations of shape (n_times, n_signals)."""
     names = [name for name in SIGNALS if (rows["signal"] == name).any()]
     side = (pl.col("value") - pl.col("expected")).sign()
     wide = (
@@ -196,7 +196,7 @@ def _extreme(deviations: Floats) -> float:
 
 
 def _kind(series: pl.DataFrame, start: datetime, end: datetime) -> Kind:
-    """Tell the kind from what is around; in reaches at the beginning, for bounds breathe."""
+    """Classify from the windows around, in units of the reach at the beginning: bounds vary."""
     first = int((series["time"] < start).sum())
     last = int((series["time"] < end).sum())
     near = series.slice(max(first - BEFORE, 0), last + AFTER - max(first - BEFORE, 0))
@@ -217,7 +217,7 @@ def _component(worst: dict[str, float], kind: Kind, usual: int | None) -> Compon
 
 
 def _usual_hour(bounds: pl.DataFrame, value: float) -> int | None:
-    """Give the hour of the week whose bounds hold the value most in their middle."""
+    """Return the hour of the week whose bounds hold the value most in their middle."""
     width = pl.col("upper") - pl.col("lower")
     inside = bounds.filter(pl.col("lower") <= value, pl.col("upper") >= value, width > 0.0).sort(
         ((pl.col("expected") - value) / width).abs(), "hour_of_week"
@@ -226,7 +226,7 @@ def _usual_hour(bounds: pl.DataFrame, value: float) -> int | None:
 
 
 def _episodes(times: NDArray[np.datetime64], deviations: Floats, peak: float) -> list[datetime]:
-    """Give the beginnings of earlier episodes on the same side, at least half as far out."""
+    """Return the beginnings of earlier episodes on the same side, at least half as far out."""
     outside = np.flatnonzero(np.sign(peak) * deviations > 1.0)
     if not outside.size:
         return []

@@ -1,4 +1,4 @@
-"""Say a why card the way a person reads it.
+"""Sentences and tables of the explanations of anomalies.
 
 In:  `baselines.detection.why.Why`, or the episodes to explain.
 Out: sentences; a table of them.
@@ -30,8 +30,7 @@ def explained(
 ) -> list[Why]:
     """Explain the first `count` episodes of `baselines.detection.episodes.episodes`.
 
-    One of an operation without any baseline of its own (only its service's saturation was odd)
-    has no card.
+    An operation without baselines (only the saturation of its service was anomalous) has no card.
     """
     cards = []
     for row in episodes.head(count).iter_rows(named=True):
@@ -52,7 +51,7 @@ def explained(
 
 
 def table(cards: list[Why]) -> pl.DataFrame:
-    """Give cards as a table, a row each."""
+    """Return cards as a table, one row per card."""
     rows = [
         {
             "service": card.service_name,
@@ -69,7 +68,7 @@ def table(cards: list[Why]) -> pl.DataFrame:
 
 
 def what(card: Why) -> str:
-    """Say the kind and the numbers: "level shift: p95 1.9 s, expected 0.42 s (bound 0.61 s)"."""
+    """Describe kind and numbers: "level shift: p95 1.9 s, expected 0.42 s (bound 0.61 s)"."""
     value, expected, bound = (
         words.value(one, card.mainly) for one in (card.value, card.expected, card.bound)
     )
@@ -77,7 +76,7 @@ def what(card: Why) -> str:
 
 
 def hour_of_week(hour: int) -> str:
-    """Say an hour of the week, 0 is Sunday 00:00: "Monday 14:00"."""
+    """Return the name of an hour of the week, 0 is Sunday 00:00: "Monday 14:00"."""
     return f"{calendar.day_name[_DAYS[hour // 24]]} {hour % 24:02d}:00"
 
 

@@ -1,8 +1,8 @@
-"""Ask of every operation when its growth passes the limits of specs/capacity.yaml.
+"""Forecast when the growth of each operation passes the limits of specs/capacity.yaml.
 
 In:  the features, the limits.
-Out: one row per operation and signal with a limit: the outcome, never a silent number; and the
-     load at which latency passes its limit, where latency depends on load.
+Out: one row per operation and signal with a limit, with the outcome in words; and the load at
+     which latency passes its limit, where latency depends on load.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ from apm_analytics.foundation.settings import ForecastParams
 from apm_analytics.signals.operations import OPERATION, SIGNALS, Schema
 
 NOT_ENOUGH = "not enough data"
-# Of a week, this many hours around the busiest are its peak: one hour alone may be chance.
+# The peak of a week is this quantile of its windows: the busiest one alone may be chance.
 PEAK_QUANTILE = 0.98
 WEEK_S = 7 * 86_400.0
-# Latency against load: medians of so many bins of equal size, each of at least so many hours.
+# Latency against load: the number of bins of equal size, and the hours that each needs.
 LOAD_BINS = 20
 LEAST_IN_BIN = 10
-# A line through latencies of milliseconds says nothing about seconds: the limit lies at most so
-# many times above the latency of the busiest bin.
+# A line through latencies of milliseconds cannot be extended to seconds: the limit may be at most
+# this many times the latency of the busiest bin.
 MOST_BEYOND = 3.0
 
 TABLE: Schema = {
@@ -61,7 +61,7 @@ class Limit(specs.Spec):
         return self
 
     def concerns(self, service: str, operation: str, signal: str) -> bool:
-        """Tell whether this limit is one of a series."""
+        """Return whether this limit applies to a series."""
         return (
             self.signal == signal
             and self.service in (None, service)
@@ -70,7 +70,7 @@ class Limit(specs.Spec):
 
     @property
     def particular(self) -> int:
-        """How narrow it is: 0 for everybody, 2 for one operation."""
+        """How specific it is: 0 for all operations, 2 for one operation."""
         return (self.service is not None) + (self.operation is not None)
 
 
@@ -89,7 +89,7 @@ LOADS: Schema = {
 
 @dataclass(frozen=True)
 class LoadLimit:
-    """The load at which latency passes a limit, with the interval of the level asked for.
+    """The load at which latency passes a limit, with its interval.
 
     `load` is None, and `reason` says why, where the history cannot tell; `upper` may be infinite.
     """
@@ -122,8 +122,8 @@ def capacity(
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them.
-    limits : of `read_limits`; a series takes the most particular one that concerns it.
+    features : as `signals.operations.features` returns them.
+    limits : of `read_limits`; the most specific one applies.
     params : params.yaml `forecast`.
     seed : of the replicates.
 
@@ -154,7 +154,7 @@ def loads(
     Returns
     -------
     A frame with `LOADS`: `peak` is the rate that the busiest hours of the last week reached;
-    where `load` is null, `reason` says why. The least head room first.
+    where `load` is null, `reason` says why. Sorted by headroom, ascending.
     """
     rows = []
     for service, operation, part in _busiest(features, params.most_operations):
@@ -183,8 +183,8 @@ def load_limit(
 ) -> LoadLimit:
     """Estimate the load at which latency passes a limit, from how it rises with load.
 
-    Of a queue the reciprocal of latency falls in a straight line with load; the line is Theil and
-    Sen's, through medians of bins of load. The interval comes from days drawn again.
+    In a queue the reciprocal of latency falls in a straight line with load; the line is Theil and
+    Sen's, through medians of bins of load. The interval comes from resampled days.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def load_limit(
 
 
 def sentence(row: dict[str, Any]) -> str:
-    """Say one row of `capacity` as a person would."""
+    """Describe one row of `capacity` in words."""
     match row["status"]:
         case "within the horizon":
             until = f"{row['latest']:%d %b %Y}" if row["latest"] else "beyond the horizon"
@@ -275,7 +275,7 @@ def _row(
 
 
 def _busiest(features: pl.DataFrame, most: int) -> list[tuple[str, str, pl.DataFrame]]:
-    """Give the operations with the most requests, each with its features, in order of name."""
+    """Return the operations with the most requests, each with its features, in order of name."""
     if features.is_empty():
         return []
     counts = features.group_by(OPERATION).agg(pl.col("count").sum())
@@ -296,7 +296,7 @@ def _column(part: pl.DataFrame, signal: str) -> Floats:
 
 
 def _peak(times: Times, values: Floats) -> float:
-    """Give what the busiest hours of the last week reached; NaN without values."""
+    """Return what the busiest hours of the last week reached; NaN without values."""
     known = np.isfinite(values)
     if not known.any():
         return float("nan")
@@ -305,7 +305,7 @@ def _peak(times: Times, values: Floats) -> float:
 
 
 def _load_at(load: Floats, speed: Floats, needed: float) -> float:
-    """Give the load at which the reciprocal of latency falls to `needed`; inf where it does not."""
+    """Return the load at which the reciprocal of latency falls to `needed`, else infinity."""
     kept = load.size // LOAD_BINS * LOAD_BINS
     order = np.argsort(load, kind="stable")[:kept].reshape(LOAD_BINS, -1)
     at, medians = np.median(load[order], axis=1), np.median(speed[order], axis=1)

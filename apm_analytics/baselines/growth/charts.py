@@ -1,7 +1,7 @@
-"""Show forecasts of capacity: tables, and a chart of one series with its limit.
+"""Tables of capacity forecasts, and a chart of one series with its limit.
 
 In:  frames of `baselines.growth.capacity`, the features.
-Out: tables a person reads; a chart of daily peaks, past and to come.
+Out: tables for the report; a chart of daily peaks, measured and forecast.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from apm_analytics.signals.operations import OPERATION, SIGNALS
 
 
 def table(found: pl.DataFrame) -> pl.DataFrame:
-    """Give `capacity.capacity` as a table a person reads."""
+    """Return `capacity.capacity` as a table for the report."""
     rows = [
         {
             "service": row["service_name"],
@@ -38,7 +38,7 @@ def table(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def load_table(found: pl.DataFrame) -> pl.DataFrame:
-    """Give `capacity.loads` as a table a person reads."""
+    """Return `capacity.loads` as a table for the report."""
     rows = [
         {
             "service": row["service_name"],
@@ -60,7 +60,7 @@ def chart(
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them.
+    features : as `signals.operations.features` returns them.
     row : one of `capacity.capacity`, with a forecast.
     """
     part = features.filter(

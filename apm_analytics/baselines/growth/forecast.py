@@ -1,12 +1,12 @@
-"""Say when growth takes a signal past a limit, with the uncertainty that the history leaves.
+"""Forecast when growth takes a signal past a limit, with its uncertainty.
 
-In:  times and values of one signal over at least two weeks, of any grid up to hours.
+In:  times and values of one signal over at least two weeks, on any grid up to hours.
 Out: `Growth`: a robust trend with its uncertainty and a weekly profile; a curve with its band,
-     and when that passes a limit: a date with an interval, or how likely it is at all.
+     and when it passes a limit: a date with an interval, or a probability.
 
-The trend is Theil and Sen's line through the daily medians of what the weekly profile leaves;
-its uncertainty comes from lines refitted to residuals drawn again, with the memory they have.
-Forecasts say what happens if the growth of the history goes on; they know of no plans.
+The trend is a Theil-Sen line through the daily medians after the weekly profile is removed; its
+uncertainty comes from lines refitted to resampled residuals with their autocorrelation kept.
+Forecasts assume that the growth of the history continues.
 """
 
 from dataclasses import dataclass
@@ -17,24 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apm_analytics.baselines.models.scales import Floats
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK, Times, hour_of_week, seconds
+from apm_analytics.baselines.models.series import Times, hour_of_week, seconds
 from apm_analytics.foundation.errors import BadParameter, NotEnoughData
 from apm_analytics.foundation.settings import ForecastParams
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 Ints = NDArray[np.int64]
 Status = Literal["within the horizon", "not within the horizon", "already past it"]
 
 HOUR_S = 3_600.0
 HOURS = 24
-# Sunday and Saturday, as hours of the week count days.
+# Sunday and Saturday; hours of the week begin on Sunday.
 WEEKEND = (0, 6)
 # A day counts when this share of its hours has a value.
 DAY_COVERED = 0.5
-# A day remembers at most this much of the one before: above it trend and noise are one.
+# Largest autocorrelation of days: above it trend and noise cannot be separated.
 MOST_MEMORY = 0.95
-# Fitted to the days: a value, a slope, their memory, and an offset between kinds of days.
+# Parameters fitted to the days: value, slope, autocorrelation, offset between kinds of days.
 FITTED = 4.0
-# The profile and the trend are each fitted without the other, so many times in turn.
+# Rounds of fitting profile and trend in turn, each to the residuals of the other.
 ROUNDS = 4
 
 
@@ -45,7 +46,7 @@ class Crossing:
     Parameters
     ----------
     status : the outcome.
-    on : the day (UTC) on which the fit passes the limit first; None unless within the horizon.
+    on : the first day (UTC) on which the fit passes the limit; None unless within the horizon.
     earliest, latest : the first and the last day of the interval; `latest` is None when it lies
         beyond the horizon, both are None unless the limit is passed within it.
     probability : share of the replicates that pass the limit within the horizon.
@@ -62,7 +63,7 @@ class Crossing:
 class Curve:
     """A forecast hour by hour: times (datetime64[us], UTC) and values of shape (n_hours,).
 
-    The band holds that share of hours that `level` says, trend and noise together.
+    The band holds the share `level` of hours, trend and noise together.
     """
 
     times: Times
@@ -79,7 +80,7 @@ class Growth:
     ----------
     end : datetime64[us], UTC, the end of the history.
     profile : float array of shape (168,), what each hour of the week adds; 0 is Sunday 00:00 UTC.
-    lines : float array of shape (1 + n_replicates, 2): value at `end` and change a day, the fit
+    lines : float array of shape (1 + n_replicates, 2): value at `end` and change per day, the fit
         first, then its replicates.
     noise : float array, residuals of the hours, for the band.
     params : params.yaml `forecast`.
@@ -98,7 +99,7 @@ class Growth:
         Parameters
         ----------
         times : datetime64 of shape (n,), UTC, in any order.
-        values : float array of shape (n,), in the unit of the signal; NaN where there is none.
+        values : float array of shape (n,), in the unit of the signal; NaN is missing.
         params : params.yaml `forecast`.
         seed : of the replicates.
 
@@ -145,7 +146,7 @@ class Growth:
 
     @property
     def per_day(self) -> tuple[float, float, float]:
-        """The change a day, in the unit of the signal: the fit, and its interval."""
+        """The change per day, in the unit of the signal: the fit, and its interval."""
         tail = (1.0 - self.params.level) / 2.0
         low, high = np.quantile(self.lines[1:, 1], [tail, 1.0 - tail])
         return float(self.lines[0, 1]), float(low), float(high)
@@ -167,7 +168,7 @@ class Growth:
     def crossing(
         self, limit: float, *, below: bool = False, horizon_days: float | None = None
     ) -> Crossing:
-        """Say when the expected curve passes a limit at its busiest hour.
+        """Return when the expected curve passes a limit at its busiest hour.
 
         Parameters
         ----------
@@ -178,10 +179,12 @@ class Growth:
         Raises
         ------
         BadParameter
-            The limit is no number.
+            The limit is not finite.
         """
         if not np.isfinite(limit):
-            raise BadParameter(f"the limit is {limit}; give a number in the unit of the signal")
+            raise BadParameter(
+                f"the limit is {limit}; pass a finite number in the unit of the signal"
+            )
         times, days = self._ahead(horizon_days)
         sign = -1.0 if below else 1.0
         # The last week by the fit: is it past the limit without any further growth?
@@ -217,7 +220,7 @@ class Growth:
 
 
 def hourly(times: Times, values: Floats) -> tuple[Ints, Floats]:
-    """Give the hours since 1970 that have values, ascending, and the median of each."""
+    """Return the hours since 1970 that have values, ascending, and the median of each."""
     known = np.isfinite(values)
     hours = np.floor(seconds(times[known]) / HOUR_S).astype(np.int64)
     order = np.lexsort((values[known], hours))
@@ -228,7 +231,7 @@ def hourly(times: Times, values: Floats) -> tuple[Ints, Floats]:
 
 
 def _profile(week: Ints, day: Ints, values: Floats) -> Floats:
-    """Give what each hour of the week adds, around 0.
+    """Return what each hour of the week adds, around 0.
 
     The hours of working days and those of weekends have a profile each. Beyond that a day of the
     week differs by one offset, which is shrunk as far as the weeks disagree about it (James and
@@ -267,11 +270,11 @@ def _theil_sen(at: Floats, rows: Floats) -> tuple[Floats, Floats]:
 
 
 def _redrawn(residuals: Floats, count: int, seed: int) -> Floats:
-    """Draw residuals of days again, with the memory from one day to the next that they have.
+    """Resample residuals of days with their autocorrelation.
 
-    A sieve bootstrap: an autoregression of order 1, its innovations drawn again. Few days make
-    the memory and the spread look smaller than they are, and leave both uncertain: the first is
-    corrected to first order for a fitted line [1]_, the second drawn for every path.
+    A sieve bootstrap: an autoregression of order 1 with resampled innovations. With few days
+    autocorrelation and spread are underestimated and uncertain: the first is corrected to first
+    order for a fitted line [1]_, the second is drawn for every path.
 
     References
     ----------
@@ -289,7 +292,7 @@ def _redrawn(residuals: Floats, count: int, seed: int) -> Floats:
     memories = rng.normal(memory, np.sqrt((1.0 - memory**2) / n), count)
     memories = np.clip(memories, 0.0, MOST_MEMORY)
     paths = np.empty((count, n))
-    paths[:, 0] = drawn[:, 0] / np.sqrt(1.0 - memories**2)  # as if it had gone on for ever
+    paths[:, 0] = drawn[:, 0] / np.sqrt(1.0 - memories**2)  # stationary start
     for at in range(1, n):
         paths[:, at] = memories * paths[:, at - 1] + drawn[:, at]
     return paths

@@ -1,8 +1,8 @@
 """Fitted baselines of many series, and one of them by itself.
 
-In:  an estimator, the calibration of its errors, and what the series were.
+In:  an estimator, the calibration of its errors, the names of the series.
 Out: `FittedFleet`: bands and scores of all at once, a table of all parameters and the way back;
-     `SeriesBaseline`: the same of one series.
+     `SeriesBaseline`: the same for one series.
 """
 
 import json
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from apm_analytics.baselines.models.band import Band
 from apm_analytics.baselines.models.estimator import BatchBaseline, as_lists, as_matrix
 from apm_analytics.baselines.models.prophet import ProphetBaseline
+from apm_analytics.baselines.models.prophet_library import LibraryProphetBaseline
 from apm_analytics.baselines.models.scales import Floats, Scale, scale_of
 from apm_analytics.baselines.models.seasonal import (
     ProfileBaseline,
@@ -28,8 +29,14 @@ from apm_analytics.baselines.training.calibration import Calibration
 from apm_analytics.signals.operations import OPERATION
 
 ESTIMATORS: dict[str, type[BatchBaseline]] = {
-    one.model: one
-    for one in (ProphetBaseline, ProfileBaseline, SeasonalNaiveBaseline, RobustBaseline)
+    estimator.model: estimator
+    for estimator in (
+        ProphetBaseline,
+        LibraryProphetBaseline,
+        ProfileBaseline,
+        SeasonalNaiveBaseline,
+        RobustBaseline,
+    )
 }
 _LISTS = ("spread", "requests")
 _NUMBERS = ("least", "most", "lowest", "highest", "masked")
@@ -43,10 +50,10 @@ class FittedFleet:
     ----------
     model : name of the candidate that won, such as "time_of_week".
     operations : (service_name, operation) of each row.
-    estimator : fitted, one row a series, where `Scale.to_fit` takes values.
+    estimator : fitted, one row per series, where `Scale.to_fit` takes values.
     least, most : float64 of shape (n,); the curve is kept between them, where it was fitted.
     calibration : spread and quantiles of the errors.
-    reasons : why this model, one sentence a series.
+    reasons : why this model was chosen, one sentence per series.
     """
 
     signal: str
@@ -68,12 +75,12 @@ class FittedFleet:
         return scale_of(self.signal, self.window_s)
 
     def scaled(self, times: Times) -> Floats:
-        """Give expected values on the model's scale, of shape (n, n_times)."""
+        """Return expected values on the model's scale, of shape (n, n_times)."""
         fitted = self.estimator.expected(times)
         return self.scale.from_fit(np.clip(fitted, self.least[:, None], self.most[:, None]))
 
     def predict(self, times: Times) -> Band:
-        """Give expected values and bounds in the signal's unit, each (n, n_times)."""
+        """Return expected values and bounds in the signal's unit, each (n, n_times)."""
         return self.calibration.band(self.scaled(times), times, self.scale)
 
     def score(self, times: Times, values: Floats) -> Floats:
@@ -93,12 +100,12 @@ class FittedFleet:
         )
 
     def each(self) -> Iterator[tuple[tuple[str, str, str], "SeriesBaseline"]]:
-        """Give the series one by one, with their keys."""
+        """Return the series one by one, with their keys."""
         for row, operation in enumerate(self.operations):
             yield (*operation, self.signal), SeriesBaseline(self, row)
 
     def frame(self) -> pl.DataFrame:
-        """Give all parameters, one row a series; `fleets_of` is the way back."""
+        """Return all parameters, one row per series; `fleets_of` is the way back."""
         n, found = len(self), self.calibration
         knobs = json.dumps(self.estimator.get_params(), sort_keys=True)
         about = pl.DataFrame(
@@ -141,7 +148,7 @@ class SeriesBaseline:
         return self.fleet.reasons[self.row]
 
     def predict(self, times: Times) -> Band:
-        """Give expected value and bounds at these times, in the signal's unit."""
+        """Return expected value and bounds at these times, in the signal's unit."""
         band = self._alone.predict(times)
         return Band(band.expected[0], band.lower[0], band.upper[0])
 
@@ -162,7 +169,7 @@ def table(fleets: list[FittedFleet]) -> pl.DataFrame:
 
 
 def fleets_of(parameters: pl.DataFrame) -> list[FittedFleet]:
-    """Make fitted fleets of a table of parameters; they predict as they did when fitted."""
+    """Return fitted fleets from a table of parameters."""
     seasons = (
         pl.col("season_days").cast(pl.List(pl.String)).list.join(" ")
         if "season_days" in parameters.columns

@@ -7,27 +7,24 @@ Out: the minimum of x'Mx / 2 - target'x + penalty |x|.
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from apm_analytics.foundation.compiled import compiled_loop as compiled
+from apm_analytics.baselines.models.series import Floats, Ints
+from apm_analytics.foundation.compiled import compiled_loop
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-# A pivot this small against its diagonal means columns that cannot be told apart.
+# A pivot this small relative to its diagonal means collinear columns.
 PIVOT_FLOOR = 1e-13
-# Violations of the optimality conditions below this share of the penalty are rounding.
+# Violations of the optimality conditions below this share of the penalty are rounding errors.
 TOLERANCE = 1e-9
 MAX_STEPS = 500
 
 
-@compiled
+@compiled_loop
 def lasso(matrix: Floats, target: Floats, penalty: float, x: Floats) -> None:
     """Minimise x'Mx / 2 - target'x + penalty |x| from a warm start, in place.
 
-    Active set by signs: solve for the active coordinates as if their signs were known; walk
-    there until the first of them would cross zero, which leaves the set; when none does, let the
-    coordinate in that violates optimality most. The objective falls with every step.
+    Active set by signs: solve for the active coordinates with their signs fixed; move towards
+    the solution until the first coordinate would cross zero, and remove it from the set; when
+    none does, add the coordinate that violates optimality most. Every step lowers the objective.
     """
     size = x.shape[0]
     sign = np.sign(x)
@@ -56,7 +53,8 @@ def lasso(matrix: Floats, target: Floats, penalty: float, x: Floats) -> None:
         if leaves >= 0:
             x[leaves] = 0.0
             sign[leaves] = 0.0
-            if leaves == newest and share == 0.0:  # in and out again: only rounding is left
+            # Added and removed again: only rounding errors are left.
+            if leaves == newest and share == 0.0:
                 return
             if share > 0.0:
                 newest = -1
@@ -78,7 +76,7 @@ def lasso(matrix: Floats, target: Floats, penalty: float, x: Floats) -> None:
         sign[newest] = 1.0 if pull > 0.0 else -1.0
 
 
-@compiled
+@compiled_loop
 def _solve_active(
     matrix: Floats,
     target: Floats,

@@ -1,10 +1,10 @@
-"""Prophet for thousands of series at once: the same objective, solved exactly and together.
+"""Prophet for thousands of series at once: the same objective, solved exactly in one batch.
 
 In:  times, and values of many series on them; NaN is missing.
-Out: `ProphetParams`, one row a series; curves and intervals from them.
+Out: `ProphetParams`, one row per series; curves from them.
 
 The objective is that of `prophet.Prophet` with its defaults (linear growth, MAP) [1]_, with y
-divided by its largest absolute value and each series' own time running from 0 to 1:
+divided by its largest absolute value and the time of each series scaled to [0, 1]:
 
     n log s + |y - X th|^2 / 2s^2 + k^2/50 + m^2/50 + |delta|_1/tau + |beta|^2 / 2prior^2 + 2s^2
 
@@ -15,26 +15,26 @@ References
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, overload
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from apm_analytics.baselines.models import prophet_kernels, trend_paths
-from apm_analytics.baselines.models.band import Band
+from apm_analytics.baselines.models import prophet_kernels
 from apm_analytics.baselines.models.estimator import (
     CONSTANT,
     FITTED,
     BatchBaseline,
+    FitFlags,
     Rows,
     as_lists,
     as_matrix,
     checked_batch,
 )
-from apm_analytics.baselines.models.prophet_kernels import SIGMA_FLOOR, Floats
+from apm_analytics.baselines.models.prophet_kernels import SIGMA_FLOOR
 from apm_analytics.baselines.models.season import Season, fourier, seasons_of
-from apm_analytics.baselines.models.series import DAY_S, Times, seconds
+from apm_analytics.baselines.models.series import DAY_S, Floats, Ints, Times, seconds
 from apm_analytics.foundation.errors import BadParameter
 
 N_CHANGEPOINTS = 25
@@ -44,11 +44,11 @@ MIN_POINTS = 2
 
 @dataclass(frozen=True)
 class ProphetParams:
-    """Everything that was learned, one row a series; all scaled as in the objective.
+    """The fitted parameters, one row per series; all scaled as in the objective.
 
     Parameters
     ----------
-    seasons : what the columns of `beta` belong to, in order.
+    seasons : the seasons of the columns of `beta`, in order.
     tau, prior : scales of the priors of `delta` and `beta`.
     k, m, sigma, y_scale : float64 of shape (n,): slope, level, noise, largest |y|.
     start, t_scale : float64 of shape (n,): first time and length of the history, in seconds.
@@ -69,10 +69,10 @@ class ProphetParams:
     y_scale: Floats
     start: Floats
     t_scale: Floats
-    observed: NDArray[np.int64]
-    n_changepoints: NDArray[np.int64]
-    iterations: NDArray[np.int64]
-    flags: NDArray[np.str_]
+    observed: Ints
+    n_changepoints: Ints
+    iterations: Ints
+    flags: FitFlags
 
     def __len__(self) -> int:
         return int(self.k.size)
@@ -84,13 +84,13 @@ class ProphetParams:
         return np.ascontiguousarray(np.concatenate(columns, axis=1))
 
     def pick(self, rows: NDArray[Any]) -> "ProphetParams":
-        """Keep some series, by index or by flag."""
+        """Return the parameters of some series, by index or by mask."""
         arrays = {name: getattr(self, name)[rows] for name in ARRAYS}
         return replace(self, **arrays)
 
 
 ARRAYS = tuple(
-    one.name for one in fields(ProphetParams) if one.name not in ("seasons", "tau", "prior")
+    field.name for field in fields(ProphetParams) if field.name not in ("seasons", "tau", "prior")
 )
 
 
@@ -110,16 +110,16 @@ def fit_batch(
     ds : datetime64 of shape (n_time,), ascending, UTC.
     Y : float64 of shape (n_series, n_time); NaN is missing. A series begins at its first and ends
         at its last value, wherever these are.
-    seasonalities : the same for all series; when left out, each series gets those that its own
-        span can show, as Prophet would choose.
+    seasonalities : the same for all series; by default, those that Prophet would choose for the
+        span of each series.
     tau, prior : scales of the priors of trend changes and seasons (Prophet's
         changepoint_prior_scale and seasonality_prior_scale).
-    by_span : leave out, series by series, the seasons that its span does not hold twice.
+    by_span : omit from each series the seasons that its span does not cover twice.
 
     Raises
     ------
     BadInput
-        Shapes do not fit, times are not ascending, or a value is infinite.
+        Shapes do not match, times are not ascending, or a value is infinite.
     BadParameter
         A prior is not above 0.
     NotEnoughData
@@ -128,8 +128,8 @@ def fit_batch(
     Examples
     --------
     >>> days = np.arange(60).astype("datetime64[D]")
-    >>> found = fit_batch(days, np.arange(60.0)[None, :], seasonalities=())
-    >>> float(np.round(predict(found, days[-1:] + 1)[0, 0], 3))
+    >>> params = fit_batch(days, np.arange(60.0)[None, :], seasonalities=())
+    >>> float(np.round(predict(params, days[-1:] + 1)[0, 0], 3))
     60.0
     """
     rows = checked_batch(ds, Y, least_points=MIN_POINTS)
@@ -145,33 +145,17 @@ def fit_batch(
     return params
 
 
-@overload
-def predict(params: ProphetParams, ds: Times) -> Floats: ...
-@overload
-def predict(
-    params: ProphetParams, ds: Times, interval: float, *, seed: int = 0
-) -> tuple[Floats, Floats, Floats]: ...
-def predict(
-    params: ProphetParams, ds: Times, interval: float | None = None, *, seed: int = 0
-) -> Floats | tuple[Floats, Floats, Floats]:
-    """Give every series' curve at some times.
+def predict(params: ProphetParams, ds: Times) -> Floats:
+    """Return the curve of every series, of shape (n_series, n_times), in the unit of the values.
 
     Parameters
     ----------
     ds : datetime64 of shape (n_times,), UTC.
-    interval : share of future values between the bounds, such as .8.
-    seed : of the trend paths that the bounds of future times come from.
-
-    Returns
-    -------
-    yhat of shape (n_series, n_times) in the unit of the values; with `interval` the three arrays
-    yhat, lower, upper.
     """
-    season = fourier(ds, params.seasons)
     yhat = np.empty((len(params), len(ds)))
     prophet_kernels.curve_rows(
         seconds(ds),
-        season,
+        fourier(ds, params.seasons),
         params.theta,
         params.changepoints,
         params.start,
@@ -179,24 +163,11 @@ def predict(
         params.y_scale,
         yhat,
     )
-    if interval is None:
-        return yhat
-    half = trend_paths.half_width(
-        seconds(ds),
-        interval=interval,
-        end=params.start + params.t_scale,
-        t_scale=params.t_scale,
-        n_changepoints=params.n_changepoints,
-        mean_delta=_mean_delta(params),
-        sigma=params.sigma,
-        seed=seed,
-    )
-    half *= params.y_scale[:, None]
-    return yhat, yhat - half, yhat + half
+    return yhat
 
 
 def objective(params: ProphetParams, ds: Times, Y: Floats) -> Floats:
-    """Give what `fit_batch` makes small, from the residuals themselves; shape (n_series,)."""
+    """Return what `fit_batch` minimises, computed from the residuals; shape (n_series,)."""
     error = (Y - predict(params, ds)) / params.y_scale[:, None]
     squares = np.nansum(error**2, axis=1)
     value: Floats = (
@@ -211,18 +182,17 @@ def objective(params: ProphetParams, ds: Times, Y: Floats) -> Floats:
 
 
 class ProphetBaseline(BatchBaseline):
-    """The same as an estimator.
+    """`fit_batch` and `predict` as an estimator.
 
     Parameters
     ----------
-    seasons : (name, period in days, Fourier order) of each season, used where the span of a
-        series holds it twice; None takes those that Prophet would.
-    tau, prior, seed : as in `fit_batch` and `predict`.
-    interval : share of values between the bounds.
+    seasons : (name, period in days, Fourier order) of each season, used where the history of a
+        series covers it twice; None uses the seasons that Prophet would.
+    tau, prior : as in `fit_batch`.
 
     Examples
     --------
-    >>> ProphetBaseline(tau=0.1).fit(times, values).predict(tomorrow)  # doctest: +SKIP
+    >>> ProphetBaseline(tau=0.1).fit(times, values).expected(tomorrow)  # doctest: +SKIP
     """
 
     model = "prophet"
@@ -233,37 +203,30 @@ class ProphetBaseline(BatchBaseline):
         seasons: Sequence[tuple[str, float, int]] | None = None,
         tau: float = 0.05,
         prior: float = 10.0,
-        interval: float = 0.99,
-        seed: int = 0,
     ):
         self.seasons = seasons
         self.tau = tau
         self.prior = prior
-        self.interval = interval
-        self.seed = seed
 
     def fit(self, times: Times, values: Floats) -> Self:
-        wanted = None if self.seasons is None else [Season(*one) for one in self.seasons]
-        self.params_ = fit_batch(times, values, wanted, self.tau, self.prior, by_span=True)
+        seasons = None if self.seasons is None else [Season(*season) for season in self.seasons]
+        self.params_ = fit_batch(times, values, seasons, self.tau, self.prior, by_span=True)
         self.flags_ = self.params_.flags
         return self
 
     def expected(self, times: Times) -> Floats:
         return predict(self.params_, times)
 
-    def predict(self, times: Times) -> Band:
-        return Band(*predict(self.params_, times, self.interval, seed=self.seed))
-
     def frame(self) -> pl.DataFrame:
-        found, n = self.params_, len(self.params_)
+        params, n = self.params_, len(self.params_)
         columns: dict[str, object] = {
-            "flag": found.flags.tolist(),
-            "seasons": [[one.name for one in found.seasons]] * n,
-            "season_days": [[one.period_days for one in found.seasons]] * n,
-            "season_orders": [[one.order for one in found.seasons]] * n,
+            "flag": params.flags.tolist(),
+            "seasons": [[season.name for season in params.seasons]] * n,
+            "season_days": [[season.period_days for season in params.seasons]] * n,
+            "season_orders": [[season.order for season in params.seasons]] * n,
         }
         for name in ARRAYS:
-            array = getattr(found, name)
+            array = getattr(params, name)
             if name != "flags":
                 columns[name] = as_lists(array) if array.ndim == 2 else array
         return pl.DataFrame(columns, schema_overrides=_LISTS)
@@ -292,20 +255,22 @@ _LISTS = {
 
 def _groups(
     rows: Rows, ds: Times, seasonalities: Sequence[Season] | None, by_span: bool
-) -> dict[tuple[Season, ...], NDArray[np.int64]]:
-    """Give the series of each set of seasons."""
+) -> dict[tuple[Season, ...], Ints]:
+    """Return the series of each set of seasons."""
     some = np.flatnonzero(rows.count)
     if seasonalities is not None and not by_span:
         return {tuple(seasonalities): some}
     at = seconds(ds)
     step = float(np.diff(at).min()) if at.size > 1 else np.inf
     spans, kind = np.unique(rows.span_s(ds)[some], return_inverse=True)
-    groups: dict[tuple[Season, ...], list[NDArray[np.int64]]] = {}
+    groups: dict[tuple[Season, ...], list[Ints]] = {}
     for number, span in enumerate(spans):
         chosen = (
             seasons_of(span, step)
             if seasonalities is None
-            else tuple(one for one in seasonalities if span + step >= 2 * one.period_days * DAY_S)
+            else tuple(
+                season for season in seasonalities if span + step >= 2 * season.period_days * DAY_S
+            )
         )
         groups.setdefault(chosen, []).append(some[kind == number])
     most_first = sorted(groups, key=len, reverse=True)
@@ -315,7 +280,7 @@ def _groups(
 def _blank(
     rows: Rows, ds: Times, seasons: tuple[Season, ...], tau: float, prior: float
 ) -> ProphetParams:
-    """Give the parameters before any fit: constants as they are, NaN where nothing is known."""
+    """Return the parameters before any fit: the value of constants, NaN without values."""
     n = len(rows.count)
     at = seconds(ds)
     level = rows.values[np.arange(n), rows.first].copy()
@@ -345,7 +310,7 @@ def _fit_group(
     params: ProphetParams,
     ds: Times,
     Y: Floats,
-    rows: NDArray[np.int64],
+    rows: Ints,
     seasons: tuple[Season, ...],
 ) -> None:
     """Fit the series of one set of seasons into `params`."""
@@ -366,7 +331,7 @@ def _fit_group(
         facts,
     )
     columns = np.concatenate(
-        [_columns(params.seasons, one) for one in seasons] or [np.zeros(0, np.int64)]
+        [season_columns(params.seasons, season) for season in seasons] or [np.zeros(0, np.int64)]
     )
     params.k[rows], params.m[rows] = theta[:, 0], theta[:, 1]
     params.beta[np.ix_(rows, columns)] = theta[:, 2 : 2 + n_season]
@@ -378,13 +343,7 @@ def _fit_group(
     params.iterations[rows] = facts[:, 6]
 
 
-def _columns(seasons: Sequence[Season], wanted: Season) -> NDArray[np.int64]:
-    """Give the columns of beta that belong to one season."""
-    before = sum(2 * one.order for one in seasons[: seasons.index(wanted)])
-    return np.arange(before, before + 2 * wanted.order)
-
-
-def _mean_delta(params: ProphetParams) -> Floats:
-    """Give the mean size of the trend changes that a series had."""
-    mean: Floats = np.abs(params.delta).sum(axis=1) / np.maximum(params.n_changepoints, 1)
-    return mean
+def season_columns(seasons: Sequence[Season], season: Season) -> Ints:
+    """Return the columns of beta that belong to one season."""
+    before = sum(2 * other.order for other in seasons[: seasons.index(season)])
+    return np.arange(before, before + 2 * season.order)

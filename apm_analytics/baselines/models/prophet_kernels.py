@@ -1,35 +1,32 @@
 """The compiled loops of the batched Prophet: normal equations, lasso, block descent, the curve.
 
 In:  values of many series on one grid, the seasonal columns of that grid.
-Out: parameters, one row a series.
+Out: parameters, one row per series.
 
 The parameters of a series are ordered [k, m, beta..., delta...]. The first block has normal
-priors, which makes it a ridge problem that a Cholesky factor eliminates; what is left for delta
-is a lasso of 25 coordinates, solved exactly by an active set. Given all of them, the noise has a
-closed form; the two steps alternate until the noise stands still.
+priors: a ridge problem, which a Cholesky factor eliminates. What remains for delta is a lasso of
+25 coordinates, solved exactly by an active set. Given these parameters, the noise has a closed
+form; the two steps alternate until the noise converges.
 """
 
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apm_analytics.baselines.models.lasso import PIVOT_FLOOR, lasso
-from apm_analytics.foundation.compiled import compiled_loop as compiled
+from apm_analytics.baselines.models.series import Floats, Ints
+from apm_analytics.foundation.compiled import compiled_loop
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-# Noise below this share of the largest value is beyond what sums of squares in double precision
-# can tell; a series without noise would drive its logarithm to minus infinity.
+# Noise below this share of the largest value is lost in sums of squares in double precision; in a
+# series without noise its logarithm would be minus infinity.
 SIGMA_FLOOR = 1e-6
 NOISE_TOLERANCE = 1e-7
 NOISE_STEPS = 100
-# First guess of the noise: this share of the variance.
+# Initial noise: this share of the variance.
 FIRST_NOISE = 0.3
 
 
-@compiled
+@compiled_loop
 def fit_rows(
     values: Floats,
     seconds: Floats,
@@ -75,7 +72,7 @@ def fit_rows(
     for row in range(n_series):
         y = values[row]
         if have_shared and not np.isnan(y.sum()):
-            # The same windows as another series: only the products with y are its own.
+            # The same windows as another series: only the products with y differ.
             n = n_time
             largest = np.abs(y).max()
             start = seconds[0]
@@ -114,7 +111,7 @@ def fit_rows(
                 have_shared = True
                 complete_changepoints[:] = changepoints[row]
                 complete_places = _places(history, n_own)
-                # As for all complete series: no result may depend on who came first.
+                # As for all complete series: no result may depend on the order of the series.
                 total = _complete_moments(y, clock, columns, complete_places, largest, moments)
         noise, steps = _descend(gram, moments, total, n, precision, tau, theta[row])
         facts[row, 0] = math.sqrt(noise)
@@ -126,7 +123,7 @@ def fit_rows(
         facts[row, 6] = steps
 
 
-@compiled
+@compiled_loop
 def curve_rows(
     seconds: Floats,
     season: Floats,
@@ -164,7 +161,7 @@ def curve_rows(
             out[row, i] = total * y_scale[row]
 
 
-@compiled
+@compiled_loop
 def _normal_equations(
     y: Floats,
     seconds: Floats,
@@ -178,10 +175,10 @@ def _normal_equations(
     moments: Floats,
     changepoints: Floats,
 ) -> float:
-    """Fill X'X and X'y of one series and give y'y; X = [t, 1, season, hinges].
+    """Fill X'X and X'y of one series and return y'y; X = [t, 1, season, hinges].
 
     One pass from the last observation to the first: a hinge that begins at a changepoint is a
-    sum over all that comes after it, so suffix sums give every product with it.
+    sum over all later observations, so suffix sums give every product with it.
     """
     start, length, largest = units
     n = observed.shape[0]
@@ -255,20 +252,20 @@ def _normal_equations(
     return yy_sum
 
 
-@compiled
+@compiled_loop
 def _places(history: int, n_own: int) -> Ints:
-    """Give the observations at which Prophet puts the changepoints."""
+    """Return the indices of the observations at which Prophet puts the changepoints."""
     places = np.empty(n_own, np.int64)
     for j in range(n_own):
         places[j] = int(np.rint((history - 1) / n_own * (j + 1)))
     return places
 
 
-@compiled
+@compiled_loop
 def _complete_moments(
     y: Floats, clock: Floats, columns: Floats, places: Ints, largest: float, moments: Floats
 ) -> float:
-    """Fill X'y of a series without a missing value and give y'y; plain sums, piece by piece."""
+    """Fill X'y of a series without missing values and return y'y; sums between changepoints."""
     n_season, n_time = columns.shape
     n_own = places.shape[0]
     moments[:] = 0.0
@@ -301,9 +298,9 @@ def _complete_moments(
     return yy_sum / largest / largest
 
 
-@compiled
+@compiled_loop
 def _season_products(season: Floats, season_gram: Floats, observed: Ints, gram: Floats) -> None:
-    """Fill the season's own block: from all rows less the missing ones, or from the observed."""
+    """Fill the seasonal block: from all rows minus the missing ones, or from the observed."""
     n_time, n_season = season.shape
     n = observed.shape[0]
     if 2 * n < n_time:
@@ -325,7 +322,7 @@ def _season_products(season: Floats, season_gram: Floats, observed: Ints, gram: 
                 gram[2 + a, 2 + b] -= season[i, a] * season[i, b]
 
 
-@compiled
+@compiled_loop
 def _descend(
     gram: Floats,
     moments: Floats,
@@ -335,7 +332,7 @@ def _descend(
     tau: float,
     theta: Floats,
 ) -> tuple[float, int]:
-    """Alternate between parameters and noise; give the noise variance and the steps it took."""
+    """Alternate between parameters and noise; return the noise variance and the steps taken."""
     n_ridge = precision.shape[0]
     n_change = theta.shape[0] - n_ridge
     factor = np.zeros((n_ridge, n_ridge))
@@ -396,7 +393,7 @@ def _descend(
     return noise, NOISE_STEPS
 
 
-@compiled
+@compiled_loop
 def _cholesky(gram: Floats, precision: Floats, noise: float, factor: Floats) -> None:
     """Factor the ridge block, gram + noise * precision, into lower triangular `factor`."""
     for a in range(precision.shape[0]):

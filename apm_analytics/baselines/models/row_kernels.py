@@ -1,27 +1,23 @@
 """Compiled statistics of many series at once: medians of slots, quantiles, profiles, trends.
 
-In:  values of shape (n_series, n_time), NaN missing, and to which slot each time belongs.
+In:  values of shape (n_series, n_time), NaN is missing, and the slot of each time.
 Out: arrays filled in place. Slots without a value stay NaN.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from apm_analytics.foundation.compiled import compiled_loop as compiled
+from apm_analytics.baselines.models.series import Flags, Floats, Ints
+from apm_analytics.foundation.compiled import compiled_loop
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-
-# Mann-Kendall's statistic beyond which a trend is taken for real; below it, none is carried on.
+# Mann-Kendall statistic above which a trend counts as real; below it the trend is 0.
 TREND_Z = 2.0
 LEAST_PAIRS = 6
 DAYS_APART = 7
 
 
-@compiled
+@compiled_loop
 def sorted_quantile(ordered: Floats, size: int, share: float) -> float:
-    """Give a quantile of the first `size` values, ascending, by linear interpolation."""
+    """Return a quantile of the first `size` values, ascending, by linear interpolation."""
     place = share * (size - 1)
     low = int(place)
     if low + 1 >= size:
@@ -29,9 +25,9 @@ def sorted_quantile(ordered: Floats, size: int, share: float) -> float:
     return float(ordered[low] + (place - low) * (ordered[low + 1] - ordered[low]))
 
 
-@compiled
+@compiled_loop
 def facts(values: Floats, count: Ints, first: Ints, last: Ints, varies: Flags) -> None:
-    """Tell of each row: known values, first and last of them, and whether two are different.
+    """Fill the number of values of each row, index of first and last, and whether they vary.
 
     `count` becomes -1 for a row with an infinite value.
     """
@@ -66,9 +62,9 @@ def facts(values: Floats, count: Ints, first: Ints, last: Ints, varies: Flags) -
             count[row] = -1
 
 
-@compiled
+@compiled_loop
 def group_medians(values: Floats, group: Ints, out: Floats) -> None:
-    """Give the median of each group of neighbouring times; `group` ascends from 0."""
+    """Fill the median of each group of adjacent times; `group` ascends from 0."""
     n_time = values.shape[1]
     buffer = np.empty(n_time)
     for row in range(values.shape[0]):
@@ -86,9 +82,9 @@ def group_medians(values: Floats, group: Ints, out: Floats) -> None:
                 out[row, here] = (part[(n - 1) // 2] + part[n // 2]) / 2.0
 
 
-@compiled
+@compiled_loop
 def quantiles(values: Floats, shares: Floats, out: Floats) -> None:
-    """Give quantiles of the known values of every row."""
+    """Fill quantiles of the known values of every row."""
     for row in range(values.shape[0]):
         known = values[row][~np.isnan(values[row])]
         if known.size:
@@ -97,14 +93,12 @@ def quantiles(values: Floats, shares: Floats, out: Floats) -> None:
                 out[row, q] = sorted_quantile(ordered, ordered.size, shares[q])
 
 
-@compiled
-def ring_profile(
-    values: Floats, slot: Ints, n_slots: int, reach: int, shares: Floats, out: Floats
-) -> None:
-    """Give quantiles of each slot of a period together with its `reach` neighbours to each side.
+@compiled_loop
+def ring_medians(values: Floats, slot: Ints, n_slots: int, reach: int, out: Floats) -> None:
+    """Fill the median of each slot of a period and its `reach` neighbours on each side.
 
     Slots lie on a ring: the last is the neighbour of the first. `out` is of shape
-    (n_series, n_shares, n_slots).
+    (n_series, n_slots).
     """
     n_time = values.shape[1]
     order = np.argsort(slot, kind="mergesort")
@@ -130,14 +124,12 @@ def ring_profile(
                     buffer[size] = grouped[p]
                     size += 1
             if size:
-                ordered = np.sort(buffer[:size])
-                for q in range(shares.shape[0]):
-                    out[row, q, s] = sorted_quantile(ordered, size, shares[q])
+                out[row, s] = sorted_quantile(np.sort(buffer[:size]), size, 0.5)
 
 
-@compiled
+@compiled_loop
 def close_ring(profile: Floats) -> None:
-    """Fill empty slots of each row of (n_rows, n_slots) on a line between their neighbours."""
+    """Interpolate empty slots of each row of (n_rows, n_slots) between their neighbours."""
     n_slots = profile.shape[1]
     for row in range(profile.shape[0]):
         anchor = -1
@@ -162,22 +154,22 @@ def close_ring(profile: Floats) -> None:
             left = right
 
 
-@compiled
+@compiled_loop
 def last_in_slot(values: Floats, slot: Ints, oldest: int, out: Floats) -> None:
-    """Give the newest known value of each slot, not older than time number `oldest`."""
+    """Fill the newest known value of each slot, at index `oldest` or later."""
     for row in range(values.shape[0]):
         for i in range(values.shape[1] - 1, oldest - 1, -1):
             if np.isnan(out[row, slot[i]]) and not np.isnan(values[row, i]):
                 out[row, slot[i]] = values[row, i]
 
 
-@compiled
+@compiled_loop
 def slopes(values: Floats, slot: Ints, profile: Floats, day: Ints, out: Floats) -> None:
-    """Give the trend of each series in units a day: Theil-Sen over daily medians off its profile.
+    """Fill the trend of each series per day: Theil-Sen over daily medians minus its profile.
 
-    With two weeks or more only days of the same weekday are compared, so that no weekend looks
-    like a trend. Days with less than half the values of the fullest day do not count. A trend
-    that the (seasonal) Mann-Kendall test does not see is 0.
+    With two weeks or more, only equal weekdays are compared, so that no weekend looks like a
+    trend. Days with less than half the values of the fullest day do not count. A trend that the
+    (seasonal) Mann-Kendall test does not confirm is 0.
     """
     n_days = int(day[-1] - day[0]) + 1
     apart = DAYS_APART if n_days >= 2 * DAYS_APART else 1

@@ -1,35 +1,33 @@
-"""The scale on which a signal's noise is the same at every level, and its smallest widths.
+"""Variance-stabilising scales: on them the noise of a signal is the same at every level.
 
-In:  values of a signal in its own unit, and how many requests a window usually has.
+In:  values of a signal in its own unit, and the usual number of requests per window.
 Out: values on the model's scale, and back; the noise that sampling alone explains.
 
-Latency is modelled as its logarithm, rate as the logarithm of requests a window plus a half,
-error ratio as the arc sine of its square root (the variance-stabilising transforms of a
-log-normal, a Poisson and a binomial variable). Saturation, which only forests see, as the logarithm
-of a share.
+Latency is modelled as its logarithm, rate as the logarithm of the requests per window plus a
+half, error ratio as the arc sine of its square root (the variance-stabilising transforms of a
+log-normal, a Poisson and a binomial variable). Saturation, which only forests use, is modelled
+as the logarithm of a share.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from apm_analytics.baselines.models.series import Floats as Floats
 from apm_analytics.signals.saturation import SATURATION
 
-Floats = NDArray[np.float64]
-
-# A robust standard deviation is so many median absolute deviations.
+# Standard deviation of a normal variable over its median absolute deviation.
 MAD_TO_SD = 1.4826
-# Shorter than any request over a network; keeps the logarithm of a broken 0 s finite.
+# s; shorter than any request over a network; keeps the logarithm of a broken 0 s finite.
 MIN_LATENCY_S = 1e-6
-# Differences nobody would act on (docs: METHODS of root cause): 2 % or 5 ms, half a percent point.
+# Differences too small to act on: 2 % or 5 ms of latency, half a percentage point of errors.
 LATENCY_MARGIN_RATIO = 0.02
 LATENCY_MARGIN_S = 0.005
 ERROR_MARGIN = 0.005
 # Log latency never repeats better than this between windows of one service.
 LATENCY_NOISE = 0.01
-# Nobody acts on two points of a resource; below a hundredth it is idle.
+# Two percentage points of a resource are too small to act on; below one hundredth it is idle.
 SATURATION_MARGIN = 0.02
 SATURATION_NOISE = 0.01
 IDLE_SHARE = 0.01
@@ -40,40 +38,40 @@ class Scale(ABC):
     """How one signal is modelled; `window_s` is the length of a window in seconds."""
 
     window_s: float
-    # Latency and rate can be odd on both sides, an error ratio only above.
+    # Latency and rate can be anomalous on both sides, an error ratio only above.
     two_sided: bool = True
 
     @abstractmethod
     def forward(self, values: Floats) -> Floats:
-        """Take values to the model's scale."""
+        """Convert values to the model's scale."""
 
     @abstractmethod
     def backward(self, scaled: Floats) -> Floats:
-        """Bring values back to the signal's unit, never below its smallest possible value."""
+        """Convert values back to the signal's unit, never below its smallest possible value."""
 
     def to_fit(self, values: Floats) -> Floats:
-        """Take values to where models are fitted: here the model's scale itself."""
+        """Convert values to the scale on which models are fitted; by default the model's scale."""
         return self.forward(values)
 
     def from_fit(self, fitted: Floats) -> Floats:
-        """Bring what a model expects to the model's scale."""
+        """Convert what a model expects to the model's scale."""
         return fitted
 
     @abstractmethod
     def noise(self, requests: Floats) -> Floats:
-        """Give the least standard deviation on the model's scale at this many requests."""
+        """Return the smallest standard deviation on the model's scale at these request counts."""
 
     @abstractmethod
     def margin(self, expected: Floats, requests: Floats) -> Floats:
-        """Give the smallest distance of a bound from the expected value, in the unit."""
+        """Return the smallest distance of a bound from the expected value, in the unit."""
 
     @abstractmethod
     def deviation(self, center: Floats, requests: Floats) -> Floats:
-        """Give the least standard deviation in the unit, for bounds without a model."""
+        """Return the smallest standard deviation in the unit, for bounds without a model."""
 
 
 @dataclass(frozen=True)
-class LatencyScale(Scale):
+class LogLatencyScale(Scale):
     """Seconds, as their logarithm."""
 
     def forward(self, values: Floats) -> Floats:
@@ -93,8 +91,8 @@ class LatencyScale(Scale):
 
 
 @dataclass(frozen=True)
-class RateScale(Scale):
-    """Requests a second, as the logarithm of the requests in a window plus a half."""
+class LogCountScale(Scale):
+    """Requests per second, as the logarithm of the requests per window plus a half."""
 
     def forward(self, values: Floats) -> Floats:
         return np.log(np.maximum(values, 0.0) * self.window_s + 0.5)
@@ -103,7 +101,7 @@ class RateScale(Scale):
         return np.maximum(np.exp(scaled) - 0.5, 0.0) / self.window_s
 
     def noise(self, requests: Floats) -> Floats:
-        # Half of Poisson's own: arrivals of a polling client are more regular than chance.
+        # Half of Poisson's noise: arrivals of a polling client are more regular than chance.
         return 0.5 / np.sqrt(requests + 0.5)
 
     def margin(self, expected: Floats, requests: Floats) -> Floats:
@@ -115,8 +113,8 @@ class RateScale(Scale):
 
 
 @dataclass(frozen=True)
-class ErrorRatioScale(Scale):
-    """Failed requests a request, as the arc sine of the square root."""
+class ArcsineRatioScale(Scale):
+    """Failed requests per request, as the arc sine of the square root."""
 
     two_sided: bool = False
 
@@ -127,8 +125,9 @@ class ErrorRatioScale(Scale):
         return np.sin(np.clip(scaled, 0.0, np.pi / 2)) ** 2
 
     def to_fit(self, values: Floats) -> Floats:
-        # Unchanged: the mean of transformed ratios is far below the transformed mean ratio where
-        # most windows have no failure at all, and the mean is what is expected.
+        # Models are fitted to the ratios themselves: where most windows have no failure, the mean
+        # of the transformed ratios is far below the transformed mean ratio, and the mean is what
+        # is expected.
         return values
 
     def from_fit(self, fitted: Floats) -> Floats:
@@ -138,7 +137,7 @@ class ErrorRatioScale(Scale):
         return 0.5 / np.sqrt(np.maximum(requests, 1.0))
 
     def margin(self, expected: Floats, requests: Floats) -> Floats:
-        # One failure in a usual window is no anomaly, whatever its ratio.
+        # A single failure in a usual window is no anomaly, whatever its ratio.
         return np.maximum(1.0 / np.maximum(requests, 1.0), ERROR_MARGIN)
 
     def deviation(self, center: Floats, requests: Floats) -> Floats:
@@ -147,8 +146,11 @@ class ErrorRatioScale(Scale):
 
 
 @dataclass(frozen=True)
-class SaturationScale(Scale):
-    """Shares of a resource, as the logarithm of a hundredth more: what is idle has little noise."""
+class LogShareScale(Scale):
+    """Shares of a resource, as the logarithm of the share plus one hundredth.
+
+    An idle resource then has little noise.
+    """
 
     def forward(self, values: Floats) -> Floats:
         return np.log(np.maximum(values, 0.0) + IDLE_SHARE)
@@ -167,13 +169,13 @@ class SaturationScale(Scale):
 
 
 _SCALES: dict[str, type[Scale]] = {
-    "latency_p95": LatencyScale,
-    "rate": RateScale,
-    "error_ratio": ErrorRatioScale,
-    SATURATION: SaturationScale,
+    "latency_p95": LogLatencyScale,
+    "rate": LogCountScale,
+    "error_ratio": ArcsineRatioScale,
+    SATURATION: LogShareScale,
 }
 
 
 def scale_of(signal: str, window_s: float) -> Scale:
-    """Give the scale of one of `signals.operations.SIGNALS`, or of saturation."""
+    """Return the scale of one of `signals.operations.SIGNALS`, or of saturation."""
     return _SCALES[signal](window_s)

@@ -1,7 +1,7 @@
-"""Seasons as columns: which a span of time can show, and their Fourier terms.
+"""Seasons as Fourier columns, and which seasons a span of time can show.
 
-In:  times and the seasons wanted.
-Out: a matrix with a sine and a cosine column a term.
+In:  times and seasons.
+Out: a matrix with a sine and a cosine column per term.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apm_analytics.baselines.models.prophet_kernels import Floats
-from apm_analytics.baselines.models.series import DAY_S, Times, seconds
+from apm_analytics.baselines.models.series import DAY_S, Floats, Times, seconds
 
 
 @dataclass(frozen=True)
 class Season:
-    """What repeats: every `period_days`, as `order` sine and cosine pairs."""
+    """A pattern that repeats every `period_days`, as `order` sine and cosine pairs."""
 
     name: str
     period_days: float
@@ -25,12 +24,12 @@ class Season:
 YEARLY = Season("yearly", 365.25, 10)
 WEEKLY = Season("weekly", 7.0, 3)
 DAILY = Season("daily", 1.0, 4)
-# Prophet's own rules: a season needs two periods, and a grid finer than itself.
+# Prophet's rules: a season needs two periods, and a grid finer than one period.
 _RULES = ((YEARLY, 730.0, np.inf), (WEEKLY, 14.0, 7.0), (DAILY, 2.0, 1.0))
 
 
 def seasons_of(span_s: float, step_s: float) -> tuple[Season, ...]:
-    """Give the seasons that Prophet itself would learn from this much history on this grid.
+    """Return the seasons that Prophet would fit to a history of this length on this grid.
 
     Examples
     --------
@@ -45,7 +44,7 @@ def seasons_of(span_s: float, step_s: float) -> tuple[Season, ...]:
 
 
 def fourier(times: Times, seasons: Sequence[Season]) -> Floats:
-    """Give the columns of all seasons, of shape (n_times, 2 * sum of orders)."""
+    """Return the columns of all seasons, of shape (n_times, 2 * sum of orders)."""
     days = seconds(times) / DAY_S
     columns = [
         wave(2.0 * np.pi * (term + 1) / season.period_days * days)

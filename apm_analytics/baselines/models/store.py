@@ -1,6 +1,6 @@
 """Fitted baselines as one table on disk: parameters only, no history and no pickles.
 
-In:  models/parameters.parquet, one row a series.
+In:  models/parameters.parquet, one row per series.
 Out: the fitted fleets read back from it; frames written in one step.
 
 The estimators cost 3 s of CPU to import, so only what needs them loads them.
@@ -23,7 +23,7 @@ PARAMETERS = "parameters.parquet"
 
 
 def load(models: Path) -> "list[FittedFleet]":
-    """Read the baselines of the last training; they predict as they did when fitted.
+    """Read the baselines of the last training run.
 
     Raises
     ------
@@ -39,12 +39,12 @@ def load(models: Path) -> "list[FittedFleet]":
 
 
 def write_frame(frame: pl.DataFrame, file: Path, about: Mapping[str, str] | None = None) -> None:
-    """Write a Parquet file in one step, with what is to be said about it in its footer."""
+    """Write a Parquet file atomically, with metadata in its footer."""
     content = io.BytesIO()
     frame.write_parquet(content, compression="zstd", metadata=dict(about or {}))
     write_atomic(file, content.getvalue())
 
 
 def write_csv(frame: pl.DataFrame, file: Path) -> None:
-    """Write a CSV file in one step."""
+    """Write a CSV file atomically."""
     write_atomic(file, frame.write_csv().encode())

@@ -1,13 +1,13 @@
-"""Choose a model for every series by a rolling backtest: learn, forecast a day, move on a day.
+"""Choose a model for every series by a rolling backtest: fit, forecast a day, advance a day.
 
-In:  a fleet, the values to learn from, and points of them on a coarser grid.
-Out: `Backtest`: what every candidate expected of days it had not seen; `Selection`: the winner of
-     every series, how all of them did, and why, in words.
+In:  a fleet, the values to fit, and points of them on a coarser grid.
+Out: `Backtest`: what every candidate forecast for days it had not seen; `Selection`: the winner
+     of every series, the errors of all candidates, and the reason in words.
 
-The last days are forecast one by one, each from all that came before it. Errors are scaled by
-those of the seasonal naive forecast within the history: mean absolute (MASE) [1]_, of an error
-ratio root mean square (RMSSE) [2]_, for the median of rare failures is 0. Bounds come from the
-errors of the other days, so coverage and pinball loss are of bounds that had not seen theirs.
+The last days are forecast one by one, each from everything before it. Errors are scaled by those
+of the seasonal naive forecast within the history: mean absolute (MASE) [1]_, for an error ratio
+root mean square (RMSSE) [2]_, because the median of rare failures is 0. Coverage and pinball loss
+of a day are those of bounds from the errors of other days.
 
 References
 ----------
@@ -20,11 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from apm_analytics.baselines.models.estimator import BatchBaseline
 from apm_analytics.baselines.models.prophet import ProphetBaseline
-from apm_analytics.baselines.models.scales import Floats
+from apm_analytics.baselines.models.prophet_library import LibraryProphetBaseline
 from apm_analytics.baselines.models.seasonal import (
     PERIODS_S,
     Center,
@@ -33,21 +32,28 @@ from apm_analytics.baselines.models.seasonal import (
     SeasonalNaiveBaseline,
     value_before,
 )
-from apm_analytics.baselines.models.series import DAY_S, Flags, Times, hour_of_week
+from apm_analytics.baselines.models.series import (
+    DAY_S,
+    Flags,
+    Floats,
+    Ints,
+    Times,
+    hour_of_week,
+)
 from apm_analytics.baselines.training.calibration import Calibration, conformal
 from apm_analytics.baselines.training.fleet import Fleet
 from apm_analytics.foundation.settings import BaselineParams
 from apm_analytics.signals.operations import OPERATION, Schema
 
-# (name, period in days, Fourier order). More terms than Prophet's own 3 and 4: a shop's day has a
-# morning, a lunch and an evening, its weekend begins within hours.
+# (name, period in days, Fourier order). More terms than Prophet's defaults of 3 and 4: a shop's day
+# has a morning, a lunch and an evening, and its weekend begins within hours.
 SEASONS = (("weekly", 7.0, 6), ("daily", 1.0, 6))
-# A day's profile looks back two weeks: it should follow the last weeks and hold every weekday.
+# The profile of a day looks back two weeks: it follows the last weeks and holds every weekday.
 DAYS_BACK, WEEKS_BACK = 14.0, 35.0
 NAIVE = ("seasonal_naive", "seasonal_naive_day")
-# Of two models this close the simpler one wins: the difference is chance.
+# Of two models with errors this close the simpler one wins: the difference is chance.
 CLOSE = 1.01
-# The curve may leave the range of what was seen by this share of it, not more.
+# A curve may leave the range of the values seen by this share of it, not more.
 RANGE_MARGIN = 0.25
 # A candidate must have forecast this share of the windows with a value.
 MIN_FORECAST = 0.5
@@ -63,7 +69,7 @@ SELECTION_SCHEMA: Schema = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that competes; simpler ones come first."""
+    """A model that competes; simpler models come first."""
 
     name: str
     make: Callable[[], BatchBaseline]
@@ -71,7 +77,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Backtest:
-    """What each candidate expected, a day ahead.
+    """What each candidate expected, one day ahead.
 
     Parameters
     ----------
@@ -82,99 +88,119 @@ class Backtest:
 
     candidates: list[Candidate]
     first: int
-    origin: NDArray[np.int64]
+    origin: Ints
     expected: Floats
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which candidate won each series (index, -1 for none), and a row a series and candidate."""
+    """The winner of each series (index of the candidate, -1 for none) and why.
 
-    winner: NDArray[np.int64]
+    `table` has one row per series and candidate, with `SELECTION_SCHEMA`.
+    """
+
+    winner: Ints
     reasons: list[str]
     table: pl.DataFrame
 
 
-def candidates(params: BaselineParams, signal: str, seed: int) -> list[Candidate]:
-    """Give the models that compete for a signal, the simplest first."""
+def candidates(params: BaselineParams, signal: str) -> list[Candidate]:
+    """Return the models that compete for a signal, the simplest first."""
     center: Center = "mean" if signal == "error_ratio" else "median"
-    level = params.level
     return [
-        Candidate("robust", lambda: RobustBaseline(params.robust_deviations, center)),
-        Candidate("time_of_day", lambda: ProfileBaseline("day", DAYS_BACK, level)),
-        Candidate("time_of_week", lambda: ProfileBaseline("week", WEEKS_BACK, level)),
-        Candidate(
-            "prophet",
-            lambda: ProphetBaseline(SEASONS, params.tau, params.prior, level, seed),
-        ),
-        Candidate(NAIVE[0], lambda: SeasonalNaiveBaseline("week", level)),
-        Candidate(NAIVE[1], lambda: SeasonalNaiveBaseline("day", level)),
+        Candidate("robust", lambda: RobustBaseline(center)),
+        Candidate("time_of_day", lambda: ProfileBaseline("day", DAYS_BACK)),
+        Candidate("time_of_week", lambda: ProfileBaseline("week", WEEKS_BACK)),
+        Candidate("prophet", lambda: ProphetBaseline(SEASONS, params.tau, params.prior)),
+        Candidate(NAIVE[0], lambda: SeasonalNaiveBaseline("week")),
+        Candidate(NAIVE[1], lambda: SeasonalNaiveBaseline("day")),
     ]
 
 
+def library(params: BaselineParams) -> Candidate:
+    """Return the Prophet library with the seasons and priors of the batched solver."""
+    return Candidate(
+        LibraryProphetBaseline.model,
+        lambda: LibraryProphetBaseline(SEASONS, params.tau, params.prior),
+    )
+
+
 def run(
-    fleet: Fleet, points: Callable[[int], tuple[Times, Floats]], chosen: list[Candidate], days: int
+    fleet: Fleet,
+    points: Callable[[int], tuple[Times, Floats]],
+    candidates: list[Candidate],
+    days: int,
 ) -> Backtest:
-    """Forecast the last `days` days of a fleet, each from what came before.
+    """Forecast the last `days` days of a fleet, each from everything before it.
 
     Parameters
     ----------
-    points : gives times and values to fit, of the first so many windows of the fleet.
+    points : returns times and values to fit, of the given number of windows from the start.
     """
     per_day = max(round(DAY_S / fleet.window_s), 1)
     first = max(fleet.times.size - days * per_day, 0)
     coming = np.arange(first, fleet.times.size)
     origin = (coming - first) // per_day
-    expected = np.full((len(chosen), len(fleet), coming.size), np.nan)
+    expected = np.full((len(candidates), len(fleet), coming.size), np.nan)
     for number in range(int(origin[-1]) + 1):
         windows = coming[origin == number]
         times, values = points(int(windows[0]))
         if not np.isfinite(values).any():
             continue
         least, most = limits(values)
-        for place, candidate in enumerate(chosen):
+        for place, candidate in enumerate(candidates):
             fitted = candidate.make().fit(times, values).expected(fleet.times[windows])
             fitted = np.clip(fitted, least[:, None], most[:, None])
             expected[place][:, origin == number] = fleet.scale.from_fit(fitted)
-    return Backtest(chosen, first, origin, expected)
+    return Backtest(candidates, first, origin, expected)
 
 
 def select(
-    fleet: Fleet, taught: Floats, quiet: Flags, spread: Floats, found: Backtest, level: float
+    fleet: Fleet,
+    taught: Floats,
+    quiet: Flags,
+    spread: Floats,
+    backtest: Backtest,
+    level: float,
+    *,
+    named: bool = False,
 ) -> Selection:
     """Choose the model of every series.
 
     Parameters
     ----------
-    taught : (n, n_time), values to learn from, in the unit; NaN where masked.
+    taught : (n, n_time), values to fit, in the unit; NaN where masked.
     quiet : (n, n_time), windows that count; those of incidents do not.
     spread : (n, 168), noise by hour of the week on the model's scale.
     level : share of quiet windows meant to be inside the bounds.
+    named : the last candidate wins wherever it made a forecast, whatever its error.
 
     Returns
     -------
-    The winner has the least scaled error but for simpler models within `CLOSE`, and is never
-    worse than seasonal naive, by the week or by the day.
+    The winner has the smallest scaled error, except that simpler models within `CLOSE` are
+    preferred, and is never worse than seasonal naive, by the week or by the day.
     """
-    coming = slice(found.first, None)
-    values = np.where(quiet, taught, np.nan)[:, coming]
+    values = np.where(quiet, taught, np.nan)[:, backtest.first :]
     square = fleet.signal == "error_ratio"
     unit = _naive_error(
-        fleet.times[: found.first], np.where(quiet, taught, np.nan)[:, : found.first], square
+        fleet.times[: backtest.first], np.where(quiet, taught, np.nan)[:, : backtest.first], square
     )
     errors, pinball, coverage = [], [], []
-    for expected in found.expected:
-        errors.append(_errors(fleet.scale.backward(expected), values, found.origin, square))
-        lower, upper = _unseen_bounds(fleet, values, spread, expected, found, level)
+    for expected in backtest.expected:
+        errors.append(_errors(fleet.scale.backward(expected), values, backtest.origin, square))
+        lower, upper = _unseen_bounds(fleet, values, spread, expected, backtest, level)
         losses = _losses(fleet, values, lower, fleet.scale.backward(expected), upper, level)
         pinball.append(losses[0])
         coverage.append(losses[1])
     by_origin = np.stack(errors)  # candidate, series, origin
     with np.errstate(invalid="ignore"):
         mean = np.nansum(by_origin, axis=2) / (~np.isnan(by_origin)).sum(axis=2)
-    mean[_forecast_share(found.expected, values) < MIN_FORECAST] = np.nan
+    mean[_forecast_share(backtest.expected, values) < MIN_FORECAST] = np.nan
     total = np.sqrt(mean) if square else mean
-    winner = _winner(total, [candidate.name for candidate in found.candidates])
+    names = [candidate.name for candidate in backtest.candidates]
+    winner = _winner(total, names)
+    if named:
+        winner[np.isfinite(total[-1])] = len(names) - 1
     scaled = total / unit
     beaten = np.where(np.isnan(by_origin), np.inf, by_origin)
     best_of_day = np.where(
@@ -182,7 +208,6 @@ def select(
     )  # series, origin
     origins = (best_of_day >= 0).sum(axis=1)
     won = np.stack([(best_of_day == place).sum(axis=1) for place in range(len(scaled))])
-    names = [candidate.name for candidate in found.candidates]
     reasons = [
         _reason(
             names,
@@ -221,7 +246,7 @@ def select(
 
 
 def limits(values: Floats) -> tuple[Floats, Floats]:
-    """Give how far down and up a curve may go: the range seen and a margin, each (n,)."""
+    """Return how far down and up a curve may go: the range seen plus a margin, each (n,)."""
     known = ~np.isnan(values)
     least = np.min(values, axis=1, where=known, initial=np.inf)
     most = np.max(values, axis=1, where=known, initial=-np.inf)
@@ -230,14 +255,14 @@ def limits(values: Floats) -> tuple[Floats, Floats]:
 
 
 def unseen_residuals(fleet: Fleet, values: Floats, expected: Floats, spread: Floats) -> Floats:
-    """Give the errors of forecasts over the spread of their hour, of shape (n, n_forecast)."""
+    """Return forecast errors divided by the spread of their hour, of shape (n, n_forecast)."""
     times = fleet.times[-expected.shape[1] :]
     standard: Floats = (fleet.scale.forward(values) - expected) / spread[:, hour_of_week(times)]
     return standard
 
 
 def _naive_error(times: Times, values: Floats, square: bool) -> Floats:
-    """Give the error of the naive forecast within the history: by the week, else by the day."""
+    """Return the error of the naive forecast within the history: by the week, else by the day."""
     unit = np.full(len(values), np.nan)
     for period in ("week", "day"):
         change = np.abs(values - value_before(times, values, PERIODS_S[period]))
@@ -251,8 +276,8 @@ def _naive_error(times: Times, values: Floats, square: bool) -> Floats:
     return np.where(np.isnan(unit), 1.0, unit)
 
 
-def _errors(expected: Floats, values: Floats, origin: NDArray[np.int64], square: bool) -> Floats:
-    """Give the mean error of each series and origin; NaN where nothing could be compared."""
+def _errors(expected: Floats, values: Floats, origin: Ints, square: bool) -> Floats:
+    """Return the mean error of each series and origin; NaN where nothing could be compared."""
     error = values - expected
     error = error**2 if square else np.abs(error)
     begin = np.flatnonzero(np.r_[True, np.diff(origin) > 0])
@@ -263,15 +288,15 @@ def _errors(expected: Floats, values: Floats, origin: NDArray[np.int64], square:
 
 
 def _unseen_bounds(
-    fleet: Fleet, values: Floats, spread: Floats, expected: Floats, found: Backtest, level: float
+    fleet: Fleet, values: Floats, spread: Floats, expected: Floats, backtest: Backtest, level: float
 ) -> tuple[Floats, Floats]:
-    """Give bounds of each day from the errors of the days of the other parity."""
+    """Return bounds of each day, from the errors of the days of the other parity."""
     standard = unseen_residuals(fleet, values, expected, spread)
-    times = fleet.times[found.first :]
+    times = fleet.times[backtest.first :]
     lower, upper = np.full_like(expected, np.nan), np.full_like(expected, np.nan)
     requests = np.full((len(fleet), spread.shape[1]), np.inf)
     for parity in (0, 1):
-        mine = found.origin % 2 == parity
+        mine = backtest.origin % 2 == parity
         low, high = conformal(np.where(mine, np.nan, standard), fleet.scale, level)
         none = np.zeros(len(fleet), np.int64)
         bounds = Calibration(spread, requests, low, high, none)
@@ -283,7 +308,7 @@ def _unseen_bounds(
 def _losses(
     fleet: Fleet, values: Floats, lower: Floats, expected: Floats, upper: Floats, level: float
 ) -> tuple[Floats, Floats]:
-    """Give the pinball loss (mean over bounds and middle) and the coverage of each series."""
+    """Return the pinball loss (mean over bounds and middle) and the coverage of each series."""
     outside = (1.0 - level) / (2.0 if fleet.scale.two_sided else 1.0)
     shares = (outside, 0.5, 1.0 - outside) if fleet.scale.two_sided else (0.5, 1.0 - outside)
     parts = (lower, expected, upper) if fleet.scale.two_sided else (expected, upper)
@@ -308,8 +333,8 @@ def _forecast_share(expected: Floats, values: Floats) -> Floats:
     return share
 
 
-def _winner(total: Floats, names: list[str]) -> NDArray[np.int64]:
-    """Give the place of the winner of each series, -1 where none forecast anything."""
+def _winner(total: Floats, names: list[str]) -> Ints:
+    """Return the index of the winner of each series, -1 where there was no forecast."""
     errors = np.where(np.isnan(total), np.inf, total)
     naive = np.min(errors[[names.index(name) for name in NAIVE]], axis=0)
     allowed = np.minimum(CLOSE * errors.min(axis=0), naive)
@@ -322,26 +347,30 @@ def _reason(
     scaled: Floats,
     total: Floats,
     winner: int,
-    won: NDArray[np.int64],
+    won: Ints,
     origins: int,
     square: bool,
 ) -> str:
-    """Say why a model won: "prophet: MASE 0.62 over 7 days, 4 % below time_of_week, ..."."""
+    """Explain why a model won: "prophet: MASE 0.62 over 7 days, 4 % below time_of_week, ..."."""
     if winner < 0:
         return "no day of the backtest had values to compare"
     measure = "RMSSE" if square else "MASE"
-    said = f"{names[winner]}: {measure} {scaled[winner]:.3g} over {origins} days"
+    result = f"{names[winner]}: {measure} {scaled[winner]:.3g} over {origins} days"
+    if names[winner] == LibraryProphetBaseline.model:
+        result += ", set in specs/signals.yaml"
     others = [place for place in np.argsort(total, kind="stable") if place != winner]
     others = [place for place in others if np.isfinite(total[place])]
     naive = [place for place in others if names[place] in NAIVE]
-    named = dict.fromkeys(others[:1] + naive[:1])
-    compared = [_against(names[place], total[winner], total[place]) for place in named]
-    return ", ".join([said, *compared, f"best on {won[winner]} days"])
+    peers = dict.fromkeys(others[:1] + naive[:1])
+    compared = [_against(names[place], total[winner], total[place]) for place in peers]
+    return ", ".join([result, *compared, f"best on {won[winner]} days"])
 
 
 def _against(name: str, mine: float, other: float) -> str:
     if other == 0.0 or round(abs(1.0 - mine / other), 3) == 0.0:
         return f"level with {name}"
+    if mine > CLOSE * other:
+        return f"{mine / other - 1.0:.1%} above {name}"
     if mine > other:
         return f"simpler than {name} and within {CLOSE - 1:.0%} of it"
     return f"{1.0 - mine / other:.1%} below {name}"

@@ -1,11 +1,11 @@
-"""Bounds from a model's own errors: empirical quantiles that incidents do not widen.
+"""Bounds from the errors of a model: empirical quantiles that incidents do not widen.
 
 In:  residuals of many series on the model's scale, and which windows may teach.
 Out: `Calibration`: spread by hour of the week, and the quantiles of the residuals over it.
 
 This is conformal prediction with a normalised score [1]_: no distribution is assumed. Windows
-far beyond the bulk of the residuals, such as those of an incident, are masked first; quantiles
-of what is left hold for quiet windows.
+far beyond the bulk of the residuals, such as those of an incident, are masked first; the
+quantiles of the rest hold for quiet windows.
 
 References
 ----------
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from apm_analytics.baselines.models import row_kernels
 from apm_analytics.baselines.models.band import Band, side_score
 from apm_analytics.baselines.models.scales import MAD_TO_SD, Floats, Scale
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK, Flags, Times, hour_of_week
+from apm_analytics.baselines.models.series import Flags, Times, hour_of_week
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 # Hours to each side that share their spread: 5 h of 4 weeks are 240 windows, good to 6 %.
 SPREAD_REACH_H = 2
@@ -30,13 +31,13 @@ REQUESTS_REACH_H = 1
 MASK_QUANTILE = 0.95
 MASK_FACTOR = 3.0
 MASK_DEVIATIONS = 5.0
-# More than this is no incident but how the operation is now; then nothing is masked.
+# A larger share is no incident but the new normal; then nothing is masked.
 MAX_MASKED_RATIO = 0.10
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far the values of many series stray from their models.
+    """Spread and quantiles of the errors of many series.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ class Calibration:
     def scaled_band(
         self, scaled: Floats, times: Times, scale: Scale
     ) -> tuple[Floats, Floats, Floats]:
-        """Give expected value, lower and upper bound on the model's scale, each (n, n_times)."""
+        """Return expected value, lower and upper bound on the model's scale, each (n, n_times)."""
         hours = hour_of_week(times)
         expected = scale.backward(scaled)
         margin = scale.margin(expected, self.requests[:, hours])
@@ -74,7 +75,7 @@ class Calibration:
         return scaled, lower, upper
 
     def band(self, scaled: Floats, times: Times, scale: Scale) -> Band:
-        """Give expected value and bounds in the signal's unit."""
+        """Return expected value and bounds in the signal's unit."""
         return Band(*(scale.backward(part) for part in self.scaled_band(scaled, times, scale)))
 
     def score(self, scaled: Floats, times: Times, values: Floats, scale: Scale) -> Floats:
@@ -84,12 +85,12 @@ class Calibration:
 
 
 def requests_by_hour(times: Times, values: Floats, requests: Floats) -> Floats:
-    """Give the usual requests in a window by hour of the week, over windows with a value."""
+    """Return the usual requests in a window by hour of the week, over windows with a value."""
     return by_hour(times, np.where(np.isnan(values), np.nan, requests), REQUESTS_REACH_H)
 
 
 def spread_by_hour(times: Times, residuals: Floats, requests: Floats, scale: Scale) -> Floats:
-    """Estimate the noise of each hour of the week, never below what sampling alone makes.
+    """Estimate the noise of each hour of the week, at least that of sampling alone.
 
     Parameters
     ----------
@@ -101,26 +102,22 @@ def spread_by_hour(times: Times, residuals: Floats, requests: Floats, scale: Sca
 
 
 def by_hour(times: Times, values: Floats, reach: int) -> Floats:
-    """Give the median of each hour of the week with its neighbours, of shape (n, 168).
+    """Return the median of each hour of the week with its neighbours, of shape (n, 168).
 
     Hours without any value take the median of all; no value at all gives NaN.
     """
-    half = np.array([0.5])
-    found = np.full((len(values), 1, HOURS_PER_WEEK), np.nan)
-    row_kernels.ring_profile(values, hour_of_week(times), HOURS_PER_WEEK, reach, half, found)
-    profile = found[:, 0]
+    profile = np.full((len(values), HOURS_PER_WEEK), np.nan)
+    row_kernels.ring_medians(values, hour_of_week(times), HOURS_PER_WEEK, reach, profile)
     holes = np.isnan(profile).any(axis=1)
     if holes.any():
         overall = np.full((int(holes.sum()), 1), np.nan)
-        row_kernels.quantiles(values[holes], half, overall)
+        row_kernels.quantiles(values[holes], np.array([0.5]), overall)
         profile[holes] = np.where(np.isnan(profile[holes]), overall, profile[holes])
     return profile
 
 
-def quiet_windows(
-    times: Times, residuals: Floats, spread: Floats, *, window_s: float, slot_s: float
-) -> Flags:
-    """Tell which windows look undisturbed, alone and as part of their slot of `slot_s`.
+def quiet_windows(times: Times, residuals: Floats, spread: Floats, *, slot_s: float) -> Flags:
+    """Return which windows look undisturbed, alone and as part of their slot of `slot_s`.
 
     A slot of many slightly odd windows is as unlikely as one very odd window.
     """
@@ -145,7 +142,7 @@ def quiet_windows(
 
 
 def conformal(standard: Floats, scale: Scale, level: float) -> tuple[Floats, Floats]:
-    """Give the residuals over spread below and above which a value is outside, each (n,).
+    """Return the residuals over spread below and above which a value is outside, each (n,).
 
     Parameters
     ----------

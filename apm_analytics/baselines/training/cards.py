@@ -1,4 +1,4 @@
-"""A page for each model: what it is, what it learned from, how good it is, where it ends.
+"""Model cards: what a model is, its training data, its quality and its limits.
 
 In:  provenance, snapshot, params, metrics, and what was trained or skipped.
 Out: Markdown, for models/<model>/card.md.
@@ -22,7 +22,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Training:
-    """What every card tells about the training.
+    """The training run that a card describes.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Training:
 
 
 def baselines_card(training: Training) -> str:
-    """Describe the baselines of single signals: which models compete, which won, where they end."""
+    """Describe the baselines of single signals: which models compete, which won, their limits."""
     params = training.params
     single = training.skipped.filter(pl.col("signal").is_in(list(SIGNALS)))
     return _page(

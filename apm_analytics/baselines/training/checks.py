@@ -1,10 +1,10 @@
-"""What is odd about the values of a series before anything is learned from them.
+"""Checks of the values of a series before anything is fitted to them.
 
 In:  a fleet.
 Out: `Checked`: which series can be learned from, the values to learn from, and outcomes by name.
 
-A counter or a change of unit is refused: every bound of it would be wrong. A clock that was
-changed is put right for learning, and said. Gaps stay gaps, and are said.
+A counter or a change of unit is refused, because every bound of it would be wrong. A change of
+clocks is corrected for the fit and reported. Gaps stay gaps and are reported.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from apm_analytics.baselines.models.scales import Floats
 from apm_analytics.baselines.models.series import DAY_S, Flags, Times, seconds
 from apm_analytics.baselines.training.fleet import MENDED, NO_SEASON, SKIPPED, Fleet, Outcome
 
-# Under this a day cannot be told from chance, whatever baselines.min_season_days says.
+# With fewer days a daily season cannot be told from chance, whatever min_season_days is.
 MIN_DAYS = 3.0
 MIN_GAP_S = 6 * 3_600.0
 # A counter grows in almost every window and falls back to near its start.
@@ -38,14 +38,14 @@ CLOCK_SIGNIFICANCE = 1.0
 
 @dataclass(frozen=True)
 class Checked:
-    """What the values of a fleet allow.
+    """What can be fitted to the values of a fleet.
 
     Parameters
     ----------
     usable : bool of shape (n,), false for series that were skipped.
     seasonal : bool of shape (n,), true where a season may be looked for.
-    teaching : float64 of shape (n, n_time), values to learn from.
-    outcomes : of all series that are not learned from as they are.
+    teaching : float64 of shape (n, n_time), values to fit.
+    outcomes : of all series that are not fitted as they are.
     """
 
     usable: Flags
@@ -55,7 +55,7 @@ class Checked:
 
 
 def check(fleet: Fleet, *, min_windows: int, min_season_days: float) -> Checked:
-    """Look at every series of a fleet.
+    """Check every series of a fleet.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def _counter(fleet: Fleet, row: int) -> str:
 
 
 def _levels(fleet: Fleet) -> tuple[Floats, NDArray[np.int64]]:
-    """Give the median logarithm of each quarter of a day, (n, n_blocks), and where each begins."""
+    """Return the median logarithm of each quarter day, (n, n_blocks), and where each begins."""
     block = ((seconds(fleet.times) - seconds(fleet.times[:1])) // BLOCK_S).astype(np.int64)
     levels = np.full((len(fleet), int(block[-1]) + 1), np.nan)
     positive = np.where(fleet.values > 0, fleet.values, np.nan)
@@ -238,7 +238,7 @@ def _clock(fleet: Fleet, values: Floats) -> tuple[int, np.datetime64] | None:
 
 
 def _by_day_and_hour(fleet: Fleet, scaled: Floats) -> Floats:
-    """Give the mean of each hour of each day, of shape (n_days, 24); NaN without a value."""
+    """Return the mean of each hour of each day, of shape (n_days, 24); NaN without a value."""
     at = seconds(fleet.times)
     slot = (at // 3_600.0 - at[0] // DAY_S * 24.0).astype(np.int64)
     known = ~np.isnan(scaled)

@@ -1,4 +1,4 @@
-"""Score what would have been published on days that its training has not seen.
+"""Score the published bounds on held-out days.
 
 In:  the features, and which windows must not teach.
 Out: `Evaluation`: nested metrics, coverage by series, and the forecast of a middling series.
@@ -9,6 +9,7 @@ the bounds are made. How the models compare with each other is what the backtest
 says; its metrics stand beside.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from apm_analytics.baselines.detection.together import FOREST, saturation_scores
 from apm_analytics.baselines.models.scales import Floats
 from apm_analytics.baselines.models.series import DAY_S, Flags
 from apm_analytics.baselines.training import fitting, training
+from apm_analytics.baselines.training.engines import Key
 from apm_analytics.baselines.training.fleet import Fleet, fleets, windows
 from apm_analytics.baselines.training.training import Trained
 from apm_analytics.foundation.errors import NotEnoughData
@@ -46,14 +48,14 @@ NUMBERS = ("n_series", "coverage", "coverage_worst", "coverage_quiet", "mae", "m
 
 @dataclass
 class Evaluation:
-    """What the held-out days say.
+    """The results on the held-out days.
 
     Parameters
     ----------
     holdout_days : days held out.
     note : in words, which history was used and what it could not show.
     metrics : model -> signal -> `NUMBERS`; `mape` not of ratios. "published" is all models.
-    scored : one row a series, with `SCORED_SCHEMA`; `model` is the one it was published with.
+    scored : one row per series, with `SCORED_SCHEMA`; `model` is the one it was published with.
     forecasts : signal -> the held-out days of its series with the median error.
     """
 
@@ -72,19 +74,21 @@ def evaluate(
     seed: int,
     masked: Flags | None = None,
     saturation: pl.DataFrame | None = None,
+    by_library: Collection[Key] = (),
     progress: bool = False,
 ) -> Evaluation:
     """Train without the last days and score on them.
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them.
+    features : as `signals.operations.features` returns them.
     params : the numbers of params.yaml; `holdout_days` of them are held out, less when the
         rest would be too short for a season.
     window_s : length of a window, in seconds.
     seed : as in training.
     masked : as in training; masked windows do not count as quiet.
-    saturation : as in training; of the held-out days it is scored a day ahead.
+    saturation : as in training; the held-out days are scored one day ahead.
+    by_library : as in training.
     progress : show a progress bar.
 
     Raises
@@ -112,19 +116,20 @@ def evaluate(
         seed=seed,
         masked=None if masked is None else masked[before],
         saturation=None if saturation is None else saturation.filter(pl.col("time") < cut),
+        by_library=by_library,
         only_models=True,
         progress=progress,
     )
     saturated: dict[str, Floats] = {}
     if saturation is not None:
         times = windows(features["time"].to_numpy(), window_s)
-        saturated = saturation_scores(saturation, times, window_s, params, seed=seed)
+        saturated = saturation_scores(saturation, times, window_s, params)
     rows: list[tuple[object, ...]] = []
     flagged: list[float] = []
     middles: dict[str, list[tuple[float, pl.DataFrame]]] = {signal: [] for signal in SIGNALS}
     for chunk in fleets(features, window_s, masked=masked)[1]:
         coming = chunk[0].times >= np.datetime64(cut.isoformat(), "us")
-        quiet = [fitting.quiet(fleet, params, seed=seed) for fleet in chunk]
+        quiet = [fitting.quiet(fleet, params) for fleet in chunk]
         for fleet, undisturbed in zip(chunk, quiet, strict=True):
             _score_fleet(fleet, coming, undisturbed, trained, rows, middles[fleet.signal])
         flagged += _flagged(chunk, coming, trained, saturated)
@@ -154,7 +159,7 @@ def _score_fleet(
     rows: list[tuple[object, ...]],
     forecasts: list[tuple[float, pl.DataFrame]],
 ) -> None:
-    """Meet the bounds of one signal with the held-out windows of its operations."""
+    """Score the bounds of one signal on the held-out windows of its operations."""
     place = {operation: row for row, operation in enumerate(fleet.operations)}
     times = fleet.times[coming]
     hours = (times - times[0]) / np.timedelta64(3600, "s")
@@ -200,7 +205,7 @@ def _score_fleet(
 def _flagged(
     chunk: list[Fleet], coming: Flags, trained: Trained, saturated: dict[str, Floats]
 ) -> list[float]:
-    """Give the share of held-out windows that each operation's forest calls anomalous."""
+    """Return the share of held-out windows that each operation's forest calls anomalous."""
     shares = []
     baselines = trained.baselines
     for row, operation in enumerate(chunk[0].operations):
@@ -225,7 +230,7 @@ def _flagged(
 
 
 def history_days(features: pl.DataFrame, window_s: float) -> float:
-    """Give the days from the first to the end of the last window of any operation."""
+    """Return the days from the first to the end of the last window of any operation."""
     first, last = features["time"].min(), features["time"].max()
     assert first is not None and last is not None
     length: timedelta = last - first  # type: ignore[operator,assignment]

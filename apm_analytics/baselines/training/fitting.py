@@ -1,20 +1,27 @@
-"""Fit the series of one signal: mask incidents, choose models, learn bounds.
+"""Fit the series of one signal: mask incidents, choose models, calibrate bounds.
 
 In:  a fleet.
-Out: `FleetFit`: fitted baselines by model, what the backtest said, quiet windows, outcomes.
+Out: `FleetFit`: fitted baselines by model, the results of the backtest, quiet windows, outcomes.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from apm_analytics.baselines.models import row_kernels
 from apm_analytics.baselines.models.fitted import FittedFleet
-from apm_analytics.baselines.models.scales import MAD_TO_SD, Floats
+from apm_analytics.baselines.models.scales import MAD_TO_SD
 from apm_analytics.baselines.models.seasonal import Center, RobustBaseline
-from apm_analytics.baselines.models.series import DAY_S, Flags, Times, hour_of_week
+from apm_analytics.baselines.models.series import (
+    DAY_S,
+    Flags,
+    Floats,
+    Ints,
+    Times,
+    hour_of_week,
+)
 from apm_analytics.baselines.training import backtest, checks
 from apm_analytics.baselines.training.backtest import SELECTION_SCHEMA, Backtest, Candidate
 from apm_analytics.baselines.training.calibration import (
@@ -24,54 +31,55 @@ from apm_analytics.baselines.training.calibration import (
     requests_by_hour,
     spread_by_hour,
 )
+from apm_analytics.baselines.training.engines import Key
 from apm_analytics.baselines.training.fleet import NO_SEASON, Fleet, Outcome
 from apm_analytics.foundation.settings import BaselineParams
 
-# A season needs values over the day and the week; nights without traffic are allowed.
+# Share of the slots that need a value for a season; nights without traffic are allowed.
 MIN_FILLED_RATIO = 0.25
-# A grid that repeats one value more often than this has no season to learn.
+# Slots of which a larger share has one value show no season.
 MAX_SAME_RATIO = 0.9
-# Fewer forecast windows than this give no quantile; then the errors of the fit are taken.
+# Fewer forecast windows than this give no quantile; the errors of the fit are used instead.
 MIN_UNSEEN = 100
-# Windows with this many standard deviations more failures than usual count as an incident.
+# Windows with failures this many standard deviations above usual count as an incident.
 CLIP_DEVIATIONS = 4.0
 CLIP_ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class FleetFit:
-    """What was learned from one fleet.
+    """The fit of one fleet.
 
     Parameters
     ----------
     fitted : baselines, grouped by model.
     rows : for each of `fitted`, the rows of the fleet it holds.
-    selection : the backtest, a row a series and candidate, with `SELECTION_SCHEMA`.
-    quiet : bool of shape (n, n_time), windows that taught.
-    forecast : float64 of shape (n, n_forecast) on the model's scale: what the winner expected of
-        the last windows a day ahead; NaN for series without a backtest.
+    selection : the backtest, one row per series and candidate, with `SELECTION_SCHEMA`.
+    quiet : bool of shape (n, n_time), windows that were used.
+    forecast : float64 of shape (n, n_forecast) on the model's scale: what the winner forecast for
+        the last windows one day ahead; NaN for series without a backtest.
     """
 
     fleet: Fleet
     fitted: list[FittedFleet]
-    rows: list[NDArray[np.int64]]
+    rows: list[Ints]
     selection: pl.DataFrame
     quiet: Flags
     forecast: Floats
     outcomes: list[Outcome]
 
 
-def fit(fleet: Fleet, params: BaselineParams, *, seed: int) -> FleetFit:
+def fit(fleet: Fleet, params: BaselineParams, *, by_library: Collection[Key] = ()) -> FleetFit:
     """Fit every series of a fleet with the model that forecasts it best.
 
     Parameters
     ----------
-    params : the numbers of params.yaml.
-    seed : of whatever a model draws.
+    params : params.yaml `baselines`.
+    by_library : series that the Prophet library fits, where they have a season.
 
     Examples
     --------
-    >>> fit(fleet, settings.load().params.baselines, seed=7).fitted[0].model  # doctest: +SKIP
+    >>> fit(fleet, settings.load().params.baselines).fitted[0].model  # doctest: +SKIP
     'time_of_week'
     """
     checked = checks.check(
@@ -86,6 +94,7 @@ def fit(fleet: Fleet, params: BaselineParams, *, seed: int) -> FleetFit:
             checked.seasonal[row] = False
             operation = fleet.operations[row]
             outcomes.append(Outcome(*operation, fleet.signal, NO_SEASON, reason))
+    outcomes = [_with_engine(outcome, by_library) for outcome in outcomes]
     seasonal = np.flatnonzero(checked.seasonal)
     flat = np.flatnonzero(checked.usable & ~checked.seasonal)
     per_day = max(round(DAY_S / fleet.window_s), 1)
@@ -100,41 +109,41 @@ def fit(fleet: Fleet, params: BaselineParams, *, seed: int) -> FleetFit:
         outcomes,
     )
     if flat.size:
-        said = {
-            (one.service_name, one.operation): one.reason
-            for one in outcomes
-            if one.outcome == NO_SEASON
+        reason_of = {
+            (outcome.service_name, outcome.operation): outcome.reason
+            for outcome in outcomes
+            if outcome.outcome == NO_SEASON
         }
         part = fleet.pick(flat)
-        reasons = [said.get(operation, "") for operation in part.operations]
+        reasons = [reason_of.get(operation, "") for operation in part.operations]
         result.fitted.append(_fit_flat(part, checked.teaching[flat], params, reasons))
         result.rows.append(flat)
     if not seasonal.size:
         return result
-    return _fit_seasonal(result, seasonal, checked.teaching[seasonal], params, seed)
+    return _fit_seasonal(result, seasonal, checked.teaching[seasonal], params, by_library)
 
 
 @dataclass(frozen=True)
 class Points:
-    """Slots of a fleet, one point each, where models are fitted.
+    """The points that models are fitted to, one per slot of a fleet.
 
-    `times` are the middles of the slots, `ends` the first window after each, as an index.
+    `times` are the middles of the slots, `ends` the index of the first window after each.
     """
 
     times: Times
     values: Floats
-    ends: NDArray[np.int64]
+    ends: Ints
 
     def until(self, window: int) -> tuple[Times, Floats]:
-        """Give the slots that end before a window."""
+        """Return the slots that end before a window."""
         whole = int(np.searchsorted(self.ends, window, side="right"))
         return self.times[:whole], self.values[:, :whole]
 
 
 def points(fleet: Fleet, teaching: Floats, grid_s: float) -> Points:
-    """Take one point of each slot of `grid_s`: the median, where models are fitted.
+    """Reduce each slot of `grid_s` to one point: its median, on the scale of the fit.
 
-    Of an error ratio it is the ratio of the whole slot: most windows of an operation with few
+    For an error ratio it is the ratio of the whole slot: most windows of an operation with few
     errors have none, so their median would always be 0.
     """
     step = int(max(grid_s, fleet.window_s) * 1e6)
@@ -145,45 +154,84 @@ def points(fleet: Fleet, teaching: Floats, grid_s: float) -> Points:
         requests = np.where(np.isnan(teaching), 0.0, fleet.requests)
         failed = np.add.reduceat(np.nan_to_num(teaching) * requests, begin, axis=1)
         total = np.add.reduceat(requests, begin, axis=1)
-        found = np.where(total > 0, failed / np.maximum(total, 1e-300), np.nan)
+        values = np.where(total > 0, failed / np.maximum(total, 1e-300), np.nan)
     else:
         group = np.repeat(np.arange(begin.size), ends - begin)
-        found = np.full((len(fleet), begin.size), np.nan)
-        row_kernels.group_medians(np.ascontiguousarray(teaching), group, found)
+        values = np.full((len(fleet), begin.size), np.nan)
+        row_kernels.group_medians(np.ascontiguousarray(teaching), group, values)
     middle_us = int((step - fleet.window_s * 1e6) / 2)
     times = (slots[begin] * step + middle_us).astype("datetime64[us]")
-    return Points(times, fleet.scale.to_fit(found), ends)
+    return Points(times, fleet.scale.to_fit(values), ends)
 
 
 def _fit_seasonal(
     result: FleetFit,
-    rows: NDArray[np.int64],
+    rows: Ints,
     teaching: Floats,
     params: BaselineParams,
-    seed: int,
+    by_library: Collection[Key],
 ) -> FleetFit:
-    """Mask what looks like incidents, run the backtest, fit the winners, learn their bounds."""
+    """Mask what looks like incidents, choose models, and fit them."""
     fleet = result.fleet.pick(rows)
     scale, times, grid_s = fleet.scale, fleet.times, params.fit_grid_s
-    chosen = backtest.candidates(params, fleet.signal, seed)
     requests = requests_by_hour(times, teaching, fleet.requests)
-    residuals = _first_residuals(fleet, teaching, params, seed)
+    residuals = _first_residuals(fleet, teaching, params)
     spread = spread_by_hour(times, residuals, requests, scale)
-    quiet = quiet_windows(times, residuals, spread, window_s=fleet.window_s, slot_s=grid_s)
+    quiet = quiet_windows(times, residuals, spread, slot_s=grid_s)
     result.quiet[rows] &= quiet
-    taught = np.where(quiet, teaching, np.nan)
     residuals = np.where(quiet, residuals, np.nan)
     spread = spread_by_hour(times, residuals, requests, scale)
-    seen = points(fleet, taught, grid_s)
-    found = backtest.run(fleet, seen.until, chosen, params.backtest_days)
-    selection = backtest.select(fleet, taught, quiet, spread, found, params.level)
-    masked = (~quiet & ~np.isnan(teaching)).sum(axis=1)
-    for place, candidate in enumerate(found.candidates):
+    seasonal = _Seasonal(fleet, teaching, quiet, spread, requests)
+    named = np.array([(*operation, fleet.signal) in by_library for operation in fleet.operations])
+    tables = []
+    for part, by_name in ((np.flatnonzero(~named), False), (np.flatnonzero(named), True)):
+        if part.size:
+            chosen = _fit_winners(result, rows[part], seasonal.pick(part), params, by_name)
+            tables.append(chosen)
+    return replace(result, selection=pl.concat(tables))
+
+
+@dataclass(frozen=True)
+class _Seasonal:
+    """Series with a season: values to fit, quiet windows, noise and requests by hour of week."""
+
+    fleet: Fleet
+    teaching: Floats
+    quiet: Flags
+    spread: Floats
+    requests: Floats
+
+    def pick(self, rows: Ints) -> "_Seasonal":
+        return _Seasonal(
+            self.fleet.pick(rows),
+            self.teaching[rows],
+            self.quiet[rows],
+            self.spread[rows],
+            self.requests[rows],
+        )
+
+
+def _fit_winners(
+    result: FleetFit, rows: Ints, seasonal: _Seasonal, params: BaselineParams, by_library: bool
+) -> pl.DataFrame:
+    """Run the backtest, fit the winners with their bounds into `result`; return the selection."""
+    fleet, quiet, spread = seasonal.fleet, seasonal.quiet, seasonal.spread
+    candidates = backtest.candidates(params, fleet.signal)
+    if by_library:
+        candidates.append(backtest.library(params))
+    taught = np.where(quiet, seasonal.teaching, np.nan)
+    seen = points(fleet, taught, params.fit_grid_s)
+    tested = backtest.run(fleet, seen.until, candidates, params.backtest_days)
+    selection = backtest.select(
+        fleet, taught, quiet, spread, tested, params.level, named=by_library
+    )
+    masked = (~quiet & ~np.isnan(seasonal.teaching)).sum(axis=1)
+    for place, candidate in enumerate(candidates):
         won = np.flatnonzero(selection.winner == place)
         if not won.size:
             continue
-        result.forecast[rows[won]] = found.expected[place][won]
-        low, high = _bounds(fleet.pick(won), taught[won], spread[won], found, place, won, params)
+        result.forecast[rows[won]] = tested.expected[place][won]
+        low, high = _bounds(fleet.pick(won), taught[won], spread[won], tested, place, won, params)
         least, most = backtest.limits(seen.values[won])
         result.fitted.append(
             FittedFleet(
@@ -194,38 +242,36 @@ def _fit_seasonal(
                 candidate.make().fit(seen.times, seen.values[won]),
                 least,
                 most,
-                Calibration(spread[won], requests[won], low, high, masked[won]),
+                Calibration(spread[won], seasonal.requests[won], low, high, masked[won]),
                 [selection.reasons[row] for row in won],
             )
         )
         result.rows.append(rows[won])
-    return replace(result, selection=selection.table)
+    return selection.table
 
 
-def quiet(fleet: Fleet, params: BaselineParams, *, seed: int) -> Flags:
-    """Tell which windows of a fleet may teach and look undisturbed, as `fit` sees them."""
+def quiet(fleet: Fleet, params: BaselineParams) -> Flags:
+    """Return which windows of a fleet may teach and look undisturbed, as `fit` sees them."""
     teaching = np.where(fleet.may_teach, fleet.values, np.nan)
     rows = np.flatnonzero((~np.isnan(teaching)).sum(axis=1) >= params.min_windows)
-    found = fleet.may_teach.copy()
+    flags = fleet.may_teach.copy()
     if rows.size:
         part, teaching = fleet.pick(rows), teaching[rows]
-        residuals = _first_residuals(part, teaching, params, seed)
+        residuals = _first_residuals(part, teaching, params)
         requests = requests_by_hour(part.times, teaching, part.requests)
         spread = spread_by_hour(part.times, residuals, requests, part.scale)
-        found[rows] &= quiet_windows(
-            part.times, residuals, spread, window_s=part.window_s, slot_s=params.fit_grid_s
-        )
-    return found
+        flags[rows] &= quiet_windows(part.times, residuals, spread, slot_s=params.fit_grid_s)
+    return flags
 
 
-def _first_residuals(fleet: Fleet, teaching: Floats, params: BaselineParams, seed: int) -> Floats:
-    """Give how far the history is from Prophet's curve through it, gross incidents left out.
+def _first_residuals(fleet: Fleet, teaching: Floats, params: BaselineParams) -> Floats:
+    """Return the residuals of the history from a Prophet fit without gross incidents.
 
-    A ratio that is usually near 0 has no robust scale: a few hours of failing would bend the
-    curve, a least squares fit, to themselves.
+    A ratio that is usually near 0 has no robust scale: a few hours of failures would bend the
+    curve, which is a least squares fit.
     """
-    chosen = backtest.candidates(params, fleet.signal, seed)
-    prophet = next(candidate for candidate in chosen if candidate.name == "prophet")
+    candidates = backtest.candidates(params, fleet.signal)
+    prophet = next(candidate for candidate in candidates if candidate.name == "prophet")
     learned = teaching
     if fleet.signal == "error_ratio":
         learned = np.where(_few_failures(teaching, fleet.requests), teaching, np.nan)
@@ -238,20 +284,20 @@ def _bounds(
     fleet: Fleet,
     taught: Floats,
     spread: Floats,
-    found: Backtest,
+    tested: Backtest,
     place: int,
-    rows: NDArray[np.int64],
+    rows: Ints,
     params: BaselineParams,
 ) -> tuple[Floats, Floats]:
-    """Learn the quantiles of the errors of forecasts, of the fit where there are too few."""
+    """Return quantiles of the forecast errors, or of the fit where there are too few."""
     unseen = backtest.unseen_residuals(
-        fleet, taught[:, found.first :], found.expected[place][rows], spread
+        fleet, taught[:, tested.first :], tested.expected[place][rows], spread
     )
     low, high = conformal(unseen, fleet.scale, params.level)
     few = np.flatnonzero((~np.isnan(unseen)).sum(axis=1) < MIN_UNSEEN)
     if few.size:
         part = fleet.pick(few)
-        candidate = found.candidates[place]
+        candidate = tested.candidates[place]
         expected = _fit_one(part, candidate, points(part, taught[few], params.fit_grid_s))
         standard = (fleet.scale.forward(taught[few]) - expected) / spread[few][
             :, hour_of_week(fleet.times)
@@ -261,7 +307,7 @@ def _bounds(
 
 
 def _fit_one(fleet: Fleet, candidate: Candidate, seen: Points) -> Floats:
-    """Fit one candidate and give what it expects of the history, on the model's scale."""
+    """Fit one candidate; return what it expects of the history, on the model's scale."""
     least, most = backtest.limits(seen.values)
     fitted = candidate.make().fit(seen.times, seen.values).expected(fleet.times)
     return fleet.scale.from_fit(np.clip(fitted, least[:, None], most[:, None]))
@@ -270,17 +316,17 @@ def _fit_one(fleet: Fleet, candidate: Candidate, seen: Points) -> Floats:
 def _fit_flat(
     fleet: Fleet, teaching: Floats, params: BaselineParams, reasons: list[str]
 ) -> FittedFleet:
-    """Give the median +- robust standard deviations in the unit, the same in every hour.
+    """Fit bounds at the median +- robust standard deviations in the unit, equal in every hour.
 
-    The widths are put as spreads on the model's scale: `high` is 1, `low` reaches as far down as
-    the same width does.
+    The widths become spreads on the model's scale: `high` is 1, `low` reaches down by the same
+    width.
     """
     scale = fleet.scale
     quiet = teaching
     if fleet.signal == "error_ratio":
         quiet = np.where(_few_failures(teaching, fleet.requests), teaching, np.nan)
     center: Center = "mean" if fleet.signal == "error_ratio" else "median"
-    estimator = RobustBaseline(params.robust_deviations, center)
+    estimator = RobustBaseline(center)
     estimator.fit(fleet.times, scale.to_fit(quiet))
     expected = scale.backward(scale.from_fit(estimator.expected(fleet.times[:1])))
     half = np.array([0.5])
@@ -292,7 +338,7 @@ def _fit_flat(
     usual = np.full((len(fleet), 1), np.nan)
     row_kernels.quantiles(np.where(np.isnan(teaching), np.nan, fleet.requests), half, usual)
     requests = np.where(knows_week[:, None], requests, usual)
-    # No failure seen in n requests does not mean that there will never be one.
+    # No failure in n requests does not mean that there will never be one.
     seen = np.nansum(np.where(np.isnan(quiet), 0.0, fleet.requests), axis=1, keepdims=True)
     sampled = expected if scale.two_sided else np.maximum(expected, 0.5 / (seen + 1.0))
     width = params.robust_deviations * np.maximum(
@@ -318,7 +364,7 @@ def _fit_flat(
 
 
 def _few_failures(values: Floats, requests: Floats) -> Flags:
-    """Tell windows whose failures are no incident, by what chance makes of the usual ratio."""
+    """Return which windows have no more failures than chance explains at the usual ratio."""
     requests = np.where(np.isnan(values), 0.0, requests)
     failures = np.nan_to_num(values) * requests
     quiet = np.ones(values.shape, np.bool_)
@@ -330,8 +376,16 @@ def _few_failures(values: Floats, requests: Floats) -> Flags:
     return quiet
 
 
+def _with_engine(outcome: Outcome, by_library: Collection[Key]) -> Outcome:
+    """Add to an outcome without a season that the engine of its series was not used."""
+    if outcome.outcome != NO_SEASON or outcome.key not in by_library:
+        return outcome
+    note = "; `engine: prophet` in specs/signals.yaml takes effect with a season"
+    return replace(outcome, reason=outcome.reason + note)
+
+
 def _no_season(slots: Floats, days: float, window_s: float, grid_s: float) -> str:
-    """Name a history that is long enough for a season but shows none."""
+    """Return why a history that is long enough shows no season, or an empty text."""
     known = slots[~np.isnan(slots)]
     size = max(days * DAY_S / max(grid_s, window_s), 1.0)
     if known.size < MIN_FILLED_RATIO * size:

@@ -1,10 +1,10 @@
 """All series of one signal as a matrix on one grid of windows.
 
-In:  the features, sorted or not, and optionally which windows must not teach.
-Out: `Fleet`s of up to `CHUNK` operations each; `Outcome`s of series that needed something.
+In:  the features, sorted or not, and optionally which windows are masked.
+Out: `Fleet`s of up to `CHUNK` operations each; `Outcome`s of series that needed attention.
 
-Nothing is left out in silence: what is wrong with the times of an operation has a name here,
-what is wrong with the values of a series has one in `checks`.
+Every problem is reported: problems with the times of an operation here, problems with the values
+of a series in `checks`.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from apm_analytics.signals.operations import OPERATION, SIGNALS, Schema
 
 # Operations trained at once: small enough that all matrices of two such chunks stay below 2 GB.
 CHUNK = 128
-# What became of a series.
+# Outcomes of a series.
 SKIPPED, NO_SEASON, MENDED = "skipped", "no season", "mended"
 OUTCOME_SCHEMA: Schema = dict.fromkeys((*OPERATION, "signal", "outcome", "reason"), pl.String)
 # What is published: expected values and bounds of each hour of the coming week.
@@ -31,20 +31,25 @@ BOUNDS_SCHEMA: Schema = {
     **dict.fromkeys(("expected", "lower", "upper"), pl.Float64),
     "model": pl.String,
 }
-# A hole in the whole recording, where there usually are requests; shorter ones are chance.
+# Length of a gap in the whole recording where there usually are requests; shorter ones are chance.
 GAP_S = 3_600.0
 SLOTS_A_DAY = 24
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a series and why; `signal` is None for all of an operation."""
+    """What happened to a series and why; `signal` is None for all signals of an operation."""
 
     service_name: str
     operation: str
     signal: str | None
     outcome: str
     reason: str
+
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        """Service, operation and signal."""
+        return self.service_name, self.operation, self.signal
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class Fleet:
     values : float64 of shape (n, n_time), in the signal's unit; NaN where there is no value.
     requests : float64 of shape (n, n_time), requests in each window; NaN where nothing was
         recorded at all.
-    may_teach : bool of shape (n, n_time), false in windows of known incidents, deployments and
-        maintenance: they neither teach nor count.
+    may_teach : bool of shape (n, n_time), false in masked windows: those of known incidents,
+        deployments and maintenance are neither fitted nor counted.
     window_s : length of a window, in seconds.
     """
 
@@ -102,13 +107,13 @@ class Fleet:
 def fleets(
     features: pl.DataFrame, window_s: float, *, masked: Flags | None = None, chunk: int = CHUNK
 ) -> tuple[list[Outcome], Iterator[list[Fleet]]]:
-    """Split features into fleets, one a signal, and name what is wrong with their times.
+    """Split features into fleets, one per signal, and report problems with their times.
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them; order does not matter.
+    features : as `signals.operations.features` returns them; order does not matter.
     window_s : length of a window, in seconds.
-    masked : bool of shape (len(features),): windows that must not teach.
+    masked : bool of shape (len(features),): windows that are not fitted.
     chunk : operations in a fleet.
 
     Returns
@@ -129,14 +134,14 @@ def fleets(
 
 
 def windows(at: Times, window_s: float) -> Times:
-    """Give the windows from the first to the last of some, without holes."""
+    """Return the windows from the first to the last of some, without holes."""
     step = np.timedelta64(int(window_s * 1e6), "us")
     at = at.astype("datetime64[us]")
     return np.arange(at.min(), at.max() + step, step)
 
 
 def frame(outcomes: list[Outcome]) -> pl.DataFrame:
-    """Give outcomes as a table, one row a series."""
+    """Return outcomes as a table, one row per series."""
     rows = [
         (one.service_name, one.operation, signal, one.outcome, one.reason)
         for one in outcomes
@@ -228,7 +233,7 @@ def _fleets(features: pl.DataFrame, window_s: float, chunk: int) -> Iterator[lis
         columns = (part["time"].to_numpy() - first) // step
         shape = (len(some), times.size)
         requests = np.full(shape, np.nan)
-        # How much noise there is depends on what arrived, not on what it stands for.
+        # The noise depends on the requests that arrived, not on those that they represent.
         requests[rows, columns] = part["seen_count"].to_numpy()
         requests[:, silent] = np.nan
         may_teach = np.ones(shape, np.bool_)
@@ -244,9 +249,9 @@ def _fleets(features: pl.DataFrame, window_s: float, chunk: int) -> Iterator[lis
 
 
 def _recording_gaps(at: Times, count: NDArray[np.int64], times: Times, window_s: float) -> Flags:
-    """Tell windows in which nothing at all was recorded, for longer than chance explains.
+    """Return windows in which nothing at all was recorded, for longer than chance explains.
 
-    An exporter that stood still looks like no requests; hours that are silent on most days are.
+    A stopped exporter looks like no requests; hours that are silent on most days are no gap.
     """
     step = np.timedelta64(int(window_s * 1e6), "us")
     total = np.bincount((at - times[0]) // step, weights=count, minlength=times.size)

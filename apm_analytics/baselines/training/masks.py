@@ -1,8 +1,8 @@
-"""Tell which windows must not teach a baseline: incidents, deployments, maintenance.
+"""Return which windows must not teach a baseline: incidents, deployments, maintenance.
 
 In:  features and a calendar; or all signals of some operations, without a calendar.
-Out: one flag a row of the features, for `training.train(masked=...)`; or one a window, by what
-     the history itself shows.
+Out: one flag per row of the features, for `training.train(masked=...)`; or one per window, from
+     the history itself.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ from apm_analytics.signals import calendar as calendar_of
 from apm_analytics.signals.calendar import Calendar
 from apm_analytics.signals.operations import OPERATION
 
-# A slot is disturbed when this share of its windows is: one odd window is no incident.
+# Share of disturbed windows in a disturbed slot: one odd window is no incident.
 DISTURBED_RATIO = 0.5
 
 
@@ -31,11 +31,11 @@ def windows(
     window_s: float,
     settling_s: float,
 ) -> Flags:
-    """Flag the windows that touch something unusual.
+    """Flag the windows that overlap entries of a calendar.
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them, in any order.
+    features : as `signals.operations.features` returns them, in any order.
     calendar : incidents, deployments and maintenance windows. An entry of single signals masks
         all signals of its operation: what moves one seldom leaves the others alone.
     window_s : length of a window, in seconds.
@@ -73,7 +73,7 @@ def windows(
 
 
 def of_workspace(features: pl.DataFrame, settings: Settings) -> Flags:
-    """Flag what the calendar of the workspace says must not teach."""
+    """Flag the windows that overlap entries of the calendar of the workspace."""
     return windows(
         features,
         calendar_of.of_workspace(settings.workspace),
@@ -82,8 +82,8 @@ def of_workspace(features: pl.DataFrame, settings: Settings) -> Flags:
     )
 
 
-def without_found(chunk: list[Fleet], params: BaselineParams, *, seed: int) -> list[Fleet]:
-    """Keep windows from teaching in which any signal of an operation was disturbed for a slot.
+def without_found(chunk: list[Fleet], params: BaselineParams) -> list[Fleet]:
+    """Mask slots of an operation in which any of its signals was disturbed.
 
     What moves one signal seldom leaves the others alone, even where they do not show it by
     themselves; so an incident that nobody wrote into a calendar is masked in all of them.
@@ -92,7 +92,6 @@ def without_found(chunk: list[Fleet], params: BaselineParams, *, seed: int) -> l
     ----------
     chunk : all signals of some operations, rows and times alike.
     params : `fit_grid_s` is the length of a slot.
-    seed : as in training.
     """
     slots = chunk[0].times.astype(np.int64) // int(params.fit_grid_s * 1e6)
     begin = np.flatnonzero(np.r_[True, slots[1:] != slots[:-1]])
@@ -100,7 +99,7 @@ def without_found(chunk: list[Fleet], params: BaselineParams, *, seed: int) -> l
     disturbed = np.zeros((len(chunk[0]), begin.size), np.bool_)
     for fleet in chunk:
         known = ~np.isnan(fleet.values)
-        odd = known & fleet.may_teach & ~fitting.quiet(fleet, params, seed=seed)
+        odd = known & fleet.may_teach & ~fitting.quiet(fleet, params)
         shares = np.add.reduceat(odd, begin, axis=1, dtype=np.float64) / widths
         disturbed |= shares >= DISTURBED_RATIO
     disturbed[disturbed.mean(axis=1) > MAX_MASKED_RATIO] = False

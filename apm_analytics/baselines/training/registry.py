@@ -27,11 +27,11 @@ SHOWN = 5  # run ids that an error names
 def keep(
     fleets: "list[FittedFleet]", models: Path, provenance: Provenance, *, keep_runs: int
 ) -> None:
-    """Write the parameters of a training, as the last one and under its run id.
+    """Write the parameters of a training run, as the latest and under its run id.
 
     Parameters
     ----------
-    keep_runs : the oldest trainings beyond so many are forgotten.
+    keep_runs : number of training runs kept; older ones are deleted.
     """
     from apm_analytics.baselines.models import fitted
 
@@ -44,13 +44,13 @@ def keep(
 
 
 def run_ids(models: Path) -> list[str]:
-    """Give the ids of the trainings whose parameters are kept, the oldest first."""
+    """Return the ids of the kept training runs, the oldest first."""
     found = [(_provenance(file), file.stem) for file in (models / RUNS).glob("*.parquet")]
     return [name for _, name in sorted(found, key=lambda one: (one[0].trained_at, one[1]))]
 
 
 def load(models: Path, run_id: str) -> "tuple[Provenance, list[FittedFleet]]":
-    """Give the baselines of a training by its run id, and where they came from.
+    """Return the baselines of a training run by its id, and their provenance.
 
     Raises
     ------

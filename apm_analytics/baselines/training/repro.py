@@ -20,7 +20,7 @@ SHOWN_LINES = 5
 
 
 def repro(workspace: Path, *, run_id: str | None = None, progress: bool = True) -> None:
-    """Bring the training of `workspace` up to date; only what changed runs.
+    """Bring the training run of `workspace` up to date; only changed stages run.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def _run(workspace: Path, run_id: str | None, progress: bool) -> None:
 
 
 def _tracked(workspace: Path) -> bool:
-    """Tell whether somebody chose to keep the lock in git; then it stays where it is."""
+    """Return whether the lock is kept in git; then it stays where it is."""
     asked = subprocess.run(
         ["git", "-C", str(workspace), "ls-files", "--error-unmatch", LOCK], capture_output=True
     )

@@ -1,6 +1,6 @@
-"""How models did in the backtest, for reading: charts and tables of derived/selection.
+"""Charts and tables of the backtest, from derived/selection.parquet.
 
-In:  selection, a row a series and model.
+In:  selection, one row per series and model.
 Out: charts, frames.
 """
 
@@ -27,7 +27,7 @@ NAIVE = "seasonal_naive"
 
 
 def errors_by_model(selection: pl.DataFrame) -> Chart:
-    """Draw the scaled error of each model, a point a series, a row a model, a panel a signal."""
+    """Draw the scaled error of each model, one point per series, by signal."""
     frame = _drawn(selection, "scaled_error")
     if frame.is_empty():
         return nothing(NO_BACKTEST)
@@ -46,11 +46,11 @@ def errors_by_model(selection: pl.DataFrame) -> Chart:
 
 
 def coverage(selection: pl.DataFrame, *, level: float) -> Chart:
-    """Draw the share of quiet windows inside bounds learned on other days, a point a series.
+    """Draw the share of quiet windows inside bounds from other days, one point per series.
 
     Parameters
     ----------
-    level : the share that was asked for.
+    level : the share that the bounds are meant to hold.
     """
     frame = _drawn(selection.filter("chosen"), "coverage")
     if frame.is_empty():
@@ -62,7 +62,7 @@ def coverage(selection: pl.DataFrame, *, level: float) -> Chart:
 
 
 def winners(selection: pl.DataFrame) -> pl.DataFrame:
-    """Count the series that each model won, and how it did on all of them, signal by signal."""
+    """Count the series that each model won, with its mean errors, by signal."""
     return (
         selection.group_by("signal", "model")
         .agg(
@@ -77,7 +77,7 @@ def winners(selection: pl.DataFrame) -> pl.DataFrame:
 
 
 def reasons(selection: pl.DataFrame) -> pl.DataFrame:
-    """Give the winner of each series, its gain over seasonal naive, and why it won; least first."""
+    """Return the winner of each series, its gain over seasonal naive, and why; ascending."""
     naive = (
         selection.filter(pl.col("model").str.starts_with(NAIVE))
         .group_by(SERIES)

@@ -1,10 +1,10 @@
-"""The four stages of the training, as dvc.yaml runs them and as a run elsewhere calls them.
+"""The first four stages of dvc.yaml, which a run outside DVC calls directly.
 
-In:  a lake, and what the stage before wrote.
+In:  a lake, and the files of the previous stage.
 Out: derived/ (snapshot, features, bounds, scores, skipped, selection, plots) and models/
-     (parameters, forests, cards, metrics). Every file is put into place in one step.
+     (parameters, forests, cards, metrics). Every file is written atomically.
 
-Two of four stages learn nothing: they do not load what learns, which costs 4 s of CPU.
+snapshot and features train nothing: they do not import the models, which costs 4 s of CPU.
 """
 
 import json
@@ -44,7 +44,7 @@ SECONDS_PER_DAY = 86_400.0
 def snapshot(
     lake: Path, derived: Path, models: Path, settings: Settings, run_id: str | None, progress: bool
 ) -> str:
-    """Write derived/snapshot.json: what the lake holds, by a hash that later stages depend on.
+    """Write derived/snapshot.json: what the lake holds, with a hash that later stages depend on.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def train(
 ) -> str:
     """Write models/ and derived/bounds, scores, skipped and contributions."""
     from apm_analytics.baselines.detection import forest
-    from apm_analytics.baselines.training import masks, training
+    from apm_analytics.baselines.training import engines, masks, training
 
     content = _read_json(derived / SNAPSHOT)
     provenance = current_provenance(settings.workspace, content["data_hash"], run_id)
@@ -113,6 +113,7 @@ def train(
         seed=settings.params.seed,
         masked=masks.of_workspace(history, settings),
         saturation=pl.read_parquet(derived / SATURATION),
+        by_library=engines.of_workspace(settings.workspace),
         progress=progress,
     )
     registry.keep(trained.fleets, models, provenance, keep_runs=settings.params.baselines.keep_runs)
@@ -131,7 +132,7 @@ def evaluate(
 ) -> str:
     """Write models/metrics.json, the model cards and derived/plots/*.csv."""
     from apm_analytics.baselines.detection.together import FOREST
-    from apm_analytics.baselines.training import cards, masks
+    from apm_analytics.baselines.training import cards, engines, masks
     from apm_analytics.baselines.training import evaluate as evaluation
 
     params = settings.params
@@ -143,6 +144,7 @@ def evaluate(
         seed=params.seed,
         masked=masks.of_workspace(history, settings),
         saturation=pl.read_parquet(derived / SATURATION),
+        by_library=engines.of_workspace(settings.workspace),
         progress=progress,
     )
     content = _read_json(derived / SNAPSHOT)
@@ -224,7 +226,7 @@ def _metrics(
 
 
 def _backtest(selection: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Give how the candidates did: model -> signal -> mean errors, and series won."""
+    """Return mean errors and series won: model -> signal -> numbers."""
     summed = (
         selection.group_by("model", "signal")
         .agg(
@@ -246,7 +248,7 @@ def _backtest(selection: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]
 
 
 def _flagged(scores: pl.DataFrame) -> pl.DataFrame:
-    """Give the share of windows with a score above 1, by signal and model."""
+    """Return the share of windows with a score above 1, by signal and model."""
     return (
         scores.group_by("signal", "model")
         .agg(
@@ -258,7 +260,7 @@ def _flagged(scores: pl.DataFrame) -> pl.DataFrame:
 
 
 def _write_plots(folder: Path, found: "Evaluation", selection: pl.DataFrame) -> None:
-    """Write one CSV a plot of dvc.yaml; a signal without series gives one without rows."""
+    """Write one CSV per plot of dvc.yaml, without rows for a signal without series."""
     from apm_analytics.baselines.training.evaluate import FORECAST_SCHEMA
 
     errors = (

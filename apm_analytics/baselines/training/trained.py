@@ -1,4 +1,4 @@
-"""What a training left behind, for reading: frames, metrics, cards, and a sentence about them.
+"""Read the results of a training run: frames, metrics, cards, and a summary.
 
 In:  derived/ and models/ of a run.
 Out: frames, tables, Markdown.
@@ -16,7 +16,7 @@ from apm_analytics.charts import words
 from apm_analytics.foundation.errors import NotEnoughData, NotFound
 from apm_analytics.foundation.settings import Params
 
-# A threshold that moved by less is the same threshold.
+# Thresholds that moved by a smaller factor count as unchanged.
 MOVED = 1.10
 SERIES = ["service_name", "operation", "signal"]
 
@@ -50,7 +50,7 @@ def frame_before(release: Path) -> pl.DataFrame | None:
 def summary(
     features: pl.DataFrame, bounds: pl.DataFrame, skipped: pl.DataFrame, params: Params
 ) -> Markdown:
-    """Say how much history there was, what was learned from it, and what could not be.
+    """Summarise the length of the history, the models trained, and the series skipped.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def series_by_model(bounds: pl.DataFrame) -> pl.DataFrame:
 
 
 def metrics(models: Path) -> pl.DataFrame:
-    """Read models/metrics.json as a table: a row a group of numbers, a column a metric.
+    """Read models/metrics.json as a table: one row per group of numbers, one column per metric.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def metrics(models: Path) -> pl.DataFrame:
 
 
 def cards(models: Path) -> Markdown:
-    """Put the model cards together, each to unfold."""
+    """Return the model cards, each in a collapsible section."""
     parts = []
     for file in sorted(models.glob("*/card.md")):
         title, _, body = file.read_text(encoding="utf-8").strip().partition("\n")
@@ -124,7 +124,7 @@ def moved(changes: pl.DataFrame, factor: float = MOVED) -> pl.DataFrame:
 
 
 def _groups(path: str, value: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give one row for every object that holds numbers, with where it stands."""
+    """Return one row for every object that holds numbers, with where it stands."""
     numbers = {name: float(item) for name, item in value.items() if isinstance(item, int | float)}
     rows: list[dict[str, Any]] = [{"of": path or "all", **numbers}] if numbers else []
     for name, item in value.items():

@@ -1,16 +1,15 @@
-"""Train every baseline of every operation, and say what they find in the history.
+"""Train the baselines of every operation, and score the history with them.
 
-In:  the features, and which windows must not teach.
+In:  the features, and which windows are masked.
 Out: `Trained`: fitted baselines and forests, bounds for the coming week, scores of the history.
 
-A series gets the model that forecasts it best when its history has a season, robust bounds when
-it has not, and a line in `skipped` with a reason when it gets neither. Nothing is left out in
-silence.
+A series with a season gets the model that forecasts it best, one without gets robust bounds, and
+one that can have neither a line in `skipped` with the reason.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -32,11 +31,18 @@ from apm_analytics.baselines.models import row_kernels
 from apm_analytics.baselines.models.fitted import FittedFleet, SeriesBaseline
 from apm_analytics.baselines.models.scales import Floats
 from apm_analytics.baselines.models.series import Flags, Times, hour_of_week, week_after
-from apm_analytics.baselines.training import fitting, masks
+from apm_analytics.baselines.training import engines, fitting, masks
 from apm_analytics.baselines.training import fleet as fleets_of
 from apm_analytics.baselines.training.backtest import SELECTION_SCHEMA
+from apm_analytics.baselines.training.engines import Key
 from apm_analytics.baselines.training.fitting import FleetFit
-from apm_analytics.baselines.training.fleet import BOUNDS_SCHEMA, OUTCOME_SCHEMA, Fleet
+from apm_analytics.baselines.training.fleet import (
+    BOUNDS_SCHEMA,
+    OUTCOME_SCHEMA,
+    SKIPPED,
+    Fleet,
+    Outcome,
+)
 from apm_analytics.foundation.errors import NotEnoughData
 from apm_analytics.foundation.settings import BaselineParams
 from apm_analytics.signals.operations import OPERATION, SIGNALS
@@ -49,24 +55,23 @@ FRAMES = {
     "selection": SELECTION_SCHEMA,
 }
 
-Key = tuple[str, str, str]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass
 class Trained:
-    """Everything learned.
+    """The results of a training run.
 
     Parameters
     ----------
     fleets : fitted baselines, grouped by signal and model.
     forests : by service and operation.
-    bounds : 168 rows a series. scores : a row a window and series of the history; the last days
-        are scored against forecasts that had not seen them.
+    bounds : 168 rows per series. scores : one row per window and series of the history; the last
+        days are scored against forecasts made before them.
     skipped : every series that was skipped, has no season or was mended, and why.
-    contributions : how much each signal adds to the forest's scores above 1.
-    selection : how every candidate did in the backtest, and which was chosen.
+    contributions : share of each signal in scores of the forest above 1.
+    selection : errors of every candidate in the backtest, and which was chosen.
     """
 
     fleets: list[FittedFleet] = field(default_factory=list)
@@ -93,24 +98,26 @@ def train(
     seed: int,
     masked: Flags | None = None,
     saturation: pl.DataFrame | None = None,
+    by_library: Collection[Key] = (),
     only_models: bool = False,
     workers: int | None = None,
     progress: bool = False,
 ) -> Trained:
-    """Train all operations, chunks of them side by side on all cores.
+    """Train all operations, in parallel chunks on all cores.
 
     Parameters
     ----------
-    features : as `signals.operations.features` gives them.
+    features : as `signals.operations.features` returns them.
     params : the numbers of params.yaml.
     window_s : length of a window, in seconds.
-    seed : of whatever is drawn; equal seeds give equal results.
-    masked : bool of shape (len(features),): windows that must not teach, such as those of known
-        incidents, deployments and maintenance. They are scored all the same.
-    saturation : as `signals.saturation.saturation` gives it; the forests of services that it
+    seed : of the forests.
+    masked : bool of shape (len(features),): windows that are not fitted, such as those of known
+        incidents, deployments and maintenance. They are still scored.
+    saturation : as `signals.saturation.saturation` returns it; the forests of services that it
         holds look at it too.
+    by_library : series that the Prophet library fits, see `engines`.
     only_models : fit baselines and forests, but give no bounds and score no history.
-    workers : threads; by default one a core.
+    workers : threads; by default one per core.
     progress : show a progress bar over chunks of operations.
 
     Raises
@@ -124,16 +131,26 @@ def train(
             "consumer, or roots, that last longer than two windows (features.window_s)"
         )
     outcomes, chunks = fleets_of.fleets(features, window_s, masked=masked)
+    operations = set(features.select(OPERATION).unique().rows())
+    outcomes += [
+        Outcome(
+            *key,
+            SKIPPED,
+            "unknown series: specs/signals.yaml sets an engine for it, but the "
+            "features have no such operation; mend the entry or remove it",
+        )
+        for key in engines.unknown(by_library, operations)
+    ]
     week = None if only_models else week_after(features["time"].to_numpy().max(), window_s)
     saturated: dict[str, Floats] = {}
     if saturation is not None:
         times = fleets_of.windows(features["time"].to_numpy(), window_s)
-        saturated = saturation_scores(saturation, times, window_s, params, seed=seed)
+        saturated = saturation_scores(saturation, times, window_s, params)
     trained = Trained()
     frames: dict[str, list[pl.DataFrame]] = {name: [] for name in FRAMES}
 
     def one(chunk: list[Fleet]) -> Trained:
-        return _train_chunk(chunk, saturated, params, seed, week)
+        return _train_chunk(chunk, saturated, params, seed, week, by_library)
 
     done = side_by_side(one, chunks, workers or os.cpu_count() or 1)
     for part in tqdm(done, desc="train", unit="chunk", disable=not progress):
@@ -156,7 +173,7 @@ def train(
 def side_by_side(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """Call a function in threads, no more items under way than workers; results in order."""
+    """Call a function in threads, at most one item per worker at a time; results in order."""
     with ThreadPoolExecutor(workers) as pool:
         under_way: deque[Future[Result]] = deque()
         for item in items:
@@ -168,7 +185,7 @@ def side_by_side(
 
 
 def bounds_of(fitted: FittedFleet, week: Times) -> pl.DataFrame:
-    """Give the median of expected value and bounds over each hour of the coming week."""
+    """Return the median of expected value and bounds over each hour of the coming week."""
     band = fitted.predict(week)
     hours = hour_of_week(week)
     begin = np.r_[True, hours[1:] != hours[:-1]]
@@ -193,17 +210,21 @@ def bounds_of(fitted: FittedFleet, week: Times) -> pl.DataFrame:
 
 
 def fit_chunk(
-    chunk: list[Fleet], params: BaselineParams, *, seed: int, week: Times | None
+    chunk: list[Fleet],
+    params: BaselineParams,
+    *,
+    week: Times | None,
+    by_library: Collection[Key] = (),
 ) -> tuple[list[FleetFit], Trained]:
-    """Fit all signals of some operations, and give their bounds for a week; no forests."""
-    chunk = masks.without_found(chunk, params, seed=seed)
-    fits = [fitting.fit(one, params, seed=seed) for one in chunk]
-    found = Trained(fleets=[fitted for fit in fits for fitted in fit.fitted])
-    found.selection = pl.concat([fit.selection for fit in fits])
-    found.skipped = fleets_of.frame([outcome for fit in fits for outcome in fit.outcomes])
-    if week is not None and found.fleets:
-        found.bounds = pl.concat([bounds_of(fitted, week) for fitted in found.fleets])
-    return fits, found
+    """Fit all signals of some operations, with bounds for `week`; no forests."""
+    chunk = masks.without_found(chunk, params)
+    fits = [fitting.fit(fleet, params, by_library=by_library) for fleet in chunk]
+    trained = Trained(fleets=[fitted for fit in fits for fitted in fit.fitted])
+    trained.selection = pl.concat([fit.selection for fit in fits])
+    trained.skipped = fleets_of.frame([outcome for fit in fits for outcome in fit.outcomes])
+    if week is not None and trained.fleets:
+        trained.bounds = pl.concat([bounds_of(fitted, week) for fitted in trained.fleets])
+    return fits, trained
 
 
 def _train_chunk(
@@ -212,16 +233,17 @@ def _train_chunk(
     params: BaselineParams,
     seed: int,
     week: Times | None,
+    by_library: Collection[Key],
 ) -> Trained:
     """Train all signals of some operations, and forests over them."""
-    fits, found = fit_chunk(chunk, params, seed=seed, week=week)
+    fits, trained = fit_chunk(chunk, params, week=week, by_library=by_library)
     forests = train_forests(fits, saturated, params, seed=seed, score=week is not None)
-    found.forests = forests.forests
-    found.skipped = pl.concat([found.skipped, fleets_of.frame(forests.outcomes)])
-    found.contributions = pl.concat([found.contributions, *forests.contributions])
+    trained.forests = forests.forests
+    trained.skipped = pl.concat([trained.skipped, fleets_of.frame(forests.outcomes)])
+    trained.contributions = pl.concat([trained.contributions, *forests.contributions])
     if week is not None:
-        found.scores = pl.concat([found.scores, *map(_scores, fits), *forests.scores])
-    return found
+        trained.scores = pl.concat([trained.scores, *map(_scores, fits), *forests.scores])
+    return trained
 
 
 def _scores(fit: FleetFit) -> pl.DataFrame:

@@ -25,7 +25,7 @@ def _drawn(noise: str) -> np.ndarray:
 
 def _quiet(residuals: np.ndarray) -> np.ndarray:
     spread = spread_by_hour(TIMES, residuals, REQUESTS[: len(residuals)], SCALE)
-    return quiet_windows(TIMES, residuals, spread, window_s=300.0, slot_s=1800.0)
+    return quiet_windows(TIMES, residuals, spread, slot_s=1800.0)
 
 
 @pytest.mark.parametrize("noise", NOISES)

@@ -1,0 +1,2 @@
+from . import capacity as capacity
+from . import charts as charts

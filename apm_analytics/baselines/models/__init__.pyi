@@ -1,0 +1,12 @@
+from . import prophet as prophet
+from . import scales as scales
+from . import series as series
+from . import store as store
+from .scales import MAD_TO_SD as MAD_TO_SD
+from .scales import MIN_LATENCY_S as MIN_LATENCY_S
+from .scales import scale_of as scale_of
+from .series import Flags as Flags
+from .series import Floats as Floats
+from .series import Times as Times
+from .series import hour_of_week as hour_of_week
+from .series import week_after as week_after

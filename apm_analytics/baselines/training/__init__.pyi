@@ -1,0 +1,14 @@
+from . import engines as engines
+from . import masks as masks
+from . import registry as registry
+from . import repro as repro
+from . import selection_charts as selection_charts
+from . import single_series as single_series
+from . import single_series_charts as single_series_charts
+from . import stages as stages
+from . import trained as trained
+from . import training as training
+from .fleet import BOUNDS_SCHEMA as BOUNDS_SCHEMA
+from .fleet import CHUNK as CHUNK
+from .fleet import Fleet as Fleet
+from .fleet import fleets as fleets
