@@ -41,6 +41,7 @@ STAGES = (
 CODE = (
     "apm_analytics/**/*.py",
     "apm_analytics/**/*.sql",
+    "apm_analytics/**/*.yaml",
     "notebooks/*.ipynb",
     "pipelines/*",
     "specs/**/*",
