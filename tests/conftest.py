@@ -1,4 +1,4 @@
-"""What every test may ask for: the real data, the real servers."""
+"""Fixtures for all tests: the workspace, recorded telemetry, installed servers."""
 
 import os
 import shutil
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-# Minutes long: started last, they would leave one of two cores without work.
+# These take minutes: started last, they would leave one of two workers idle.
 STARTED_FIRST = (
     "notebooks/test_recorded_numbers.py",
-    "nightly/test_job.py",
     "baselines/training/test_stages.py",
+    "nightly/test_job.py",
     "ingest/receiver/test_crashes.py",
     "ingest/receiver/test_bad_input.py",
     "instrument/test_wiring.py",
@@ -43,12 +43,12 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def server_binary() -> Callable[[str], Path]:
-    """Find a program that `make servers` installs; in CI a missing one fails the test."""
+    """Return a function that finds a program; in CI a missing one fails the test."""
 
     def find(name: str) -> Path:
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+        program = shutil.which(name)
+        if program:
+            return Path(program)
         reason = f"{name} is not installed: run `make servers`"
         if os.environ.get("CI"):
             pytest.fail(reason)

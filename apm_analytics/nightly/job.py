@@ -25,7 +25,7 @@ from apm_analytics.foundation.settings import Settings
 from apm_analytics.lake import query, snapshots
 from apm_analytics.nightly import ledger, notebooks
 from apm_analytics.nightly.pipeline import Without
-from apm_analytics.quality import suite
+from apm_analytics.quality import checks
 from apm_analytics.quality.result import QualityResult
 from apm_analytics.report.pages import nightly
 from apm_analytics.report.pages import quality as quality_page
@@ -236,10 +236,14 @@ def _run_steps(
 
 def _check_quality(folders: Folders, settings: Settings) -> QualityResult:
     limits = settings.params.quality
-    clock = suite.age_clock(folders.lake, limits, now=datetime.now(UTC))
+    clock = checks.age_clock(folders.lake, limits, now=datetime.now(UTC))
     with query.connect(folders.lake) as con:
-        result = suite.check(
-            con, limits, now=clock, history_days=settings.params.snapshot.history_days
+        result = checks.check(
+            con,
+            limits,
+            now=clock,
+            history_days=settings.params.snapshot.history_days,
+            specs=settings.workspace / "specs",
         )
     result.write(folders.derived / "quality.json")
     return result
@@ -260,7 +264,7 @@ def _train(folders: Folders, settings: Settings, run_id: str, progress: bool) ->
 def _is_stale(lake: Path, settings: Settings) -> bool:
     """Return whether a lake with live ingest has received no span for too long."""
     limits = settings.params.quality
-    now = suite.age_clock(lake, limits, now=datetime.now(UTC))
+    now = checks.age_clock(lake, limits, now=datetime.now(UTC))
     newest = snapshots.status(lake).filter(table="spans")["last_time"].item()
     if now is None or newest is None:
         return False

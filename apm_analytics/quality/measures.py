@@ -1,25 +1,30 @@
-"""Measure a lake for the quality check: DuckDB counts over all rows, a few numbers come out.
+"""Measure a lake for the quality check: DuckDB counts over all rows and returns a few numbers.
 
-In:  a connection to the lake.
-Out: measures by table; `<measure>_note` says in words which column, when or which names.
+In:  a connection to the lake, the user's own measures.
+Out: measures by table; `<measure>_note` says which column, when, or which names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from apm_analytics.foundation.errors import BadParameter
+from apm_analytics.foundation.errors import ApmError, BadParameter
 from apm_analytics.foundation.settings import QualityParams
 from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection, SqlError, offline
+from apm_analytics.lake.query import Connection, SqlError
 from apm_analytics.lake.schema import COMPUTED, METRIC_TABLES, TABLES
-from apm_analytics.quality.rules import CLOCK_TOLERANCE_S, EDGE_S, MAX_DURATION_S
+from apm_analytics.quality.rules import METRICS, OwnMeasure
 
-Measures = dict[str, Any]
-
-# Ids of so many spans are compared at once, which takes about 300 MB.
+# A span that lasts a day is a clock that jumped or an end that was never recorded.
+MAX_DURATION_S = 86_400.0
+# Traces this near to the first or last span may have been cut by the recording.
+EDGE_S = 60.0
+# Two clocks that NTP synchronises may differ by this much.
+CLOCK_TOLERANCE_S = 0.001
+# The ids of this many spans are compared at once, which takes about 300 MB.
 SLICE_SPANS = 2_500_000
-NULLS = "null_"  # columns that start so hold the share of nulls of one column
+NULLS = "null_"  # prefix of columns that hold the share of nulls of one column
+Measures = dict[str, Any]
 
 
 def measure(
@@ -28,33 +33,50 @@ def measure(
     *,
     now: datetime | None,
     history_days: float | None,
+    own: Sequence[tuple[OwnMeasure, str]] = (),
 ) -> dict[str, Measures]:
     """Measure every table that has rows, and `metrics` for all metric tables together.
 
-    Of a table whose columns do not fit there is only `schema`: the number of odd columns.
+    A table whose columns do not fit has only `schema`: the number of such columns. `own` holds the
+    measures of specs/quality.yaml, each with its file and line.
     """
-    found: dict[str, Measures] = {"spans": {"rows": 0}}
+    measured: dict[str, Measures] = {"spans": {"rows": 0}}
     since: datetime | None = None
     for table in TABLES:
         try:
             if not _has_rows(con, table):
                 continue
             odd = _odd_columns(con, table)
-            found[table] = {"schema": len(odd), "schema_note": _listed(odd)}
+            measured[table] = {"schema": len(odd), "schema_note": _listed(odd)}
             if odd:
                 continue
             if table == "spans" and history_days is not None:
                 since = _newest(con) - timedelta(days=history_days)
-            found[table] |= _measure_table(con, table, since, params)
+            measured[table] |= _measure_table(con, table, since, params)
         except (SqlError, BadParameter) as error:
             # DESCRIBE reads the first part alone; a later one may differ or be damaged.
-            found[table] = {"schema": 1, "schema_note": str(error).splitlines()[0]}
-    if "last_time" in found["spans"]:
-        found["spans"] |= _age(found["spans"]["last_time"], now if params.check_age else None)
-    metrics = [table for table in METRIC_TABLES if table in found]
-    if metrics and not any(found[table]["schema"] for table in metrics):
-        found["metrics"] = _row(con, "metric_units", since=since)
-    return found
+            measured[table] = {"schema": 1, "schema_note": str(error).splitlines()[0]}
+    if "last_time" in measured["spans"]:
+        measured["spans"] |= _age(measured["spans"]["last_time"], now if params.check_age else None)
+    metrics = [table for table in METRIC_TABLES if table in measured]
+    if metrics and not any(measured[table]["schema"] for table in metrics):
+        measured[METRICS] = _row(con, "metric_units", since=since)
+    for extra, at in own:
+        if extra.table in measured and not measured[extra.table].get("schema"):
+            measured[extra.table][extra.name] = _own(con, extra, at, since)
+    return measured
+
+
+def _own(con: Connection, extra: OwnMeasure, at: str, since: datetime | None) -> float | None:
+    try:
+        [(value,)] = query.frame(
+            con, extra.sql, {"since": since} if "$since" in extra.sql else {}
+        ).rows()
+        return None if value is None else float(value)
+    except (SqlError, ApmError, ValueError, TypeError) as error:
+        raise BadParameter(
+            f"{at}: {extra.name} needs a SELECT with one row and one number: {error}"
+        ) from error
 
 
 def _has_rows(con: Connection, table: str) -> bool:
@@ -68,18 +90,18 @@ def _newest(con: Connection) -> datetime:
 
 
 def _odd_columns(con: Connection, table: str) -> dict[str, str]:
-    """Compare a table's columns with those of `lake.schema`, as DuckDB names their types."""
-    with offline() as empty:
+    """Return what is wrong with which column, against `lake.schema`."""
+    with query.offline() as empty:
         empty.register(table, TABLES[table].empty_table())
         needed = _types(empty, table)
-    found = _types(con, table)
+    present = _types(con, table)
     odd = {
-        column: f"is {found.get(column, 'missing')}, needs {kind}"
+        column: f"is {present.get(column, 'missing')}, needs {kind}"
         for column, kind in needed.items()
-        if found.get(column) != kind
+        if present.get(column) != kind
     }
     known = {*needed, *COMPUTED.get(table, ())}
-    return odd | {column: "is unknown" for column in found if column not in known}
+    return odd | {column: "is unknown" for column in present if column not in known}
 
 
 def _types(con: Connection, table: str) -> dict[str, str]:
@@ -91,13 +113,13 @@ def _measure_table(
 ) -> Measures:
     if table != "spans":
         return _with_nulls(_row(con, f"{table}_quality", since=since))
-    found = _row(con, "spans_quality", since=since, max_duration_s=MAX_DURATION_S)
+    measures = _row(con, "spans_quality", since=since, max_duration_s=MAX_DURATION_S)
     gaps = _row(con, "span_gaps", since=since, min_gap_s=params.warn_gap_s)
     if gaps["gap_count"]:
         more = f", one of {gaps['gap_count']}" if gaps["gap_count"] > 1 else ""
-        found["gap_s_note"] = f"after {gaps['gap_began']:%Y-%m-%d %H:%M} UTC{more}"
-    found["gap_s"] = gaps["gap_s"]
-    return _with_nulls(found) | _compare_ids(con, found, since)
+        measures["gap_s_note"] = f"after {gaps['gap_began']:%Y-%m-%d %H:%M} UTC{more}"
+    measures["gap_s"] = gaps["gap_s"]
+    return _with_nulls(measures) | _compare_ids(con, measures, since)
 
 
 def _age(newest: datetime, now: datetime | None) -> Measures:
@@ -107,7 +129,7 @@ def _age(newest: datetime, now: datetime | None) -> Measures:
 
 
 def _compare_ids(con: Connection, spans: Measures, since: datetime | None) -> Measures:
-    """Count duplicates, orphans and skewed children, a slice of the traces at a time."""
+    """Count duplicates, orphans and skewed children, one slice of the traces at a time."""
     edge = timedelta(seconds=EDGE_S)
     slices = spans["rows"] // SLICE_SPANS + 1
     counts: dict[str, int] = {}
@@ -131,7 +153,7 @@ def _compare_ids(con: Connection, spans: Measures, since: datetime | None) -> Me
 
 
 def _with_nulls(measures: Measures) -> Measures:
-    """Sum the shares of nulls up to that of the worst column."""
+    """Add the share of nulls of the worst column, with its name."""
     nulls = {
         name.removeprefix(NULLS): share
         for name, share in measures.items()

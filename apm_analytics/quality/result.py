@@ -1,6 +1,6 @@
 """The outcome of a quality check, in memory and as JSON.
 
-In:  expectations that were judged.
+In:  expectations that were validated.
 Out: whether anything may be published, and each expectation in plain words.
 """
 
@@ -17,18 +17,18 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Expectation:
-    """What was expected of one table and what was found.
+    """What was expected of one measure of a table, and what was observed.
 
-    `observed` and `limit` are in `unit` ("1" is a share). `limit` is the one that was passed, else
-    the first that would be; a passed expectation's severity is what passing that would be.
+    `observed` and `limit` are in `unit` ("1" is a share). `limit` is the limit that was exceeded,
+    else the first that would be, and `severity` that of exceeding it.
     """
 
     table: str
     name: str
     description: str
-    observed: float | None  # None: nothing there to measure
+    observed: float | None  # None: there is nothing to measure
     limit: float
-    at_least: bool  # the direction of the limit; else it is an upper one
+    at_least: bool  # `limit` is a lower limit
     unit: str
     passed: bool
     severity: Severity
@@ -36,7 +36,7 @@ class Expectation:
     note: str = ""  # which column, when, which names
 
     def __str__(self) -> str:
-        """Say it in one line: what, how much, which limit."""
+        """Return one line: what was measured, its value, and its limit."""
         note = f" ({self.note})" if self.note else ""
         return (
             f"{self.table}: {self.description}: {amount(self.observed, self.unit)}{note}, "
@@ -44,7 +44,7 @@ class Expectation:
         )
 
     def bound(self) -> str:
-        """Give the limit in words."""
+        """Return the limit in words."""
         return f"{'at least' if self.at_least else 'at most'} {amount(self.limit, self.unit)}"
 
 
@@ -57,35 +57,34 @@ class QualityResult:
 
     @property
     def passed(self) -> bool:
-        """Whether thresholds may be learned from this data and published."""
+        """Whether thresholds may be trained on this data and published."""
         return not self.failures()
 
     def failures(self) -> list[Expectation]:
-        """List what stops publishing."""
+        """Return the expectations that stop publishing."""
         return [e for e in self.expectations if not e.passed and e.severity == "error"]
 
     def warnings(self) -> list[Expectation]:
-        """List what a person should know, but stops nothing."""
+        """Return the expectations that failed but do not stop publishing."""
         return [e for e in self.expectations if not e.passed and e.severity == "warning"]
 
     def summary(self) -> str:
-        """Say in one sentence whether the data may be learned from."""
+        """Return one sentence: whether the data can be trained on."""
         failures, warned = len(self.failures()), len(self.warnings())
-        noted = f", {warned} of them with a warning" if warned else ""
+        total = f"{len(self.expectations)} expectations"
         if failures:
-            return (
-                f"{failures} of {len(self.expectations)} expectations failed, "
-                "so nothing new is published."
-            )
-        return f"The data is fit to learn from: {len(self.expectations)} expectations{noted}."
+            return f"{failures} of {total} failed, so nothing new is published."
+        noted = f", {warned} of them with a warning" if warned else ""
+        return f"The data is fit to learn from: {total}{noted}."
 
-    def to_json(self) -> str:
-        """Give everything as JSON text."""
-        return json.dumps({"passed": self.passed, **asdict(self)}, indent=1)
+    def write(self, file: Path) -> None:
+        """Write the result as JSON."""
+        content = json.dumps({"passed": self.passed, **asdict(self)}, indent=1)
+        write_atomic(file, content.encode())
 
     @classmethod
     def from_json(cls, text: str) -> "QualityResult":
-        """Read what `to_json` gave.
+        """Parse what `write` wrote.
 
         Raises
         ------
@@ -98,16 +97,12 @@ class QualityResult:
             return cls(raw["checked_at"], expectations)
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(
-                f"this is no quality result: {error!r}; run `apm nightly` to make one anew"
+                f"not a quality result: {error!r}; run `apm nightly` to write a new one"
             ) from error
-
-    def write(self, file: Path) -> None:
-        """Write the JSON whole, as `derived/quality.json`."""
-        write_atomic(file, self.to_json().encode())
 
     @classmethod
     def read(cls, file: Path) -> "QualityResult":
-        """Read a file that `write` made."""
+        """Read a file that `write` wrote."""
         try:
             return cls.from_json(file.read_text())
         except OSError as error:
@@ -115,19 +110,15 @@ class QualityResult:
 
 
 def amount(value: float | None, unit: str) -> str:
-    """Say a share as a percentage, seconds as a time, rows as a number."""
+    """Format a share as a percentage, seconds as a duration, and counts with their unit."""
     if value is None:
         return "not measured"
     if unit == "1":
         return f"{value * 100:.3g} %"
-    if unit == "s":
-        return _time(value)
-    return f"{value:,.0f} {unit}"
-
-
-def _time(seconds: float) -> str:
-    # Days and minutes from two on: 36 h and 90 s say more than 1.5 d and 1.5 min.
+    if unit != "s":
+        return f"{value:,.0f} {unit}"
+    # Days and minutes only from two on: 36 h and 90 s read better than 1.5 d and 1.5 min.
     for length, least, name in ((86_400.0, 2, "d"), (3_600.0, 1, "h"), (60.0, 2, "min")):
-        if abs(seconds) >= least * length:
-            return f"{seconds / length:.3g} {name}"
-    return f"{seconds:.3g} s"
+        if abs(value) >= least * length:
+            return f"{value / length:.3g} {name}"
+    return f"{value:.3g} s"

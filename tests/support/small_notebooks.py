@@ -1,4 +1,4 @@
-"""Notebooks made in a line each, for tests of what runs them."""
+"""Small notebooks and pipelines, for tests of what runs them."""
 
 import textwrap
 from collections.abc import Sequence

@@ -17,8 +17,9 @@ from apm_analytics.alerts.gate.watching import (
     rolling_mean,
 )
 from apm_analytics.baselines.models.scales import Floats
-from apm_analytics.baselines.models.series import HOURS_PER_WEEK, Flags, Times
+from apm_analytics.baselines.models.series import Flags, Times
 from apm_analytics.foundation.settings import Params
+from apm_analytics.foundation.time import HOURS_PER_WEEK
 
 if TYPE_CHECKING:
     from apm_analytics.alerts.gate.levels import Weeks

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from apm_analytics.foundation import specs
+from apm_analytics.foundation import specs, yaml_documents
 from apm_analytics.foundation.errors import BadParameter
 
 FILE_NAME = "signals.yaml"
@@ -46,7 +46,7 @@ def load(file: Path) -> frozenset[Key]:
     BadParameter
         An entry does not fit, or a series stands twice; the message names file and line.
     """
-    document = specs.read(file)
+    document = yaml_documents.read(file)
     keys: set[Key] = set()
     for place, engine in enumerate(specs.check(document, _File).engines):
         if engine.key in keys:

@@ -1,7 +1,7 @@
-"""Render the result of the quality checks as an HTML fragment or a page.
+"""Render the outcome of a quality check as `quality.html`.
 
 In:  a `QualityResult`.
-Out: HTML without scripts, fonts or other external resources.
+Out: HTML that loads nothing: no scripts, no fonts.
 """
 
 from html import escape
@@ -10,23 +10,7 @@ from pathlib import Path
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.quality.result import Expectation, QualityResult, amount
 
-STYLE = """
-.quality table { border-collapse: collapse; width: 100%; }
-.quality th, .quality td { text-align: left; padding: .3em .8em .3em 0; vertical-align: top;
-  border-bottom: 1px solid #8884; }
-.quality .state { font-weight: 600; }
-.quality .state, .quality .limit { white-space: nowrap; }
-.quality .error .state { color: #b3261e; }
-.quality .warning .state { color: #8a5a00; }
-.quality .ok .state { color: #1b6e3c; }
-.quality .aside { opacity: .75; font-size: .9em; }
-@media (prefers-color-scheme: dark) {
-  .quality .error .state { color: #ff8a80; }
-  .quality .warning .state { color: #ffca61; }
-  .quality .ok .state { color: #7bd88f; }
-}
-"""
-# The page follows the light or dark colours of the browser.
+# Neither light nor dark is forced: the browser's own colours apply.
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -34,14 +18,26 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>Data quality</title>
 <style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto;
-  padding: 0 1rem; }}
+:root { color-scheme: light dark; --error: #b3261e; --warning: #8a5a00; --ok: #1b6e3c; }
+@media (prefers-color-scheme: dark) {
+  :root { --error: #ff8a80; --warning: #ffca61; --ok: #7bd88f; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto;
+  padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .3em .8em .3em 0; vertical-align: top;
+  border-bottom: 1px solid #8884; }
+.state { font-weight: 600; }
+.state, .limit { white-space: nowrap; }
+.error .state { color: var(--error); }
+.warning .state { color: var(--warning); }
+.ok .state { color: var(--ok); }
+.aside { opacity: .75; font-size: .9em; }
 </style>
 </head>
 <body>
 <h1>Data quality</h1>
-{fragment}
+BODY
 </body>
 </html>
 """
@@ -49,27 +45,25 @@ STATES = {"error": "stops publishing", "warning": "warning", "ok": "ok"}
 
 
 def page(result: QualityResult) -> str:
-    """Return the fragment: failures first, with advice; what passed is folded below."""
-    troubled = [*result.failures(), *result.warnings()]
-    fine = [expectation for expectation in result.expectations if expectation.passed]
+    """Return the page: what failed first, with advice; the rest below, folded."""
+    failed = [*result.failures(), *result.warnings()]
+    passed = [e for e in result.expectations if e.passed]
     parts = [
-        f'<section class="quality"><style>{STYLE}</style>',
         f"<p><strong>{escape(result.summary())}</strong> "
-        f'<span class="aside">Checked {escape(result.checked_at)}.</span></p>',
+        f'<span class="aside">Checked {escape(result.checked_at)}.</span></p>'
     ]
-    if troubled:
-        parts.append(_table(troubled))
-    if fine:
-        opened = "" if troubled else " open"
-        parts.append(f"<details{opened}><summary>{len(fine)} expectations hold</summary>")
-        parts.append(f"{_table(fine)}</details>")
-    parts.append("</section>")
-    return "\n".join(parts)
+    if failed:
+        parts.append(_table(failed))
+    if passed:
+        opened = "" if failed else " open"
+        parts.append(f"<details{opened}><summary>{len(passed)} expectations hold</summary>")
+        parts.append(f"{_table(passed)}</details>")
+    return PAGE.replace("BODY", "\n".join(parts))
 
 
 def write_page(result: QualityResult, path: Path) -> None:
-    """Write the standalone page `quality.html` atomically."""
-    write_atomic(path, PAGE.format(fragment=page(result)).encode())
+    """Write `quality.html` atomically."""
+    write_atomic(path, page(result).encode())
 
 
 def _table(expectations: list[Expectation]) -> str:

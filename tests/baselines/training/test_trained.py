@@ -17,9 +17,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> small_run.SmallRun:
 def test_a_short_history_is_said_to_have_no_season(run: small_run.SmallRun) -> None:
     frames = [trained.frame(run.derived, name) for name in ("features", "bounds", "skipped")]
     said = trained.summary(*frames, settings.load().params).data
-    assert said.startswith("The history covers 2 days. Series with a baseline: 21 robust.")
+    assert said.startswith("The history covers 47.8 h. Series with a baseline: 15 robust.")
     assert "less than 7 days, so no season could be learned" in said
-    assert said.endswith("1 series could not be learned from and have none.")
+    assert said.endswith("9 series could not be learned from and have none.")
 
 
 def test_features_without_a_window_say_what_to_do(run: small_run.SmallRun) -> None:
@@ -29,10 +29,13 @@ def test_features_without_a_window_say_what_to_do(run: small_run.SmallRun) -> No
 
 
 def test_metrics_and_cards_are_read_for_people(run: small_run.SmallRun) -> None:
-    assert trained.metrics(run.models).to_dicts() == [
-        {"of": "robust", "coverage": 0.995, "series": 15.0}
-    ]
-    assert "<summary>Robust bounds</summary>" in trained.cards(run.models).data
+    metrics = trained.metrics(run.models)
+    (rates,) = metrics.filter(of="trained / robust / rate").to_dicts()
+    assert rates["n_series"] == 7 and 0 <= rates["flagged"] < 0.1
+    assert "history" in metrics["of"].to_list()
+    assert trained.cards(run.models).data.count("<summary>") == 2
+    title = (run.models / "baselines" / "card.md").read_text().splitlines()[0].removeprefix("# ")
+    assert f"<summary>{title}</summary>" in trained.cards(run.models).data
 
 
 def test_what_was_not_trained_says_how_to_train(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from pydantic import ValidationError
 from rows import MONDAY_NS, NS_PER_S, table
 
 from apm_analytics.foundation import settings
-from apm_analytics.foundation.errors import BadInput
+from apm_analytics.foundation.errors import BadInput, BadParameter
 from apm_analytics.foundation.settings import QualityParams
 from apm_analytics.ingest.files.importer import import_files
 from apm_analytics.lake import query, snapshots
-from apm_analytics.lake.arrivals import is_live
-from apm_analytics.quality import measures, suite
+from apm_analytics.lake.arrivals import MAX_LEAD_S, is_live
+from apm_analytics.quality import checks, measures
+from apm_analytics.quality.result import QualityResult
 from apm_analytics.report.pages.quality import page, write_page
 
 PARAMS = settings.load().params.quality
@@ -117,13 +118,13 @@ def _span(
 
 def check(
     lake: Path, *, now: datetime | None = LAST, history_days: float | None = None, **limits: Any
-) -> suite.QualityResult:
+) -> QualityResult:
     with query.connect(lake) as con:
         params = PARAMS.model_copy(update=limits)
-        return suite.check(con, params, now=now, history_days=history_days)
+        return checks.check(con, params, now=now, history_days=history_days)
 
 
-def failed(result: suite.QualityResult) -> set[tuple[str, str, str]]:
+def failed(result: QualityResult) -> set[tuple[str, str, str]]:
     return {(e.table, e.name, e.severity) for e in result.expectations if not e.passed}
 
 
@@ -276,14 +277,14 @@ def test_a_span_of_the_future_does_not_hide_a_stalled_exporter(clean: Path) -> N
 
 def test_age_counts_in_a_lake_fed_live_and_not_in_a_recording(clean: Path, tmp_path: Path) -> None:
     now = datetime.now(UTC)
-    assert suite.age_clock(clean, PARAMS, now=now) is None
+    assert checks.age_clock(clean, PARAMS, now=now) is None
     fresh = shop()
     for span in fresh.spans:
         span["time"] += int(now.timestamp() - LAST.timestamp()) * NS_PER_S
     live = fresh.save(tmp_path)
     assert is_live(live, max_delay_s=3600)
-    assert suite.age_clock(live, PARAMS, now=now) == now
-    assert suite.age_clock(live, PARAMS.model_copy(update={"check_age": False}), now=now) is None
+    assert checks.age_clock(live, PARAMS, now=now) == now
+    assert checks.age_clock(live, PARAMS.model_copy(update={"check_age": False}), now=now) is None
 
 
 def test_columns_of_another_type_or_name_fail_the_schema_alone(tmp_path: Path) -> None:
@@ -387,7 +388,7 @@ def test_a_result_survives_its_file(tmp_path: Path, clean: Path) -> None:
     result = check(clean, now=LAST + timedelta(days=3))
     file = tmp_path / "derived" / "quality.json"
     result.write(file)
-    assert suite.QualityResult.read(file) == result
+    assert QualityResult.read(file) == result
     assert json.loads(file.read_text())["passed"] is False
 
 
@@ -395,12 +396,12 @@ def test_a_result_survives_its_file(tmp_path: Path, clean: Path) -> None:
 def test_a_file_that_holds_no_result_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "quality.json").write_text(text)
     with pytest.raises(BadInput, match="apm nightly"):
-        suite.QualityResult.read(tmp_path / "quality.json")
+        QualityResult.read(tmp_path / "quality.json")
 
 
 def test_no_result_yet_is_an_error_that_helps(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="apm nightly"):
-        suite.QualityResult.read(tmp_path / "quality.json")
+        QualityResult.read(tmp_path / "quality.json")
 
 
 class _Links(HTMLParser):
@@ -450,10 +451,79 @@ def test_a_warning_limit_above_its_stop_is_refused() -> None:
         QualityParams.model_validate(values)
 
 
+OWN = """\
+measures:
+  - name: failed_ratio
+    table: spans
+    sql: >
+      select count(*) filter (status_code = 'error') / count(*) from spans
+      where $since::timestamp is null or time >= $since::timestamp::timestamp_ns
+expectations:
+  - table: spans
+    measure: failed_ratio
+    description: spans that failed
+    advice: look at them
+    warning: {max: 0.0}
+    error: {max: 0.5}
+  - tables: [spans, logs]
+    measure: rows
+    unit: rows
+    description: rows at all
+    advice: send some
+    error: {min: 100}
+"""
+
+
+def with_own(folder: Path, text: str = OWN) -> Path:
+    (folder / "quality.yaml").write_text(text)
+    return folder
+
+
+def test_own_expectations_on_own_measures_join_the_suite(tmp_path: Path) -> None:
+    telemetry = shop()
+    update(some(telemetry.spans, 0.1), status_code="error")
+    lake, specs = telemetry.save(tmp_path / "lake", "spans", "logs"), with_own(tmp_path)
+    listed = checks.table(checks.suite(PARAMS, specs=specs))
+    packaged = checks.table(checks.suite(PARAMS))
+    assert listed.height == packaged.height + 4
+    (warning, error) = listed.filter(name="failed_ratio").to_dicts()
+    assert (warning["severity"], warning["max"]) == ("warning", 0.0)
+    assert (error["severity"], error["max"]) == ("error", 0.5)
+    with query.connect(lake) as con:
+        result = checks.check(con, PARAMS, now=LAST, history_days=1, specs=specs)
+    assert failed(result) == {("spans", "failed_ratio", "warning")}
+    (failure,) = result.warnings()
+    assert failure.observed == pytest.approx(0.1, abs=0.001)
+    assert str(failure).startswith("spans: spans that failed: 10 %, needs at most 0 %")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("measure: failed_ratio", "measure: failed", r"quality.yaml:8: .*no measure 'failed'"),
+        ("table: spans\n    measure", "table: span\n    measure", r"quality.yaml:8: no table"),
+        ("{max: 0.5}", "{max: max_ratio}", r"quality.yaml:8: .*no 'max_ratio'; has warn_null"),
+        ("{max: 0.5}", "{}", r"quality.yaml:13: expectations.0.error: .*needs min or max"),
+        ("status_code =", "status =", r"quality.yaml:2: failed_ratio needs a SELECT"),
+    ],
+)
+def test_a_quality_spec_that_does_not_fit_is_refused_with_its_line(
+    tmp_path: Path, clean: Path, before: str, after: str, message: str
+) -> None:
+    specs = with_own(tmp_path, OWN.replace(before, after))
+    with query.connect(clean) as con, pytest.raises(BadParameter, match=message):
+        checks.check(con, PARAMS, now=None, specs=specs)
+
+
+def test_the_limit_for_spans_from_the_future_is_that_of_live_lakes() -> None:
+    (age,) = checks.table(checks.suite(PARAMS)).filter(name="age_s").to_dicts()
+    assert age["min"] == -MAX_LEAD_S
+
+
 def test_real_traces_are_fit_to_learn_from(tmp_path: Path, real_data: Path) -> None:
     traces = real_data / "train-ticket" / "2023-01-30" / "traces.jsonl.gz"
     import_files([traces], tmp_path, workers=1, progress=False)
-    now = suite.age_clock(tmp_path, PARAMS, now=datetime.now(UTC))
+    now = checks.age_clock(tmp_path, PARAMS, now=datetime.now(UTC))
     result = check(tmp_path, now=now)
     assert failed(result) == set()
     observed = {e.name: e.observed for e in result.expectations}
