@@ -27,13 +27,11 @@ import pandas as pd
 import polars as pl
 from tqdm import tqdm
 
-from apm_analytics.baselines.models import prophet, store
-from apm_analytics.baselines.models.series import week_after
-from apm_analytics.baselines.training import registry, training
-from apm_analytics.baselines.training.fleet import CHUNK, Fleet
+from apm_analytics.baselines.models import prophet, store, week_after
+from apm_analytics.baselines.training import CHUNK, Fleet, registry, training
 from apm_analytics.foundation import settings
 from apm_analytics.foundation.provenance import Provenance
-from apm_analytics.signals.operations import SIGNALS
+from apm_analytics.signals import SIGNALS
 
 START = np.datetime64("2026-01-05T00:00", "us")
 BATCH = 500  # series fitted at once, so that ten thousand long ones fit into memory

@@ -20,10 +20,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from apm_analytics.ingest.decode import otlp, protobuf
-from apm_analytics.ingest.decode.records import Limits
-from apm_analytics.ingest.decode.requests import Requests
-from apm_analytics.ingest.decode.sink import Sink
+from apm_analytics.ingest import otlp
+from apm_analytics.ingest.decode import Limits, Requests, Sink, protobuf
 from apm_analytics.lake import parts
 
 REQUESTS = 40

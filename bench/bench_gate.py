@@ -31,11 +31,11 @@ from apm_analytics.alerts.prometheus import signal_specs
 from apm_analytics.baselines.training import training
 from apm_analytics.foundation import settings
 from apm_analytics.foundation.settings import Params, Settings
-from apm_analytics.ingest.files import simulated
+from apm_analytics.ingest import simulated
 from apm_analytics.lake import query
-from apm_analytics.signals import calendar
+from apm_analytics.signals import Calendar, Entry, calendar
 from apm_analytics.signals import operations as signals
-from apm_analytics.signals.calendar import REGRESSION, Calendar, Entry
+from apm_analytics.signals.calendar import REGRESSION
 
 PUBLISHED = "published"
 LEAST_RECALL, MOST_FALSE = 0.9, 1.0

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from apm_analytics.ingest.files.importer import import_files
+from apm_analytics.ingest.files import import_files
 
 START_NS = 1_772_409_600 * 10**9
 SPANS_A_REQUEST = 1_000

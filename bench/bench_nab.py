@@ -23,7 +23,7 @@ import polars as pl
 from nab_scoring import Labels, Profile
 from tqdm import tqdm
 
-from apm_analytics.baselines.detection.detector import SeriesDetector
+from apm_analytics.baselines.detection import SeriesDetector
 from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
 from apm_analytics.foundation.settings import DetectorParams, load
 

@@ -22,10 +22,9 @@ from tqdm import tqdm
 
 from apm_analytics.lake import query, snapshots
 from apm_analytics.lake.schema import TABLES
-from apm_analytics.signals.calendar import Calendar
+from apm_analytics.signals import Calendar
+from apm_analytics.slo import Given, Limits, reports
 from apm_analytics.slo import specs as slo_specs
-from apm_analytics.slo.budget import Limits
-from apm_analytics.slo.report import Given, reports
 from apm_analytics.traces import critical_path
 from apm_analytics.transactions import instances
 from apm_analytics.transactions import specs as transactions_specs

@@ -17,7 +17,7 @@ from apm_analytics.alerts.prometheus.signal_specs import BOUNDS
 from apm_analytics.foundation.errors import BadInput, NotEnoughData
 from apm_analytics.foundation.provenance import Provenance
 from apm_analytics.foundation.time import HOURS_PER_WEEK
-from apm_analytics.signals.operations import SERIES
+from apm_analytics.signals import SERIES
 
 BOUND = (*SERIES, "bound")
 BOUND_COLUMNS = (*SERIES, "unit", "hour_of_week", "expected", "lower", "upper", "model")

@@ -10,8 +10,18 @@ import polars as pl
 
 from apm_analytics.business import association, costs
 from apm_analytics.business.costs import Costs
-from apm_analytics.charts.plots import nothing
-from apm_analytics.charts.theme import AT, GREY, PALETTE, RED, UTC_AXIS, WIDTH, Chart, finish, lean
+from apm_analytics.charts import (
+    AT,
+    GREY,
+    PALETTE,
+    RED,
+    UTC_AXIS,
+    WIDTH,
+    Chart,
+    finish,
+    lean,
+    nothing,
+)
 
 # More edges are unreadable.
 MAX_EDGES = 30

@@ -14,8 +14,9 @@ import polars as pl
 from apm_analytics.business import impact, kpis
 from apm_analytics.business.specs import Kpi
 from apm_analytics.foundation.errors import ApmError, BadParameter, NotEnoughData, NotFound
-from apm_analytics.lake.query import Connection
-from apm_analytics.signals.calendar import Calendar, utc
+from apm_analytics.lake import Connection
+from apm_analytics.signals import Calendar
+from apm_analytics.signals.calendar import utc
 
 ESTIMATED, INSUFFICIENT = "estimated", "insufficient"
 SCHEMA: dict[str, type[pl.DataType]] = {

@@ -25,7 +25,7 @@ from apm_analytics.business.specs import (
 )
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
 from apm_analytics.foundation.time import naive
-from apm_analytics.lake.query import Connection, Relation, SqlError
+from apm_analytics.lake import Connection, Relation, SqlError
 from apm_analytics.signals import operations, sampling
 
 WHOLE = ""  # the segment of the total

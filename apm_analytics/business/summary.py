@@ -16,8 +16,8 @@ from apm_analytics.business.costs import Costs
 from apm_analytics.business.specs import Kpi
 from apm_analytics.charts import words
 from apm_analytics.foundation.settings import BusinessParams
-from apm_analytics.lake.query import Connection
-from apm_analytics.signals.calendar import Calendar
+from apm_analytics.lake import Connection
+from apm_analytics.signals import Calendar
 
 # An incident affects several series for several windows; less happens by chance in a large fleet.
 MIN_SERIES = 2

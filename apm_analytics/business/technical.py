@@ -10,8 +10,7 @@ import polars as pl
 
 from apm_analytics.business import kpis
 from apm_analytics.foundation.errors import NotFound
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, query
 from apm_analytics.signals import operations
 
 # Rates are left out: they move with KPIs because both follow demand.

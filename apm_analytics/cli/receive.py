@@ -59,7 +59,7 @@ def receive(
     from apm_analytics.foundation import settings
     from apm_analytics.foundation.privacy import load_rules
     from apm_analytics.ingest import receiver
-    from apm_analytics.serve.access import load_access
+    from apm_analytics.serve import load_access
 
     tls = None
     if tls_cert or tls_key or tls_client_ca:
@@ -95,7 +95,7 @@ def receive(
 @click.argument("name")
 def token(name: str) -> None:
     """Make a token for an application or tenant: what may send to `apm receive`."""
-    from apm_analytics.serve.access import new_token
+    from apm_analytics.serve import new_token
 
     made, entry = new_token(name)
     click.echo(f"token, shown only now: {made}", err=True)

@@ -25,7 +25,7 @@ def import_(
     """Import OTLP files (JSON or protobuf, plain, .gz or .zst) and folders of them."""
     from apm_analytics.cli import retention_words
     from apm_analytics.foundation import settings
-    from apm_analytics.ingest.files.importer import import_files
+    from apm_analytics.ingest.files import import_files
     from apm_analytics.lake import snapshots
     from apm_analytics.lake.maintenance import retention
 
@@ -66,7 +66,7 @@ def simulate(
 ) -> None:
     """Write weeks of telemetry of a small shop as OTLP, and import it."""
     from apm_analytics.foundation import settings
-    from apm_analytics.ingest.files import simulated
+    from apm_analytics.ingest import simulated
     from apm_analytics.signals import calendar
 
     folder = into or lake.parent / "simulated"

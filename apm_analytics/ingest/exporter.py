@@ -32,7 +32,7 @@ from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.staging import Stage, Taken, write_letters
 from apm_analytics.ingest.units import Units
 from apm_analytics.lake import snapshots
-from apm_analytics.lake.journal.journal import Entry
+from apm_analytics.lake.journal import Entry
 
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from apm_analytics.ingest.kinds import plain_kind, sent_as
 from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.units import Units
 from apm_analytics.ingest.wire.arrays import encoded, encoded_schema
-from apm_analytics.lake.journal.journal import Entry
+from apm_analytics.lake.journal import Entry
 
 SIGNALS = ("traces", "metrics", "logs")
 JSON = "+json"

@@ -25,8 +25,7 @@ from apm_analytics.foundation.settings import Settings
 from apm_analytics.lake import query, snapshots
 from apm_analytics.nightly import ledger, notebooks
 from apm_analytics.nightly.pipeline import Without
-from apm_analytics.quality import checks
-from apm_analytics.quality.result import QualityResult
+from apm_analytics.quality import QualityResult, checks
 from apm_analytics.report.pages import nightly
 from apm_analytics.report.pages import quality as quality_page
 from apm_analytics.signals import calendar

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import BadParameter, NotebookFailed
 from apm_analytics.nightly.pipeline import Pipeline, Step, Without
-from apm_analytics.report.records import NotebookResult, read_records
+from apm_analytics.report import NotebookResult, read_records
 
 if TYPE_CHECKING:
     from apm_analytics.nightly.execution import Kernels

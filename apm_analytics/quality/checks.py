@@ -20,8 +20,7 @@ import polars as pl
 
 from apm_analytics.foundation.errors import ApmError, BadParameter
 from apm_analytics.foundation.settings import QualityParams
-from apm_analytics.lake.arrivals import is_live
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, is_live
 from apm_analytics.quality import rules
 from apm_analytics.quality.measures import Measures, measure
 from apm_analytics.quality.result import Expectation, QualityResult, Severity

@@ -10,8 +10,7 @@ from typing import Any
 
 from apm_analytics.foundation.errors import ApmError, BadParameter
 from apm_analytics.foundation.settings import QualityParams
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection, SqlError
+from apm_analytics.lake import Connection, SqlError, query
 from apm_analytics.lake.schema import COMPUTED, METRIC_TABLES, TABLES
 from apm_analytics.quality.rules import METRICS, OwnMeasure
 

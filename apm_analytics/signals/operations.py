@@ -15,8 +15,7 @@ import polars as pl
 
 from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.foundation.time import naive
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, query
 from apm_analytics.lake.schema import PROMOTED, RESOURCE_COLUMNS, column_name
 
 OPERATION = ("service_name", "operation")

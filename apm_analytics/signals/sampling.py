@@ -22,8 +22,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from apm_analytics.foundation.errors import BadParameter, NotEnoughData
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection, Relation
+from apm_analytics.lake import Connection, Relation, query
 
 QUANTILE = 0.95
 # With fewer sampled traces the normal approximation of the intervals is unreliable.

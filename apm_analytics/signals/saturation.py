@@ -9,8 +9,7 @@ from datetime import datetime
 
 import polars as pl
 
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, query
 from apm_analytics.signals.operations import Schema
 
 SATURATION = "saturation"

@@ -9,8 +9,7 @@ from datetime import datetime
 import polars as pl
 
 from apm_analytics.foundation.errors import NotEnoughData
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, query
 
 # Round widths for the axis of a chart: 1, 5, 15 min, 1, 3, 6, 12 h, 1 day.
 WIDTHS_S = (60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)

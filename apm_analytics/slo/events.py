@@ -13,8 +13,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, query
 from apm_analytics.signals import operations, sampling
 from apm_analytics.slo.model import Objective, Selection, Slo
 

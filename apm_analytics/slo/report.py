@@ -13,10 +13,8 @@ import polars as pl
 
 from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.foundation.time import naive
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
-from apm_analytics.signals import services
-from apm_analytics.signals.calendar import Calendar, Entry
+from apm_analytics.lake import Connection, query
+from apm_analytics.signals import Calendar, Entry, services
 from apm_analytics.slo import events, ledger
 from apm_analytics.slo.budget import WINDOWS, Budget, Burn, Limits, burn_rates, composite, measure
 from apm_analytics.slo.ledger import Restatement, Statement

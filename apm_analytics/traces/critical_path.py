@@ -18,8 +18,7 @@ from datetime import datetime
 
 import polars as pl
 
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, query
 
 STEPS: dict[str, pl.DataType] = {
     "service_name": pl.String(),

@@ -11,8 +11,7 @@ from typing import Any
 import polars as pl
 
 from apm_analytics.foundation.errors import NotFound
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, query
 
 # The p95 of fewer requests is their maximum.
 MIN_REQUESTS = 20

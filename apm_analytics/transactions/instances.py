@@ -14,8 +14,7 @@ from datetime import datetime
 
 import polars as pl
 
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, query
 from apm_analytics.signals import operations, sampling
 from apm_analytics.traces import critical_path
 from apm_analytics.transactions.hours import Hours

@@ -12,8 +12,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from apm_analytics.lake import query
-from apm_analytics.lake.hot import HotView
+from apm_analytics.lake import HotView, query
 from apm_analytics.transactions import instances
 from apm_analytics.transactions.hours import Hours
 from apm_analytics.transactions.specs import Transaction

@@ -11,12 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from apm_analytics.charts import plots, words
-from apm_analytics.charts.theme import Chart
+from apm_analytics.charts import Chart, plots, words
 from apm_analytics.foundation import settings
-from apm_analytics.lake import query
-from apm_analytics.lake.hot import HotView
-from apm_analytics.lake.query import Connection
+from apm_analytics.lake import Connection, HotView, query
 from apm_analytics.signals import services
 from apm_analytics.traces import waterfall
 from apm_analytics.transactions import instances

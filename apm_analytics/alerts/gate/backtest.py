@@ -19,9 +19,9 @@ from apm_analytics.alerts.prometheus import signal_specs
 from apm_analytics.foundation.errors import BadParameter, NotEnoughData
 from apm_analytics.foundation.settings import Params, Settings
 from apm_analytics.lake import query
+from apm_analytics.signals import OPERATION, Calendar, Schema
 from apm_analytics.signals import operations as signals_of
-from apm_analytics.signals.calendar import Calendar, utc
-from apm_analytics.signals.operations import OPERATION, Schema
+from apm_analytics.signals.calendar import utc
 
 FIRED_SCHEMA: Schema = {
     **dict.fromkeys(OPERATION, pl.String),

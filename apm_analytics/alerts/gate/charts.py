@@ -11,9 +11,7 @@ from IPython.display import Markdown
 from apm_analytics.alerts.gate.history import LEARNED, NAIVE, STATIC
 from apm_analytics.alerts.gate.judge import BOUND
 from apm_analytics.alerts.gate.watching import labelled
-from apm_analytics.charts import words
-from apm_analytics.charts.plots import nothing
-from apm_analytics.charts.theme import (
+from apm_analytics.charts import (
     AT,
     GREY,
     MAX_ROWS,
@@ -24,9 +22,10 @@ from apm_analytics.charts.theme import (
     Chart,
     finish,
     lean,
+    nothing,
+    words,
 )
-from apm_analytics.signals.calendar import Calendar
-from apm_analytics.signals.operations import OPERATION
+from apm_analytics.signals import OPERATION, Calendar
 
 OPERATIONS = 40  # rows of the timeline, the operations that fired most
 SHOWN = {LEARNED: "learned", STATIC: "static", NAIVE: "naive"}

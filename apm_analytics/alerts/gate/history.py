@@ -18,13 +18,13 @@ from apm_analytics.alerts.gate import levels, replay, replayable
 from apm_analytics.alerts.gate.levels import Weeks
 from apm_analytics.alerts.gate.watching import watch
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
-from apm_analytics.baselines.models.scales import Floats, scale_of
-from apm_analytics.baselines.models.series import Flags, Times, hour_of_week
-from apm_analytics.baselines.training.fleet import BOUNDS_SCHEMA
+from apm_analytics.baselines.models import Flags, Times, hour_of_week, scale_of
+from apm_analytics.baselines.models.scales import Floats
+from apm_analytics.baselines.training import BOUNDS_SCHEMA
 from apm_analytics.foundation.errors import NotEnoughData
 from apm_analytics.foundation.settings import Params
 from apm_analytics.foundation.time import HOURS_PER_WEEK
-from apm_analytics.signals.operations import OPERATION, SIGNALS, Schema
+from apm_analytics.signals import OPERATION, SIGNALS, Schema
 
 LEARNED, NAIVE, STATIC, KEPT = "learned", "seasonal naive", "static", "yesterday's"
 WEEK = timedelta(days=7)

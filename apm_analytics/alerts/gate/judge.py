@@ -15,8 +15,7 @@ import polars as pl
 from apm_analytics.alerts.gate.history import KEPT, LEARNED, NAIVE, STATIC
 from apm_analytics.alerts.gate.watching import evaluations, labelled, rolling_mean
 from apm_analytics.foundation.settings import Params
-from apm_analytics.signals.calendar import Calendar, Entry
-from apm_analytics.signals.operations import OPERATION, SERIES, Schema
+from apm_analytics.signals import OPERATION, SERIES, Calendar, Entry, Schema
 
 BY_INCIDENTS = "incidents"  # labelled incidents of this signal lie in the replayed time
 BY_PAGES = "pages"  # incidents are labelled, but none of this signal: it should not page

@@ -20,11 +20,12 @@ from scipy.special import ndtri
 
 from apm_analytics.alerts.gate.watching import ALL_OPERATIONS, Watched, evaluations, watch
 from apm_analytics.alerts.prometheus.signal_specs import BOUNDS
-from apm_analytics.baselines.models.scales import MAD_TO_SD, MIN_LATENCY_S, Floats
-from apm_analytics.baselines.training.fleet import BOUNDS_SCHEMA
+from apm_analytics.baselines.models import MAD_TO_SD, MIN_LATENCY_S
+from apm_analytics.baselines.models.scales import Floats
+from apm_analytics.baselines.training import BOUNDS_SCHEMA
 from apm_analytics.foundation.settings import Params
 from apm_analytics.foundation.time import HOURS_PER_WEEK
-from apm_analytics.signals.operations import SERIES
+from apm_analytics.signals import SERIES
 
 MONTH_S = 30 * 86_400.0
 WEEK_US = 7 * 86_400_000_000

@@ -16,8 +16,8 @@ from apm_analytics.alerts.gate.watching import (
     evaluations,
     rolling_mean,
 )
+from apm_analytics.baselines.models import Flags, Times
 from apm_analytics.baselines.models.scales import Floats
-from apm_analytics.baselines.models.series import Flags, Times
 from apm_analytics.foundation.settings import Params
 from apm_analytics.foundation.time import HOURS_PER_WEEK
 

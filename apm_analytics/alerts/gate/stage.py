@@ -20,9 +20,7 @@ from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.baselines.models import store
 from apm_analytics.baselines.training import engines, masks, stages, training
 from apm_analytics.foundation.settings import Params, Settings
-from apm_analytics.signals import calendar
-from apm_analytics.signals.calendar import Calendar
-from apm_analytics.signals.operations import SERIES
+from apm_analytics.signals import SERIES, Calendar, calendar
 
 TABLE, FIRINGS, LEVELS = "gate", "firings", "levels"
 

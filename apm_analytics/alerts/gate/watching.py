@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from apm_analytics.baselines.models import Times, hour_of_week
 from apm_analytics.baselines.models.scales import Floats
-from apm_analytics.baselines.models.series import Times, hour_of_week
 from apm_analytics.foundation.settings import Params
-from apm_analytics.signals.operations import OPERATION
+from apm_analytics.signals import OPERATION
 
 # The operation that stands for all operations of a service: a loss of traffic shows here first,
 # because the service has more requests than each of its operations. (`TOGETHER` in baselines is

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from apm_analytics.signals.operations import SERIES
+from apm_analytics.signals import SERIES
 
 HELP = {
     "apm_baseline_expected": "Expected value of the signal in this hour of the week "

@@ -18,9 +18,8 @@ from typing import Any
 from apm_analytics.alerts.prometheus import promtool, rules
 from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.foundation.settings import Params
+from apm_analytics.slo import WINDOWS, Objective, Selection, Slo, duration_minutes
 from apm_analytics.slo import specs as slo_specs
-from apm_analytics.slo.budget import WINDOWS
-from apm_analytics.slo.model import Objective, Selection, Slo, duration_minutes
 from apm_analytics.transactions import specs as transactions_specs
 
 FILE_NAME = "apm_slo.yml"

@@ -22,7 +22,7 @@ from apm_analytics.baselines.models.series import Flags
 from apm_analytics.baselines.models.store import write_frame
 from apm_analytics.foundation.compiled import compiled_loop
 from apm_analytics.foundation.errors import NotEnoughData, NotFound
-from apm_analytics.signals.operations import OPERATION, Schema
+from apm_analytics.signals import OPERATION, Schema
 
 # A day of windows of 5 minutes; a forest on fewer isolates noise.
 MIN_WINDOWS = 288

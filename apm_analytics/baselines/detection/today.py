@@ -17,9 +17,8 @@ from apm_analytics.baselines.detection import episodes
 from apm_analytics.baselines.detection.detector import SeriesDetector
 from apm_analytics.charts import words
 from apm_analytics.foundation.settings import DetectorParams
-from apm_analytics.lake import query
-from apm_analytics.lake.query import Connection
-from apm_analytics.signals.operations import OPERATION, SERIES, SIGNALS, Schema
+from apm_analytics.lake import Connection, query
+from apm_analytics.signals import OPERATION, SERIES, SIGNALS, Schema
 
 DAY = timedelta(days=1)
 WEEKS = 4

@@ -20,7 +20,7 @@ from apm_analytics.baselines.training.fitting import FleetFit
 from apm_analytics.baselines.training.fleet import SKIPPED, Fleet, Outcome
 from apm_analytics.foundation.errors import NotEnoughData
 from apm_analytics.foundation.settings import BaselineParams
-from apm_analytics.signals.operations import OPERATION, SIGNALS, Schema
+from apm_analytics.signals import OPERATION, SIGNALS, Schema
 from apm_analytics.signals.saturation import SATURATION
 
 TOGETHER = "together"

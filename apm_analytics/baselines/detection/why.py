@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from apm_analytics.baselines.detection.detector_kinds import AFTER, BEFORE, Kind, kind_of
 from apm_analytics.baselines.models.scales import Floats
 from apm_analytics.foundation.errors import NotFound
-from apm_analytics.signals.operations import OPERATION, SIGNALS
+from apm_analytics.signals import OPERATION, SIGNALS
 
 Component = Literal["time of week", "level", "trend", "noise", "combination"]
 

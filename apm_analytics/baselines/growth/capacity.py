@@ -20,7 +20,7 @@ from apm_analytics.baselines.models.series import Times, seconds
 from apm_analytics.foundation import specs
 from apm_analytics.foundation.errors import NotEnoughData
 from apm_analytics.foundation.settings import ForecastParams
-from apm_analytics.signals.operations import OPERATION, SIGNALS, Schema
+from apm_analytics.signals import OPERATION, SIGNALS, Schema
 
 NOT_ENOUGH = "not enough data"
 # The peak of a week is this quantile of its windows: the busiest one alone may be chance.

@@ -12,10 +12,9 @@ import polars as pl
 
 from apm_analytics.baselines.growth import capacity
 from apm_analytics.baselines.growth.forecast import Growth
-from apm_analytics.charts import words
-from apm_analytics.charts.theme import AT, GREY, PALETTE, RED, UTC_AXIS, WIDTH, Chart, finish, lean
+from apm_analytics.charts import AT, GREY, PALETTE, RED, UTC_AXIS, WIDTH, Chart, finish, lean, words
 from apm_analytics.foundation.settings import ForecastParams
-from apm_analytics.signals.operations import OPERATION, SIGNALS
+from apm_analytics.signals import OPERATION, SIGNALS
 
 
 def table(found: pl.DataFrame) -> pl.DataFrame:

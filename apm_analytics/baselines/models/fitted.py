@@ -26,7 +26,7 @@ from apm_analytics.baselines.models.seasonal import (
 )
 from apm_analytics.baselines.models.series import Times
 from apm_analytics.baselines.training.calibration import Calibration
-from apm_analytics.signals.operations import OPERATION
+from apm_analytics.signals import OPERATION
 
 ESTIMATORS: dict[str, type[BatchBaseline]] = {
     estimator.model: estimator

@@ -43,7 +43,7 @@ from apm_analytics.baselines.models.series import (
 from apm_analytics.baselines.training.calibration import Calibration, conformal
 from apm_analytics.baselines.training.fleet import Fleet
 from apm_analytics.foundation.settings import BaselineParams
-from apm_analytics.signals.operations import OPERATION, Schema
+from apm_analytics.signals import OPERATION, Schema
 
 # (name, period in days, Fourier order). More terms than Prophet's defaults of 3 and 4: a shop's day
 # has a morning, a lunch and an evening, and its weekend begins within hours.

@@ -14,7 +14,7 @@ from apm_analytics.baselines.training.evaluate import Evaluation
 from apm_analytics.baselines.training.fleet import MENDED, NO_SEASON, SKIPPED
 from apm_analytics.foundation.provenance import Provenance
 from apm_analytics.foundation.settings import BaselineParams
-from apm_analytics.signals.operations import SIGNALS
+from apm_analytics.signals import SIGNALS
 
 # A card names this many skipped series; derived/skipped.parquet has them all.
 SHOWN = 20

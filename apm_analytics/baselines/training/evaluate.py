@@ -26,7 +26,7 @@ from apm_analytics.baselines.training.fleet import Fleet, fleets, windows
 from apm_analytics.baselines.training.training import Trained
 from apm_analytics.foundation.errors import NotEnoughData
 from apm_analytics.foundation.settings import BaselineParams
-from apm_analytics.signals.operations import OPERATION, SIGNALS, Schema
+from apm_analytics.signals import OPERATION, SIGNALS, Schema
 from apm_analytics.signals.saturation import SATURATION
 
 # Without a season to spare, this share of the history is held out.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from apm_analytics.baselines.models.scales import Floats, Scale, scale_of
 from apm_analytics.baselines.models.series import DAY_S, Flags, Times, seconds
 from apm_analytics.foundation.errors import BadInput
-from apm_analytics.signals.operations import OPERATION, SIGNALS, Schema
+from apm_analytics.signals import OPERATION, SIGNALS, Schema
 
 # Operations trained at once: small enough that all matrices of two such chunks stay below 2 GB.
 CHUNK = 128

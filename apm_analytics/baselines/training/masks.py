@@ -16,9 +16,8 @@ from apm_analytics.baselines.training import fitting
 from apm_analytics.baselines.training.calibration import MAX_MASKED_RATIO
 from apm_analytics.baselines.training.fleet import Fleet
 from apm_analytics.foundation.settings import BaselineParams, Settings
+from apm_analytics.signals import OPERATION, Calendar
 from apm_analytics.signals import calendar as calendar_of
-from apm_analytics.signals.calendar import Calendar
-from apm_analytics.signals.operations import OPERATION
 
 # Share of disturbed windows in a disturbed slot: one odd window is no incident.
 DISTURBED_RATIO = 0.5

@@ -7,9 +7,7 @@ Out: charts, frames.
 import altair as alt
 import polars as pl
 
-from apm_analytics.charts import words
-from apm_analytics.charts.plots import nothing
-from apm_analytics.charts.theme import (
+from apm_analytics.charts import (
     MAX_ROWS,
     RED,
     SERIES,
@@ -19,7 +17,9 @@ from apm_analytics.charts.theme import (
     finish,
     label,
     lean,
+    nothing,
     shares,
+    words,
 )
 
 NO_BACKTEST = "no series has a history long enough for a backtest"

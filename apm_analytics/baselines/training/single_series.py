@@ -21,8 +21,7 @@ from apm_analytics.baselines.training.backtest import SEASONS
 from apm_analytics.baselines.training.evaluate import history_days
 from apm_analytics.baselines.training.fleet import fleets
 from apm_analytics.foundation.settings import Settings
-from apm_analytics.signals.calendar import Calendar
-from apm_analytics.signals.operations import OPERATION, SIGNALS
+from apm_analytics.signals import OPERATION, SIGNALS, Calendar
 
 if TYPE_CHECKING:
     import pandas as pd

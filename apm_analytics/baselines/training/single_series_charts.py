@@ -13,8 +13,7 @@ from apm_analytics.baselines.training.single_series import (
     PLAIN,
     Comparison,
 )
-from apm_analytics.charts.plots import nothing
-from apm_analytics.charts.theme import (
+from apm_analytics.charts import (
     AT,
     GREY,
     MAX_ROWS,
@@ -25,6 +24,7 @@ from apm_analytics.charts.theme import (
     Chart,
     finish,
     lean,
+    nothing,
 )
 
 # The scale that a signal is fitted on.

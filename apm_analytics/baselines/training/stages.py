@@ -27,8 +27,7 @@ from apm_analytics.foundation.errors import ApmError, NotEnoughData, NotFound
 from apm_analytics.foundation.provenance import current_provenance, read_run, write_run
 from apm_analytics.foundation.settings import Settings
 from apm_analytics.lake import query, snapshots
-from apm_analytics.signals import operations, saturation
-from apm_analytics.signals.operations import OPERATION
+from apm_analytics.signals import OPERATION, operations, saturation
 
 if TYPE_CHECKING:
     from apm_analytics.baselines.training.evaluate import Evaluation

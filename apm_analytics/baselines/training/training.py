@@ -45,7 +45,7 @@ from apm_analytics.baselines.training.fleet import (
 )
 from apm_analytics.foundation.errors import NotEnoughData
 from apm_analytics.foundation.settings import BaselineParams
-from apm_analytics.signals.operations import OPERATION, SIGNALS
+from apm_analytics.signals import OPERATION, SIGNALS
 
 FRAMES = {
     "bounds": BOUNDS_SCHEMA,

@@ -22,7 +22,7 @@ from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.staging import Stage
 from apm_analytics.ingest.units import Units
 from apm_analytics.ingest.wire import entries
-from apm_analytics.lake.journal.journal import Entry
+from apm_analytics.lake.journal import Entry
 
 _COMPILE = f"from {__name__} import compile_here; compile_here()"
 

@@ -19,8 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from apm_analytics.foundation.errors import ApmError
 from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.staging import Outcome
-from apm_analytics.serve.encodings import decompress_message
-from apm_analytics.serve.refusals import STATUS_TRAILER, Reason, Refused
+from apm_analytics.serve import STATUS_TRAILER, Reason, Refused, decompress_message
 
 SERVICES = {
     "traces": "opentelemetry.proto.collector.trace.v1.TraceService",

@@ -21,9 +21,7 @@ from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.receiver.metrics import CONTENT_TYPE, Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
 from apm_analytics.ingest.staging import JSON, SIGNALS, Outcome
-from apm_analytics.serve.encodings import decompress
-from apm_analytics.serve.http_connections import CONNECTION, BoundedProtocol
-from apm_analytics.serve.refusals import Reason, Refused
+from apm_analytics.serve import CONNECTION, BoundedProtocol, Reason, Refused, decompress
 
 PROTOBUF_TYPE = "application/x-protobuf"
 JSON_TYPE = "application/json"

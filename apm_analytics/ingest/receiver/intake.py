@@ -11,9 +11,7 @@ from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
 from apm_analytics.ingest.receiver.stamps import stamped
 from apm_analytics.ingest.staging import Outcome
-from apm_analytics.serve.access import Access, Sender
-from apm_analytics.serve.limits import Readers
-from apm_analytics.serve.refusals import Reason, Refused
+from apm_analytics.serve import Access, Readers, Reason, Refused, Sender
 
 # A slow disk holds answers back; past this a sender is told to come again, and its request,
 # should it be taken after all, is recognised then. OpenTelemetry's exporters hang up after 10 s.

@@ -23,9 +23,8 @@ from apm_analytics.ingest.receiver.writer import Batch, Writer
 from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.staging import Outcome, Stage, Taken
 from apm_analytics.ingest.units import Units
-from apm_analytics.lake.journal import journal
-from apm_analytics.lake.journal.journal import Entry, Journal
-from apm_analytics.serve.refusals import Reason, Refused
+from apm_analytics.lake.journal import Entry, Journal, journal
+from apm_analytics.serve import Reason, Refused
 
 # Waiting this long for company costs a sender little and saves most syncs.
 GATHER_S = 0.004

@@ -33,10 +33,7 @@ from apm_analytics.ingest.receiver.pipeline import Pipeline
 from apm_analytics.ingest.receiver.upkeep import compact_often, retain_often
 from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.lake.maintenance import lean
-from apm_analytics.serve.access import Access
-from apm_analytics.serve.grpc_connections import close_idlest
-from apm_analytics.serve.http_connections import bounded_protocol, open_connections
-from apm_analytics.serve.limits import Readers
+from apm_analytics.serve import Access, Readers, bounded_protocol, close_idlest, open_connections
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Files, threads and the lake need some descriptors too.

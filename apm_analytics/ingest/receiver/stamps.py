@@ -19,7 +19,7 @@ from apm_analytics.ingest.decode import protobuf
 from apm_analytics.ingest.decode.records import Limits
 from apm_analytics.ingest.decode.sink import Sink
 from apm_analytics.ingest.json import otlp as otlp_json
-from apm_analytics.serve.refusals import Reason, Refused
+from apm_analytics.serve import Reason, Refused
 
 _FIRST = 0x0A  # field 1, with a length: resource_spans, and in it resource
 _JSON_KEYS = ("resourceSpans", "resourceMetrics", "resourceLogs")

@@ -20,8 +20,7 @@ from apm_analytics.ingest.receiver.repeats import REMEMBERED_S
 from apm_analytics.ingest.staging import Rows, Stage
 from apm_analytics.ingest.units import Units
 from apm_analytics.lake import snapshots
-from apm_analytics.lake.journal import journal
-from apm_analytics.lake.journal.journal import Segment
+from apm_analytics.lake.journal import Segment, journal
 
 # Up to four times a second: what is acknowledged is seen within one, also on a busy machine.
 FLUSH_S = 0.25

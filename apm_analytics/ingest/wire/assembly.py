@@ -28,7 +28,7 @@ from apm_analytics.ingest.wire.arrays import (
 from apm_analytics.ingest.wire.entries import follow, gather, renumber
 from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KIND, SUMMARY
 from apm_analytics.ingest.wire.state import State
-from apm_analytics.lake.parquet.chunks import VARIED
+from apm_analytics.lake.parquet import VARIED
 from apm_analytics.lake.schema import (
     EVENT,
     EXEMPLAR,

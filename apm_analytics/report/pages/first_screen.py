@@ -20,7 +20,7 @@ from apm_analytics.baselines.training import trained
 from apm_analytics.charts import words
 from apm_analytics.charts.sparklines import sparkline
 from apm_analytics.foundation.settings import Params
-from apm_analytics.quality.result import QualityResult
+from apm_analytics.quality import QualityResult
 
 # The first screen stays short; the notebook 30_anomalies lists everything.
 SHOWN = 8

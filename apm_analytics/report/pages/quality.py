@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from apm_analytics.foundation.atomic import write_atomic
-from apm_analytics.quality.result import Expectation, QualityResult, amount
+from apm_analytics.quality import Expectation, QualityResult, amount
 
 # Neither light nor dark is forced: the browser's own colours apply.
 PAGE = """<!doctype html>

@@ -22,16 +22,11 @@ from apm_analytics.foundation.provenance import Provenance, current_provenance
 from apm_analytics.lake import answers, query, snapshots
 from apm_analytics.report.pages import sla_html
 from apm_analytics.signals import calendar
-from apm_analytics.slo import ledger, tables
+from apm_analytics.slo import Budget, Given, Limits, Slo, SloReport, ledger, reports, tables
 from apm_analytics.slo import specs as slo_specs
-from apm_analytics.slo.budget import Budget, Limits
-from apm_analytics.slo.model import Slo
-from apm_analytics.slo.report import Given, SloReport, reports
 from apm_analytics.traces import waterfall
-from apm_analytics.transactions import instances
+from apm_analytics.transactions import Hours, Transaction, instances
 from apm_analytics.transactions import specs as transactions_specs
-from apm_analytics.transactions.hours import Hours
-from apm_analytics.transactions.specs import Transaction
 
 FOLDER = "slos"
 LEDGER = "slo"  # in `out`

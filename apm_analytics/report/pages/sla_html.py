@@ -16,9 +16,7 @@ from apm_analytics.charts import words
 from apm_analytics.foundation.provenance import Provenance
 from apm_analytics.report.pages import templates
 from apm_analytics.report.pages.templates import ASSETS
-from apm_analytics.slo import tables
-from apm_analytics.slo.model import Objective, Slo
-from apm_analytics.slo.report import SloReport
+from apm_analytics.slo import Objective, Slo, SloReport, tables
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 METHODS = {
