@@ -114,7 +114,7 @@ def test_replaced_files_stay_for_the_grace_and_go_after_it(tmp_path: Path) -> No
         assert reader.execute("select count(*) from spans").fetchone() == (48,)
         assert compact(tmp_path, now_s=DURING_MONDAY_S + 59, grace_s=60).removed_files == 0
         assert compact(tmp_path, now_s=DURING_MONDAY_S + 61, grace_s=60).removed_files == 16
-        with pytest.raises(query.BadInput, match="connect anew"):
+        with pytest.raises(query.BadInput, match="connect again"):
             query.frame(reader, "select count(*) from spans")
     assert len(list(tmp_path.glob("spans/*/*/*"))) == 1
     assert times_s(tmp_path) == pytest.approx(expected)

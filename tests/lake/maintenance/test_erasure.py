@@ -134,7 +134,7 @@ def test_replaced_files_that_still_hold_the_person_are_deleted_at_once(lake: Pat
     before = set(lake.rglob("*.parquet"))
     with query.connect(lake) as reader:
         receipt_of(lake, ANNA)
-        with pytest.raises(BadInput, match="connect anew"):
+        with pytest.raises(BadInput, match="connect again"):
             query.frame(reader, "select * from spans")
     for file in set(lake.rglob("*.parquet")) & before:
         with query.offline() as con:

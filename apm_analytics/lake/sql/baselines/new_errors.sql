@@ -1,4 +1,4 @@
--- errors of the last 24 hours of the spans (UTC) that their operation had not before, with counts, sampling made up for
+-- errors of the last 24 hours of the spans (UTC) that are new to their operation, with counts corrected for sampling
 with failed as (
   select
     coalesce(service_name, '') as service_name,

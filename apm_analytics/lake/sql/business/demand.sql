@@ -1,4 +1,4 @@
--- requests (1/s) that entered from outside, the roots of traces, in windows of $window_s
+-- rate (1/s) of requests from outside, the roots of traces, in windows of $window_s seconds
 select
   time_bucket(to_seconds($window_s), time::timestamp) as time,
   sum(sample_weight) / $window_s as rate_per_s

@@ -1,4 +1,4 @@
--- profiles that watched services sent: folded stacks, each value in its unit, with trace and span
+-- samples of profiles: folded stack, value in its unit, trace and span id
 select
   time,
   service_name as service,

@@ -1,4 +1,4 @@
--- folded stacks of a service, summed over its profiles: stack ("a;b;c"), value in the unit, samples
+-- folded stacks ("a;b;c") of a service with value in its unit and number of samples, summed over profiles
 with lines as (
   select
     service_name,

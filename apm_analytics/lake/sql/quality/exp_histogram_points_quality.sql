@@ -1,4 +1,4 @@
--- shares (1) of exponential histogram points without a key value or whose buckets and counts contradict
+-- shares (1) of exponential histogram points that lack a required value or whose buckets and counts disagree
 select
   count(*) as rows,
   count(*) filter (coalesce(name, '') = '') / nullif(count(*), 0) as null_name,

@@ -1,9 +1,9 @@
--- shares (1) of gauge and sum points without a key value or with an impossible one
+-- shares (1) of gauge and sum points that lack a required value or have an impossible one
 select
   count(*) as rows,
   count(*) filter (coalesce(name, '') = '') / nullif(count(*), 0) as null_name,
   count(*) filter (coalesce(service_name, '') = '') / nullif(count(*), 0) as null_service_name,
-  -- flag 1 says "no value recorded": a point that ends a series has none
+  -- flag 1 means "no value recorded": a point that ends a series has no value
   count(*) filter (
     coalesce(flags, 0) & 1 = 0
     and (

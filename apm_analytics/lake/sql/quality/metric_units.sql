@@ -1,4 +1,4 @@
--- share (1) of metrics that come in several units, and some of their names
+-- share (1) of metrics with several units, and some of their names
 with seen as (
   select service_name, name, unit, time from metric_points
   union all

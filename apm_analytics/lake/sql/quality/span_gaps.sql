@@ -1,6 +1,6 @@
--- the longest time (s) without a span, when it began, and how many are longer than $min_gap_s
+-- the longest gap (s) without a span, its start (UTC), and the number of gaps longer than $min_gap_s seconds
 with minutes as (
-  -- a hole that counts is far longer than a minute, and minutes sort faster than spans
+  -- relevant gaps are far longer than a minute, and minutes sort faster than spans
   select
     date_trunc('minute', time::timestamp) as minute,
     min(time) as first_time,

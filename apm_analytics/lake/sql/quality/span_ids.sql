@@ -1,6 +1,6 @@
--- spans, different ids, children whose parent never arrived or does not enclose them; slice $slice of $slices
+-- numbers of spans, distinct ids, children without a parent and outside of their parent; slice $slice of $slices
 with chosen as materialized (
-  -- ids as 8-byte hashes: the join then needs a fifth of the memory
+  -- with ids as 8-byte hashes the join needs a fifth of the memory
   select
     hash(trace_id) as trace,
     hash(trace_id, span_id) as id,
@@ -13,7 +13,7 @@ with chosen as materialized (
   where hash(trace_id) % $slices = $slice
     and ($since::timestamp is null or time >= $since::timestamp::timestamp_ns)
 ),
--- traces that the recording's begin or end cut: their parents may lie outside of it
+-- traces at the start or end of the recording: their parents may lie outside of it
 cut as (
   select distinct hash(trace_id) as trace
   from spans
@@ -25,7 +25,7 @@ children as (
     parents.id is null as orphan,
     child.trace in (select trace from cut) as cut,
     child.start_ns < parents.start_ns - $tolerance_s * 1e9 as early,
-    -- asynchronous work may well outlive who asked for it
+    -- asynchronous work may outlive its caller
     child.end_ns > parents.end_ns + $tolerance_s * 1e9
       and not child.consumer
       and not parents.producer as late

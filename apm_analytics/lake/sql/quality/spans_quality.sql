@@ -1,4 +1,4 @@
--- shares (1) of spans without a key value or with one out of range; number, first and last of them
+-- shares (1) of spans that lack a required value or have one out of range; number, first and last time of all spans
 select
   count(*) as rows,
   min(time)::timestamp as first_time,
@@ -16,7 +16,7 @@ select
     kind not in ('unspecified', 'internal', 'server', 'client', 'producer', 'consumer')
     or status_code not in ('unset', 'ok', 'error')
   ) / nullif(count(*), 0) as unknown_word_ratio,
-  -- such a span counts as one, whatever it stood for
+  -- a span with an invalid threshold counts once
   count(*) filter (
     regexp_matches(trace_state, '(?:^|,)[ \t]*ot=(?:[^,;]*;)*th:')
     and not regexp_matches(trace_state, '(?:^|,)[ \t]*ot=(?:[^,;]*;)*th:[0-9a-f]{1,14}[ \t]*(?:[;,]|$)')

@@ -1,4 +1,4 @@
--- shares (1) of summary points without a key value or with impossible counts or quantiles
+-- shares (1) of summary points that lack a required value or have impossible counts or quantiles
 select
   count(*) as rows,
   count(*) filter (coalesce(name, '') = '') / nullif(count(*), 0) as null_name,

@@ -1,5 +1,5 @@
--- rate (1/s) with its standard error, errors, error ratio and latency quantiles (s) of every operation in windows of $window_s
--- a span counts as often as its sampling says; without sampling every weight is 1
+-- rate (1/s) with its standard error, errors, error ratio and latency quantiles (s) per operation in windows of $window_s seconds
+-- every span has its sampling weight, which is 1 without sampling
 with recording as (
   select
     least(max(time)::timestamp, coalesce($until::timestamp, max(time)::timestamp)) as ending,
@@ -14,7 +14,7 @@ entries as (
     duration_ns,
     status_code = 'error' as failed,
     sample_weight as weight,
-    -- what is sampled together is kept or lost together
+    -- spans of one trace are sampled together
     if(trace_state is null, null, hash(trace_id)) as trace
   from entry_spans
   where ($since::timestamp is null or time >= $since::timestamp::timestamp_ns)
@@ -40,7 +40,7 @@ measured as (
   group by all
 ),
 ranked as (
-  -- only windows whose spans do not all count the same
+  -- only windows whose spans have different weights
   select
     whole.*,
     sum(weight) over (
@@ -71,13 +71,13 @@ traces as (
   group by all
 ),
 errors as (
-  -- Horvitz and Thompson, of traces that are kept independently of each other
+  -- Horvitz-Thompson estimator of traces that are sampled independently
   select service_name, operation, window_start, sqrt(sum(requests ** 2 * (1 - 1 / weight))) as requests_se
   from traces
   group by all
 ),
 lives as (
-  -- what had requests lately had none since; what had none for long is retired
+  -- an operation without requests since its last window has rate 0 until it counts as retired
   select
     service_name,
     operation,

@@ -1,4 +1,4 @@
--- mean of every gauge of every service (its own unit) in windows of $window_s; a point tells of the time before it
+-- mean per gauge and service (unit of the gauge) in windows of $window_s seconds; a point belongs to the window that ends at or after it
 select
   time_bucket(to_seconds($window_s), time::timestamp - interval 1 microsecond) as time,
   name,

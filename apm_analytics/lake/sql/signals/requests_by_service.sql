@@ -1,6 +1,6 @@
--- requests a window of $window_s seconds and service: rate (1/s), error ratio (1), durations (s), sampling made up for
+-- requests per service in windows of $window_s seconds: rate (1/s), error ratio (1), durations (s), corrected for sampling
 with strata as (
-  -- the spans of a window that count the same: two quantiles, and 400 that stand for all
+  -- spans of a window with equal weight: two quantiles, and 400 quantiles that represent all of them
   select
     coalesce(service_name, '') as service_name,
     time_bucket(to_seconds($window_s), time::timestamp) as time,

@@ -1,4 +1,4 @@
--- the requests of one operation: duration (s), whether it failed, how many it stands for (1), its trace as a number
+-- requests of one operation: duration (s), failed, sampling weight (1), trace as a number
 select
   duration_ns / 1e9 as duration_s,
   status_code = 'error' as failed,

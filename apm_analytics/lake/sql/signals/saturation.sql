@@ -1,4 +1,4 @@
--- how full each resource of a service is (1 is all of it), the mean over instances in windows of $window_s seconds
+-- utilisation (1) of each resource of a service, mean over instances in windows of $window_s seconds
 with gauges as (
   select
     coalesce(service_name, 'unknown_service') as service_name,

@@ -1,6 +1,6 @@
--- the $count operations with the highest p95 duration (s), with requests and error ratio (1), sampling made up for
+-- the $count operations with the highest p95 duration (s), with requests and error ratio (1), corrected for sampling
 with strata as (
-  -- the spans of an operation that count the same: three quantiles, and 400 that stand for all
+  -- spans of an operation with equal weight: three quantiles, and 400 quantiles that represent all of them
   select
     coalesce(service_name, '') as service_name,
     name as operation,

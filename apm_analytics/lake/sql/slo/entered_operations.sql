@@ -1,4 +1,4 @@
--- the operations there are: every service and name that was entered
+-- all operations: service and name of the spans where a service was entered
 select distinct
   coalesce(service_name, 'unknown_service') as service_name,
   name as operation

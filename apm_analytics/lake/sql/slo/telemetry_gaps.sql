@@ -1,4 +1,4 @@
--- where [$since, $until) has no span of any service for more than $max_gap_s: began, ended (UTC)
+-- gaps in [$since, $until) of more than $max_gap_s seconds without a span of any service: start and end (UTC)
 with seen as (
   select distinct date_trunc('minute', time::timestamp) as minute
   from spans
@@ -6,7 +6,7 @@ with seen as (
     and time < $until::timestamp::timestamp_ns
 ),
 edges as (
-  -- from the end of a minute with spans to the start of the next one
+  -- from the end of a minute with spans to the start of the next such minute
   select
     minute + interval 1 minute as began,
     coalesce(lead(minute) over (order by minute), $until::timestamp) as ended

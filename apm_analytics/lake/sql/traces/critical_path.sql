@@ -1,6 +1,6 @@
--- the critical path of every trace: its spans with their critical self time (ns), which sum to the root's duration, and how many the root stands for (1)
+-- critical path per trace: its spans, their critical self time (ns), which sums to the root's duration, and the root's sampling weight (1)
 with recursive
--- a span that arrived twice is one; $trace_ids null: all that begin in [$since, $until)
+-- duplicates of a span count once; with $trace_ids null: all traces that begin in [$since, $until)
 found as (
   select distinct on (trace_id, span_id)
     trace_id,
@@ -35,8 +35,8 @@ linked as materialized (
     on parent.trace_id = child.trace_id
     and parent.span_id = child.parent_span_id
 ),
--- from the roots down, each clipped to its parent; what has no length there, or goes in circles,
--- drops out; a span whose parent never arrived is a root
+-- from the roots down, each span clipped to its parent; a span without length inside its parent or
+-- in a cycle is dropped; a span whose parent never arrived is a root
 tree as (
   select
     id,
@@ -91,8 +91,8 @@ ordered as (
   from moments
   window before as (partition by parent order by moment, is_end desc, starts, tie)
 ),
--- the sibling that returned last before this one began. Clocks differ: one that overlaps by less
--- than 1 % of the parent, with no other sibling starting or ending meanwhile, came before, too.
+-- the sibling that ended last before this one began. Clocks differ, so a sibling that overlaps by
+-- less than 1 % of the parent, while no other sibling starts or ends, counts as earlier.
 siblings as (
   select
     ordered.id,

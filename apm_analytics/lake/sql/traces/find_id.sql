@@ -1,4 +1,4 @@
--- spans and log lines that one id leads to: $id is a correlation, request, session or trace id
+-- spans and log records with the id $id: a correlation, request, session or trace id
 with traces as (
   select distinct trace_id
   from (

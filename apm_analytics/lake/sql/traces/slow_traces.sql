@@ -1,4 +1,4 @@
--- the $count slowest requests of one operation: trace id, start (UTC), duration (s), and how many it stands for (1)
+-- the $count slowest requests of one operation: trace id, start (UTC), duration (s), sampling weight (1)
 select
   trace_id,
   min(time) as time,

@@ -1,4 +1,4 @@
--- requests of $service whose root has not arrived, known by what hangs below the root in whole traces
+-- requests of $service whose root has not arrived, identified by the spans below such roots in complete traces
 with rooted as (
   select distinct trace_id
   from spans
@@ -11,7 +11,7 @@ unrooted as materialized (
   where time >= $since::timestamp::timestamp_ns
     and time < $until::timestamp::timestamp_ns
 ),
--- the topmost spans that did arrive, one operation may stand for several roots
+-- the topmost spans that arrived; one operation may have several roots
 tops as materialized (
   select child.*
   from unrooted as child
@@ -19,7 +19,7 @@ tops as materialized (
     on parent.trace_id = child.trace_id
     and parent.span_id = child.parent_span_id
 ),
--- below which roots such a span hangs where the root is there
+-- the roots of such a span in traces whose root arrived
 hung as (
   select
     child.service_name,

@@ -1,10 +1,10 @@
--- the spans where a service was entered: its operations, one row a request
+-- the spans where a service was entered, which are its operations: one row per request
 select *
 from spans
 where kind in ('server', 'consumer')
   or parent_span_id is null
 union all
--- agents that write no kinds: inside the trace, but called by another service
+-- spans without a kind: inside a trace, but called by another service
 select called.*
 from spans as called
 where called.kind in ('internal', 'unspecified')

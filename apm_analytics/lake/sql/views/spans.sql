@@ -1,8 +1,8 @@
--- the spans as they are stored, each with the number of spans it stands for: 1 unless it was sampled
+-- the stored spans, each with its sampling weight (1): the number of spans that it represents
 select
   *,
   -- OpenTelemetry's consistent sampling: of 2^56 random numbers those below the threshold are
-  -- rejected; `th` has its hex digits, without the zeros at its end
+  -- rejected; `th` is the threshold in hex digits without trailing zeros
   case
     when trace_state is null then 1.0
     else coalesce(
