@@ -174,6 +174,23 @@ def test_the_published_thresholds_name_the_run(executed: Executed) -> None:
     assert (executed.release / "prometheus" / "apm_thresholds.prom").exists()
 
 
+def test_capacity_finds_the_one_operation_that_grows(tmp_path: Path, results: Results) -> None:
+    features = pl.read_parquet(trained_shop.get().derived / "features.parquet")
+    grows = pl.col("service_name").eq("storefront") & pl.col("operation").eq("POST /checkout")
+    days = (pl.col("time") - pl.col("time").min()).dt.total_seconds() / 86_400
+    tripled = pl.col("rate_per_s") * (1 + 2 * days / days.max())
+    planted = pl.when(grows).then(tripled).otherwise("rate_per_s")
+    features.with_columns(rate_per_s=planted).write_parquet(tmp_path / "features.parquet")
+    (tmp_path / "capacity.yaml").write_text("limits: [{signal: rate, times_peak: 1.5}]\n")
+    grown = notebooks.run_one(
+        FOLDER / "31_forecast_capacity.ipynb",
+        out=tmp_path / "executed",
+        parameters={"derived": str(tmp_path), "specs": str(tmp_path)},
+    )
+    assert results["31_forecast_capacity"].records["within_horizon"] == 0
+    assert grown.records["within_horizon"] == 1
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_an_executed_notebook_warns_of_nothing(file: Path, results: Results) -> None:
     path = results[file.stem].path
