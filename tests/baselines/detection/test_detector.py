@@ -74,7 +74,7 @@ def test_a_saved_detector_goes_on_as_if_it_had_never_stopped(tmp_path: Path, cut
 
 def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "state.npz"
-    with pytest.raises(NotFound, match=r"no detector at .*; make a new one"):
+    with pytest.raises(NotFound, match=r"no detector at .*; create a new one"):
         SeriesDetector.load(file, PARAMS)
     file.write_bytes(b"PK no arrays")
     with pytest.raises(BadInput, match=r"is no state of a detector"):
