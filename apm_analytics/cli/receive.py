@@ -1,4 +1,4 @@
-"""Commands of the live door: `apm receive`, `apm token`."""
+"""Commands of the receiver: `apm receive`, `apm token`."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,9 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--tokens", type=_FILE, envvar="APM_RECEIVE_TOKENS_FILE", help="See `apm token`.")
 @click.option("--tls-cert", type=_FILE, help="PEM.")
 @click.option("--tls-key", type=_FILE, help="PEM.")
-@click.option("--tls-client-ca", type=_FILE, help="Take clients with certificates of this CA only.")
+@click.option(
+    "--tls-client-ca", type=_FILE, help="Accept only clients with a certificate of this CA."
+)
 @click.option("--privacy", type=_FILE, help="[default: specs/privacy.yaml]")
 @click.option("--cors-origin", multiple=True, help="A browser origin that may send.")
 @click.option("--max-request-mb", type=click.FloatRange(0.001, 64), default=16.0, show_default=True)
@@ -30,7 +32,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     type=click.FloatRange(1, 4096),
     default=64.0,
     show_default=True,
-    help="Accepted and not yet written; beyond it senders wait.",
+    help="Most MB accepted and not yet written; beyond it senders are asked to retry.",
 )
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Seconds."
@@ -54,7 +56,7 @@ def receive(
     timeout: float,
     no_retention: bool,
 ) -> None:
-    """Take OTLP from SDKs and Collectors into the lake, live."""
+    """Receive OTLP from SDKs and Collectors into the lake."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     from apm_analytics.foundation import settings
     from apm_analytics.foundation.privacy import load_rules
@@ -94,7 +96,7 @@ def receive(
 @click.command()
 @click.argument("name")
 def token(name: str) -> None:
-    """Make a token for an application or tenant: what may send to `apm receive`."""
+    """Create a token with which an application or tenant may send to `apm receive`."""
     from apm_analytics.serve import new_token
 
     made, entry = new_token(name)

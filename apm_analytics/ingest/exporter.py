@@ -1,10 +1,10 @@
-"""Exporters for the OpenTelemetry Python SDK that write into the lake, without any server.
+"""Exporters for the OpenTelemetry Python SDK that write into the lake without a server.
 
 In:  spans, metrics and log records of the SDK in this process.
-Out: the same parts that `apm receive` writes, one snapshot an export; on the disk when it returns.
+Out: the same parts that `apm receive` writes, one snapshot per export, on the disk on return.
 
-For a service of some hundred records a second, a batch job or a notebook; a busy service sends to
-`apm receive`, which writes larger parts and costs it nothing.
+For a batch job, a notebook, or a service with a few hundred records per second. A busier service
+should send to `apm receive`, which writes larger parts outside the service's process.
 """
 
 import logging
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Writer:
-    """Writes requests of one signal into a lake; any thread calls it."""
+    """Writes requests of one signal into a lake; thread-safe."""
 
     def __init__(self, signal: str, lake: Path, rules: PrivacyRules | None) -> None:
         self._signal = signal
@@ -49,7 +49,7 @@ class _Writer:
         self._closed = False
 
     def write(self, request: Message) -> bool:
-        """Write one request; False when the disk refused, which is logged."""
+        """Write one request; log an error and return False if that failed."""
         with self._lock:
             if self._closed:
                 return False
@@ -71,7 +71,7 @@ class _Writer:
         return True
 
     def close(self) -> None:
-        """Refuse what comes from now on."""
+        """Refuse later requests."""
         with self._lock:
             self._closed = True
 
@@ -81,7 +81,7 @@ class SpanExporter(sdk_trace.SpanExporter):
 
     Parameters
     ----------
-    lake : folder of the lake, made when missing.
+    lake : folder of the lake, created if missing.
     rules : privacy rules, applied before anything is written.
 
     Examples
@@ -97,7 +97,7 @@ class SpanExporter(sdk_trace.SpanExporter):
         self._writer = _Writer("traces", lake, rules)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write a batch; it is on the disk when this returns SUCCESS."""
+        """Write a batch; on SUCCESS it is on the disk."""
         written = self._writer.write(encode_spans(spans))
         return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
 
@@ -106,12 +106,12 @@ class SpanExporter(sdk_trace.SpanExporter):
         self._writer.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing is ever held back."""
+        """Return True: every export writes at once."""
         return True
 
 
 class MetricExporter(sdk_metrics.MetricExporter):
-    """Write metrics into a lake; see `SpanExporter`. Other options are those of the SDK's."""
+    """Write metrics into a lake; see `SpanExporter`. `options` go to the SDK's exporter."""
 
     def __init__(self, lake: Path, rules: PrivacyRules | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -120,7 +120,7 @@ class MetricExporter(sdk_metrics.MetricExporter):
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any
     ) -> MetricExportResult:
-        """Write a batch; it is on the disk when this returns SUCCESS."""
+        """Write a batch; on SUCCESS it is on the disk."""
         written = self._writer.write(encode_metrics(metrics_data))
         return MetricExportResult.SUCCESS if written else MetricExportResult.FAILURE
 
@@ -129,7 +129,7 @@ class MetricExporter(sdk_metrics.MetricExporter):
         self._writer.close()
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Nothing is ever held back."""
+        """Return True: every export writes at once."""
         return True
 
 
@@ -140,7 +140,7 @@ class LogExporter(LogRecordExporter):
         self._writer = _Writer("logs", lake, rules)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        """Write a batch; it is on the disk when this returns SUCCESS."""
+        """Write a batch; on SUCCESS it is on the disk."""
         written = self._writer.write(encode_logs(batch))
         return LogRecordExportResult.SUCCESS if written else LogRecordExportResult.FAILURE
 
@@ -149,5 +149,5 @@ class LogExporter(LogRecordExporter):
         self._writer.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing is ever held back."""
+        """Return True: every export writes at once."""
         return True

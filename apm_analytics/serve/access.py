@@ -1,10 +1,10 @@
-"""Who may send: tokens of tenants and applications, each with its bounds.
+"""Authenticate senders by token, each with its own rate limit and attributes.
 
 In:  a file of token hashes, the credentials of a request.
 Out: the `Sender`, or `Refused`.
 
-A token gives the right to write and nothing else. The file holds SHA-256 hashes only: a token is
-192 random bits, so nobody finds it from its hash.
+A token permits writing and nothing else. The file holds SHA-256 hashes only; a token has 192 random
+bits, so it cannot be recovered from its hash.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Token(specs.Spec):
 
     name: str = Field(min_length=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    resource: dict[str, str] = Field(default_factory=dict)  # stamped on everything that it sends
+    resource: dict[str, str] = Field(default_factory=dict)  # added to every resource it sends
     max_bytes_per_s: float | None = Field(default=None, gt=0)
 
 
@@ -41,7 +41,7 @@ class TokenFile(specs.Spec):
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sends: a name for metrics and logs, attributes to stamp, a rate."""
+    """An authenticated sender: name, attributes for its resources, rate limit."""
 
     name: str
     resource: dict[str, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ ANYONE = Sender("anyone")
 
 
 class Access:
-    """Knows every token by its hash; without any token everyone may send."""
+    """The known tokens, by hash; None means that everyone may send."""
 
     def __init__(self, tokens: list[Token] | None = None) -> None:
         self._senders = {
@@ -66,12 +66,12 @@ class Access:
         self.open = tokens is None
 
     def identify(self, authorization: str | None, api_key: str | None) -> Sender:
-        """Tell who sends, by `Authorization: Bearer TOKEN` or `x-api-key: TOKEN`.
+        """Return the sender of `Authorization: Bearer TOKEN` or `x-api-key: TOKEN`.
 
         Raises
         ------
         Refused
-            No token, or one that is not known.
+            The token is missing or unknown.
         """
         if self.open:
             return ANYONE
@@ -90,12 +90,12 @@ class Access:
 
 
 def load_access(file: Path | None) -> Access:
-    """Read the token file; without one everyone may send.
+    """Read the token file; with None everyone may send.
 
     Raises
     ------
     BadParameter
-        The file is missing or does not fit, or two tokens are the same.
+        The file is missing or invalid, or lists a token twice.
     """
     if file is None:
         return Access()
@@ -106,7 +106,7 @@ def load_access(file: Path | None) -> Access:
 
 
 def new_token(name: str) -> tuple[str, str]:
-    """Make a token; gives it, and the entry for the token file.
+    """Create a token; return it and its entry for the token file.
 
     Examples
     --------

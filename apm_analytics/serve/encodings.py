@@ -1,9 +1,9 @@
-"""Decompress a request without ever holding more than is allowed.
+"""Decompress a request, with a limit on the decompressed size.
 
-In:  compressed bytes, the name of the encoding, the largest result allowed.
+In:  compressed bytes, the name of the encoding, the most bytes the result may have.
 Out: the bytes, or `Refused`.
 
-zlib-ng takes half the time of the standard library's zlib, and gives the same.
+zlib-ng takes half the time of the standard library's zlib, with the same result.
 """
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _ZLIB_FIRST = 0x78
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PIECE = 1 << 18
-MAX_MEMBERS = 100  # for each, all that follows is copied; tools that make several make few
+MAX_MEMBERS = 100  # each member copies all bytes after it; real tools write few
 
 
 def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -24,8 +24,8 @@ def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
 
     Parameters
     ----------
-    encoding : the value of Content-Encoding; empty or identity gives the content back.
-    max_bytes : the most that the result may have.
+    encoding : the value of Content-Encoding; empty or identity: not compressed.
+    max_bytes : most bytes the result may have.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
     if encoding in ("gzip", "x-gzip"):
         return _inflate(content, encoding, 16 + zlib_ng.MAX_WBITS, max_bytes)
     if encoding == "deflate":
-        # Some clients send it without zlib's head, as the name once meant.
+        # Some clients send raw deflate, without the zlib header.
         bits = zlib_ng.MAX_WBITS if _has_zlib_head(content) else -zlib_ng.MAX_WBITS
         return _inflate(content, encoding, bits, max_bytes)
     if encoding == "zstd":
@@ -50,9 +50,9 @@ def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def decompress_message(message: bytes, max_bytes: int) -> bytes:
-    """Decompress a gRPC message whose library was told not to: it knows no bound.
+    """Decompress a gRPC message; gRPC's own decompression, which has no size limit, is off.
 
-    The head tells what it is: every OTLP request is empty or begins with byte 10.
+    The first bytes show the encoding: an uncompressed OTLP request is empty or starts with byte 10.
     """
     if message.startswith(_GZIP_MAGIC):
         return _inflate(message, "gzip", 16 + zlib_ng.MAX_WBITS, max_bytes)
@@ -74,7 +74,7 @@ def _inflate(content: bytes, encoding: str, bits: int, max_bytes: int) -> bytes:
     left = max_bytes
     rest = content
     try:
-        # gzip allows several members one after the other.
+        # gzip allows several concatenated members.
         while rest:
             if len(pieces) == MAX_MEMBERS:
                 raise _damaged(encoding, f"more than {MAX_MEMBERS} members")

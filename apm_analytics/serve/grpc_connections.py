@@ -1,11 +1,12 @@
-"""Make room for new gRPC connections: the idlest are closed where there are too many.
+"""Close the gRPC connections that have been idle longest when there are too many.
 
-In:  the port of gRPC, how many connections it may have.
+In:  the gRPC port, the most connections it may have.
 Out: fewer connections.
 
-gRPC takes no connection beyond its limit and lets new ones wait; it shows us none of those that it
-has, so they are found among the files of this process, and shut down as if their clients had hung
-up.
+Beyond its limit gRPC accepts no connection, and new ones wait until others end. It does not expose
+its connections, so they are looked up among the open files of this process and shut down as if
+their clients had hung up. With gRPC's own idle limit alone a new sender would wait longer: the
+figures are in docs/decisions/0020-what-stayed.md.
 """
 
 import asyncio
@@ -17,15 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Of the connections that gRPC may have: beyond the first share the idlest are closed, down to the
-# second. What remains is for those that come between two looks.
+# Shares of the connections that gRPC may have: above the first, those idle longest are closed, down
+# to the second. The rest is for connections that arrive between two checks.
 TOO_MANY, ENOUGH = 0.8, 0.7
 LOOK_EVERY_S = 0.25
-# Whoever waits for an answer has sent something a moment ago; a call that is cut off all the same
-# is repeated by its client, and recognised.
+# A connection with a call in progress has sent something recently. If a call is cut off
+# nevertheless, its client repeats it, and the receiver recognises the repeat.
 LEAST_IDLE_MS = 1_000
-_FILES = Path("/proc/self/fd")  # Linux; elsewhere gRPC's own time limit alone closes idle ones
-_TCP_INFO = struct.Struct("44x4I")  # linux/tcp.h: sent, its acknowledgement, received, the same
+_FILES = Path("/proc/self/fd")  # Linux; elsewhere only gRPC's idle limit closes connections
+_TCP_INFO = struct.Struct(
+    "44x4I"
+)  # linux/tcp.h: ms since data sent, ACK sent, data received, ACK received
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +38,13 @@ async def close_idlest(port: int, most: int, stopping: asyncio.Event) -> None:
 
     Parameters
     ----------
-    port : where gRPC listens.
-    most : how many connections it may have.
+    port : port of gRPC.
+    most : most connections it may have.
     """
     while not stopping.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), LOOK_EVERY_S)
-        # All files together are no fewer than its connections, and counted in no time.
+        # The number of open files is an upper bound, and fast to count.
         if _FILES.exists() and len(os.listdir(_FILES)) > TOO_MANY * most:
             closed = await asyncio.to_thread(close_idlest_now, port, most)
             if closed:
@@ -49,16 +52,16 @@ async def close_idlest(port: int, most: int, stopping: asyncio.Event) -> None:
 
 
 def close_idlest_now(port: int, most: int) -> int:
-    """Close those of gRPC that have been idle longest, where there are too many; gives how many."""
-    found = sorted(_idle_ms(port), reverse=True)
-    if len(found) <= TOO_MANY * most:
+    """Close the connections idle longest if there are too many; return how many were closed."""
+    connections = sorted(_idle_ms(port), reverse=True)
+    if len(connections) <= TOO_MANY * most:
         return 0
     closed = 0
-    for idle_ms, number in found[: len(found) - int(ENOUGH * most)]:
+    for idle_ms, number in connections[: len(connections) - int(ENOUGH * most)]:
         if idle_ms < LEAST_IDLE_MS:
             break
         with _socket(number) as connection:
-            # It may have ended meanwhile, and its number be another's.
+            # It may have ended and its file number been reused.
             if connection is not None and _belongs(connection, port):
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
@@ -67,7 +70,7 @@ def close_idlest_now(port: int, most: int) -> int:
 
 
 def _idle_ms(port: int) -> Iterator[tuple[int, int]]:
-    """Give how long each connection has been silent, and the number of its file."""
+    """Yield the idle time (ms) and the file number of each connection."""
     for name in os.listdir(_FILES):
         with _socket(int(name)) as connection:
             if connection is not None and _belongs(connection, port):
@@ -81,10 +84,10 @@ def _idle_ms(port: int) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _socket(number: int) -> Iterator[socket.socket | None]:
-    """Give a file of this process as the socket that it is; None where it is none.
+    """Yield an open file of this process as a socket; None if it is not a socket.
 
-    Never by a second handle: to close one of the manifest ends SQLite's locks on it, and another
-    process then writes at the same time.
+    Never duplicates the file: closing a duplicate of the manifest would release SQLite's locks on
+    it, and another process could then write at the same time.
     """
     try:
         connection = socket.socket(fileno=number)

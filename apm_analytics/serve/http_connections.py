@@ -1,8 +1,8 @@
-"""HTTP connections that cannot keep others out: bounded heads, bounded silence, bounded number.
+"""Limit HTTP connections: size and duration of request heads, idle time, number.
 
-In:  connections of uvicorn, which bounds neither how long a head may take nor how large it may be.
-Out: the same, closed when their request's head does not arrive in time, or when there are too many
-     and they are the idlest.
+In:  connections of uvicorn, which limits neither the size of a request head nor its duration.
+Out: the same connections; closed if a head is late or too large, or if there are too many and they
+     have been idle longest.
 """
 
 import asyncio
@@ -11,18 +11,18 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
-CONNECTION = "apm.connection"  # where a request's scope holds its connection
+CONNECTION = "apm.connection"  # key of the connection in a request's scope
 
 
 def bounded_protocol(*, timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
-    """Give the protocol class for `uvicorn.Config(http=...)`.
+    """Return the protocol class for `uvicorn.Config(http=...)`.
 
     Parameters
     ----------
-    timeout_s : how long a connection may take for the head of its next request.
+    timeout_s : longest time for the head of the next request (s).
     max_connections : beyond it, the connection that has been idle longest is closed.
     """
-    # Those that wait for a head, longest first.
+    # Connections that wait for a head, longest first.
     idle: dict[BoundedProtocol, None] = {}
 
     class Bounded(BoundedProtocol):
@@ -40,7 +40,7 @@ class BoundedProtocol(HttpToolsProtocol):
     max_connections: int
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
-    # The task of the request that is being answered, where it wants to know of a hang-up.
+    # The task that answers the current request; cancelled if the client hangs up.
     serving: asyncio.Task[Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -66,7 +66,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         if not self.cycle.body:
-            # As it is, for uvicorn would copy it into a buffer and out again.
+            # Without a copy: uvicorn would copy it into a buffer and out again.
             self.cycle.body, body = body, b""  # type: ignore[assignment]
         super().on_body(body)
 
@@ -98,5 +98,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def open_connections(server: Any) -> int:
-    """Count the connections of a uvicorn server."""
+    """Return the number of connections of a uvicorn server."""
     return len(server.server_state.connections)

@@ -1,7 +1,7 @@
-"""Bounds on what one sender, and all of them together, may take.
+"""Limit the rate of one sender and the requests read at once from all senders.
 
-In:  bytes that arrive, how long that takes.
-Out: a pass, or `Refused` with when to come again.
+In:  sizes of requests, durations of reading them.
+Out: permission, or `Refused` with the time to retry.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ from typing import TypeVar
 from apm_analytics.serve.refusals import Reason, Refused
 
 Read = TypeVar("Read")
-# What a sender has before it must give way to one other; with less it could not send over a bad
-# line. When very many wait, it still has the least of it, in which a request crosses a good one.
+# Time (s) a sender has to send its request when one other waits; enough for a slow connection. With
+# more waiting it shrinks to LEAST_GRACE_S, enough for a fast connection.
 GRACE_S = 1.0
 LEAST_GRACE_S = 0.1
-LOOK_S = 0.05  # between two looks for whose time is up
-# Of an HTTP sender who waits the first 250 kB are there already.
+LOOK_S = 0.05  # between two checks of expired senders
+# A waiting HTTP request occupies up to 250 kB of memory.
 MAX_WAITING = 1000
 
 
 class Rate:
-    """Bytes a second of one sender, with one second's worth saved up at most."""
+    """A rate limit of one sender (bytes per second); at most one second's worth accumulates."""
 
     def __init__(self, bytes_per_s: float) -> None:
         self._bytes_per_s = bytes_per_s
@@ -31,17 +31,17 @@ class Rate:
         self._at = time.monotonic()
 
     def take(self, size: int) -> None:
-        """Count a request.
+        """Count a request of `size` bytes.
 
         Raises
         ------
         Refused
-            The sender is above its rate; says when enough is saved up again.
+            The sender exceeds its rate; `retry_after_s` is the time until it does not.
         """
         now = time.monotonic()
         self._left = min(self._bytes_per_s, self._left + (now - self._at) * self._bytes_per_s)
         self._at = now
-        # A request larger than a second's worth passes when all is saved up, and leaves a debt.
+        # A request above one second's worth passes at a full allowance, and leaves it negative.
         if self._left < min(size, self._bytes_per_s):
             wait = (min(size, self._bytes_per_s) - self._left) / self._bytes_per_s
             raise Refused(
@@ -54,27 +54,27 @@ class Rate:
 
 
 class Readers:
-    """How many requests may be on their way in at once: each holds up to a request's bytes.
+    """Slots for requests being read, each of which may hold the bytes of a whole request.
 
-    Who comes when all places are taken waits his turn. Meanwhile those that have been sending
-    longest give way, the sooner the more are waiting, so slow clients cannot keep others out.
+    When all slots are taken, requests queue. Those that have been sending longest are then refused,
+    the sooner the more requests queue, so slow clients cannot block others.
     """
 
     def __init__(self, places: int, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._count = places
         self._places = asyncio.Semaphore(places)
-        self._reading: dict[asyncio.Timeout, float] = {}  # since when; the longest first
+        self._reading: dict[asyncio.Timeout, float] = {}  # start times (s), oldest first
         self._waiting = 0
         self._look: asyncio.TimerHandle | None = None
 
     async def read(self, start: Callable[[], Awaitable[Read]]) -> Read:
-        """Await one request's bytes; `start` begins to read them.
+        """Return the bytes of one request; `start` begins to read them.
 
         Raises
         ------
         Refused
-            They took too long to arrive, others waited for the place, or too many wait already.
+            The request was too slow, others waited for its slot, or too many requests queue.
         """
         if self._places.locked():
             await self._wait()

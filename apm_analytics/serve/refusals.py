@@ -1,10 +1,10 @@
-"""Why a request was not taken, and how each protocol says so.
+"""Refusals of requests, as HTTP and gRPC responses.
 
-In:  a reason, words for the sender, when to come again.
+In:  a reason, a message for the sender, when to retry.
 Out: HTTP status, headers and body; gRPC code and details.
 
-A sender that may try again is told when: Retry-After in HTTP, RetryInfo in gRPC. Without
-RetryInfo an OTLP client drops what RESOURCE_EXHAUSTED refused.
+A response to a request that may be retried says when: Retry-After in HTTP, RetryInfo in gRPC.
+Without RetryInfo an OTLP client drops a request that was refused with RESOURCE_EXHAUSTED.
 """
 
 from enum import Enum
@@ -22,7 +22,7 @@ STATUS_TRAILER = "grpc-status-details-bin"
 
 
 class Reason(Enum):
-    """Every way to refuse: HTTP status and gRPC code."""
+    """Every reason to refuse a request: HTTP status and gRPC code."""
 
     MALFORMED = 400, grpc.StatusCode.INVALID_ARGUMENT
     UNAUTHENTICATED = 401, grpc.StatusCode.UNAUTHENTICATED
@@ -45,7 +45,7 @@ class Reason(Enum):
 
 
 class Refused(ApmError):
-    """A request that was not taken; with `retry_after_s` the sender may send it again."""
+    """A refused request; with `retry_after_s` the sender may retry it."""
 
     def __init__(self, reason: Reason, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class Refused(ApmError):
         self.retry_after_s = retry_after_s
 
     def status(self) -> Status:
-        """Give the message that both protocols carry."""
+        """Return the message that both protocols carry."""
         status = Status(code=self.reason.grpc_code.value[0], message=str(self))
         if self.retry_after_s is not None:
             delay = Duration(
@@ -65,7 +65,7 @@ class Refused(ApmError):
         return status
 
     def body(self, *, as_json: bool) -> bytes:
-        """Give the body of an HTTP answer in the encoding of its request."""
+        """Return the body of an HTTP response, in the encoding of its request."""
         if as_json:
             return orjson.dumps({"code": self.reason.grpc_code.value[0], "message": str(self)})
         return bytes(self.status().SerializeToString())

@@ -1,9 +1,9 @@
-"""Compile before the first requests come, and the first time in a process of its own.
+"""Compile the decoders before the first request; on the first start, in a separate process.
 
-In:  the redactor that requests will meet.
-Out: machine code in memory and in numba's cache, and beside it a mark that it is there.
+In:  the redactor of the receiver.
+Out: machine code in memory and in numba's cache, and a marker file beside the cache.
 
-A process that has compiled keeps 160 MB for good; one that finds the code in the cache does not.
+A process that compiles never frees 160 MB; one that loads the code from the cache needs none of it.
 """
 
 import subprocess
@@ -28,9 +28,9 @@ _COMPILE = f"from {__name__} import compile_here; compile_here()"
 
 
 def compile_once(say: Callable[[str], None]) -> None:
-    """Fill numba's cache if that was not done yet; where it fails, `warm_up` will compile."""
+    """Fill numba's cache if it is empty; if that fails, `warm_up` compiles instead."""
     folder = entries.cache_folder()
-    if folder is None:  # numba found none that it may write to
+    if folder is None:  # no writable cache folder
         return
     mark = folder / f"receiver-{entries.sources_hash():015x}.compiled"
     if not mark.exists():
@@ -40,14 +40,14 @@ def compile_once(say: Callable[[str], None]) -> None:
 
 
 def compile_here() -> None:
-    """Compile everything that a receiver needs, in this process."""
+    """Compile everything that a receiver needs in this process."""
     warm_up(Redactor(PrivacyRules([], [], b"")))
 
 
 def warm_up(redactor: Redactor) -> None:
-    """Take a request of each kind, for whose compiling the first senders would wait."""
+    """Decode one request of each kind, so that the first senders do not wait for compilation."""
     requests.warm_up()
-    # As large as a receiver's own: a smaller one would not use the scanner.
+    # A smaller stage than the receiver's would not use the scanner.
     stage = Stage(Units(Path()), MIN_STAGE_BYTES)
     for signal, payload in _samples().items():
         stage.take([Entry(signal, payload)], redactor)
@@ -55,7 +55,7 @@ def warm_up(redactor: Redactor) -> None:
 
 
 def _samples() -> dict[str, bytes]:
-    """Give a request of two spans, the later one first, and one of one log record."""
+    """Return a request with two spans, the later one first, and a request with one log record."""
     time_ns = time.time_ns()
     spans, logs = REQUESTS["traces"](), REQUESTS["logs"]()
     own: Any = spans

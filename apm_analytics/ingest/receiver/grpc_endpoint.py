@@ -3,8 +3,8 @@
 In:  connections on a port.
 Out: requests to the intake, answers to their senders.
 
-Handlers are made for streams although senders send one message: only so a sender is asked for
-its token before its message is read, and a message that never ends is not waited for.
+Handlers are stream handlers although a call has one message: this way the token is checked before
+the message is read, and reading the message has a timeout.
 """
 
 from collections.abc import AsyncIterator
@@ -26,20 +26,20 @@ SERVICES = {
     "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",
     "logs": "opentelemetry.proto.collector.logs.v1.LogsService",
 }
-# Larger frames cost a sender nothing and save a tenth of the work of taking them.
+# Larger frames cost senders nothing and save a tenth of the CPU of receiving them.
 FRAME_BYTES = 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
-MAX_STREAMS = 256  # a connection
+MAX_STREAMS = 256  # per connection
 
 
 def make_server(
     intake: Intake, *, timeout_s: float, max_connections: int, idle_s: float
 ) -> grpc.aio.Server:
-    """Make the server; the caller gives it a port and starts it."""
+    """Return a server; the caller binds a port and starts it."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", intake.max_request_bytes),
-            # The library would inflate a message of any size: we do it, with a bound.
+            # gRPC would decompress messages without a size limit; `decompress_message` has one.
             ("grpc.per_message_decompression", 0),
             ("grpc.http2.max_frame_size", FRAME_BYTES),
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -61,7 +61,7 @@ def make_server(
 
 
 def response(outcome: Outcome) -> bytes:
-    """Give the answer to a request that was taken; it is the same message for all signals."""
+    """Return the response to an accepted request; all signals share one message layout."""
     if not outcome.rejected:
         return b""
     partial = ExportTracePartialSuccess(

@@ -1,7 +1,7 @@
 """OTLP over HTTP: POST /v1/traces, /v1/metrics and /v1/logs, protobuf or JSON.
 
 In:  requests of an ASGI server.
-Out: requests to the intake, answers in the encoding of their request.
+Out: requests to the intake, responses in the encoding of their request.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _REJECTED = {
 
 
 def make_app(intake: Intake, *, cors_origins: Sequence[str]) -> Starlette:
-    """Make the application that takes telemetry."""
+    """Return the application that receives telemetry."""
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(cors_origins),
@@ -42,15 +42,15 @@ def make_app(intake: Intake, *, cors_origins: Sequence[str]) -> Starlette:
         allow_headers=["*"],
         max_age=7200,
     )
-    door = _HttpDoor(intake)
+    endpoint = _Export(intake)
     return Starlette(
-        routes=[Route("/v1/{signal}", door.export, methods=["POST"])],
+        routes=[Route("/v1/{signal}", endpoint.export, methods=["POST"])],
         middleware=[cors] if cors_origins else [],
     )
 
 
 def make_admin_app(pipeline: Pipeline, metrics: Metrics) -> Starlette:
-    """Make the application that answers its keepers: metrics, health, readiness."""
+    """Return the application for operators: metrics, health, readiness."""
 
     async def show_metrics(_: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
@@ -74,7 +74,7 @@ def make_admin_app(pipeline: Pipeline, metrics: Metrics) -> Starlette:
     )
 
 
-class _HttpDoor:
+class _Export:
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
 
@@ -87,7 +87,7 @@ class _HttpDoor:
             signal = request.path_params["signal"]
             outcome = await self._taken(request, signal, media_type)
         except (ClientDisconnect, asyncio.CancelledError):
-            return Response(status_code=400)  # nobody reads it
+            return Response(status_code=400)  # the client is gone
         except Refused as refused:
             self._intake.metrics.refused.labels(refused.reason.name.lower()).inc()
             return _refusal(refused, as_json)
@@ -144,7 +144,7 @@ def _refusal(refused: Refused, as_json: bool) -> Response:
     if refused.reason is Reason.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
     if refused.reason in _BODY_LEFT:
-        # What is left of the body is not waited for.
+        # The rest of the body is not read.
         headers["connection"] = "close"
     return Response(
         refused.body(as_json=as_json),

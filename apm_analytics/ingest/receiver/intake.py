@@ -1,7 +1,7 @@
-"""What both doors do with a request once its bytes are there.
+"""Check and submit a received request; shared by the gRPC and HTTP endpoints.
 
 In:  a sender, the kind of request, its decompressed bytes.
-Out: the outcome, when it is on the disk; or `Refused`.
+Out: the outcome, once the request is on the disk; or `Refused`.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from apm_analytics.ingest.receiver.stamps import stamped
 from apm_analytics.ingest.staging import Outcome
 from apm_analytics.serve import Access, Readers, Reason, Refused, Sender
 
-# A slow disk holds answers back; past this a sender is told to come again, and its request,
-# should it be taken after all, is recognised then. OpenTelemetry's exporters hang up after 10 s.
+# Timeout (s) of a response. A sender is then asked to retry; if the slow disk stored the request
+# after all, `repeats` recognises the retry. OpenTelemetry's exporters time out after 10 s.
 ANSWER_S = 8.0
-# Below it decompressing takes less than handing it to another thread; nor does it take any where
-# the first byte is that of an OTLP request.
+# Smaller bodies (bytes) decompress faster than another thread can be woken. A first byte of 10
+# marks an uncompressed OTLP request, which needs no thread at any size.
 INLINE_BYTES = 4 * 1024
 
 
 class Intake:
-    """The way in behind the doors; lives on their event loop."""
+    """Checks rate and budget of a request and submits it; runs on the endpoints' event loop."""
 
     def __init__(
         self,
@@ -40,18 +40,18 @@ class Intake:
         self._pipeline = pipeline
 
     async def inflate(self, content: bytes, inflate: Callable[[], bytes]) -> bytes:
-        """Run `inflate`, away from the event loop where that may take long."""
+        """Run `inflate`, in another thread if the content is large."""
         if len(content) < INLINE_BYTES or content[:1] == b"\n":
             return inflate()
         return await asyncio.to_thread(inflate)
 
     async def take(self, sender: Sender, kind: str, payload: bytes) -> Outcome:
-        """Take one request.
+        """Accept one request and return its outcome.
 
         Raises
         ------
         Refused
-            The sender is above its rate, the receiver is busy, or the request is malformed.
+            The sender exceeds its rate, the receiver is busy, or the request is malformed.
         """
         if sender.rate is not None:
             sender.rate.take(len(payload))

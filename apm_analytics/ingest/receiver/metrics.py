@@ -1,6 +1,6 @@
-"""What the receiver says about itself, in Prometheus' words.
+"""The receiver's own metrics, in the Prometheus text format.
 
-In:  counts and times from the doors, the pipeline and the writer.
+In:  counts and times from the endpoints, the pipeline and the writer.
 Out: the text of `/metrics`.
 """
 
@@ -15,7 +15,7 @@ _ROWS = (100, 1_000, 10_000, 50_000, 100_000, 500_000, 1_000_000)
 
 
 class Metrics:
-    """One registry of its own, so that several receivers fit into one process."""
+    """The metrics of one receiver, in a separate registry: a process may run several receivers."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -101,7 +101,7 @@ class Metrics:
         held_bytes: Callable[[], float],
         connections: Callable[[], float],
     ) -> None:
-        """Ask for these whenever someone reads `/metrics`."""
+        """Register functions whose values are read at each scrape of `/metrics`."""
         for name, text, function in (
             ("journal_lag_seconds", "Age of the oldest request not yet in a part.", lag_seconds),
             ("held_bytes", "Bytes accepted and not yet in a part.", held_bytes),
@@ -112,7 +112,7 @@ class Metrics:
     def wrote(
         self, *, rows: Mapping[str, int], letters: int, seconds: float, lag_seconds: float
     ) -> None:
-        """Note one flush."""
+        """Record one flush."""
         for table, count in rows.items():
             self.rows.labels(table).inc(count)
             self.part_rows.observe(count)
@@ -121,5 +121,5 @@ class Metrics:
         self.visible_seconds.observe(lag_seconds)
 
     def text(self) -> bytes:
-        """Give the exposition."""
+        """Return all metrics in the text format."""
         return generate_latest(self.registry)

@@ -1,10 +1,10 @@
 """From a request's bytes to an acknowledgement: decode, journal, answer, in groups.
 
-In:  requests from the doors.
-Out: a future a request: its outcome once the disk has it, or why it was refused.
+In:  requests from the endpoints.
+Out: one future per request: its outcome once it is on the disk, or why it was refused.
 
 One sync of the disk costs as much as decoding a thousand spans, so requests that arrive within
-milliseconds share one. While a group is on its way to the disk the next one gathers.
+milliseconds share one. The next group is collected while the last one is being written.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from apm_analytics.ingest.units import Units
 from apm_analytics.lake.journal import Entry, Journal, journal
 from apm_analytics.serve import Reason, Refused
 
-# Waiting this long for company costs a sender little and saves most syncs.
+# Batching window (s): the added latency is small and most syncs are saved.
 GATHER_S = 0.004
 MAX_GROUP_BYTES = 8 * 1024 * 1024
-# More than this is written at once instead of at the next turn.
+# Above this size (bytes), parts are written at once instead of after the next `FLUSH_S`.
 FLUSH_BYTES = 16 * 1024 * 1024
 MIN_STAGE_BYTES = 1024 * 1024
 RETRY_S = 1.0
@@ -40,13 +40,13 @@ _Waiting = tuple[Entry, _Answer]
 
 
 class Pipeline:
-    """Takes requests from an event loop.
+    """Accepts requests from an event loop.
 
     Parameters
     ----------
-    lake : folder of the lake, made when missing.
-    budget_bytes : bytes that may be accepted and not yet be in parts; beyond it senders wait.
-    redactor : applied before anything touches the disk.
+    lake : folder of the lake, created if missing.
+    budget_bytes : most bytes accepted and not yet in parts; beyond it requests are refused as busy.
+    redactor : applied before anything is written.
 
     Raises
     ------
@@ -71,9 +71,9 @@ class Pipeline:
         self._repeats = Repeats()
         self._unheard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._held = 0
-        # Of _held and _oldest: whoever hands something over never waits for the disk.
+        # Guards _held and _oldest, so that `submit` never waits for the disk.
         self._counting = threading.Lock()
-        self._lock = threading.Lock()  # of _staged and the journal; held while the disk works
+        self._lock = threading.Lock()  # guards the stage and the journal; held during disk writes
         self._stage = Stage(self._units, MIN_STAGE_BYTES)
         self._staged: list[Entry] = []
         self._staged_bytes = 0
@@ -96,30 +96,30 @@ class Pipeline:
 
     @property
     def ready(self) -> bool:
-        """Tell whether what was left is replayed and the lake takes parts."""
+        """Return whether old segments are replayed and the lake can be written."""
         return self._writer.healthy and self._writer.replayed and not self._stopping
 
     def lag_seconds(self) -> float:
-        """Give the age of the oldest request that is not in a part."""
+        """Return the age of the oldest request that is not in a part (s)."""
         oldest = self._oldest
         return time.monotonic() - oldest if oldest else 0.0
 
     def start(self) -> None:
-        """Write what earlier receivers left, and take requests."""
+        """Start replaying the segments of earlier receivers and accepting requests."""
         self._writer.start()
         self._thread.start()
 
     def submit(self, kind: str, payload: bytes) -> asyncio.Future[Outcome]:
-        """Hand over one request.
+        """Queue one request.
 
         Parameters
         ----------
-        kind : traces, metrics or logs; with `+json` behind it for OTLP JSON.
+        kind : traces, metrics or logs; with the suffix `+json` for OTLP JSON.
 
         Raises
         ------
         Refused
-            The receiver is stopping, or holds as much as it may.
+            The receiver is stopping, or its budget is used up.
         """
         if self._stopping:
             raise Refused(Reason.UNAVAILABLE, "the receiver is stopping; send again", RETRY_S)
@@ -139,12 +139,12 @@ class Pipeline:
         return answer
 
     def unheard(self, payload: bytes, answer: asyncio.Future[Outcome]) -> None:
-        """Note that the sender hung up before its answer: if it was taken, it will come again."""
+        """Record that a sender hung up before its response: if accepted, it will be retried."""
         if not answer.cancelled() and answer.exception() is None:
             self._unheard.put(payload)
 
     def stop(self) -> None:
-        """Answer what was handed over, write it, end."""
+        """Answer and write all queued requests, then stop."""
         self._stopping = True
         self._waiting.put(None)
         self._thread.join()
@@ -160,7 +160,7 @@ class Pipeline:
                 self._commit(group)
 
     def _gather(self, group: list[_Waiting]) -> bool:
-        """Collect a group; False when it is the last."""
+        """Collect a group; return False if it is the last one."""
         first = self._waiting.get()
         if first is None:
             return False
@@ -188,7 +188,7 @@ class Pipeline:
         released = 0
         for item in waiting:
             entry, answer = item
-            if answer.done():  # nobody waits any more, and nothing was taken
+            if answer.done():  # the sender hung up before its request was accepted
                 released += len(entry.payload)
             elif self._repeats.taken(entry.payload):
                 self._metrics.repeated.inc()
@@ -201,11 +201,11 @@ class Pipeline:
         except ApmError as error:
             self._metrics.journal_failures.inc()
             _log.error("%d requests were refused: %s", len(fresh), error)
-            # Senders need not know our paths.
+            # The response does not reveal paths.
             said = "the receiver's disk refused; nothing was acknowledged; free space there"
             results = [Refused(Reason.BUSY, said, RETRY_S)] * len(fresh)
         except Exception:
-            # A fault of ours must not end the thread: nobody would be answered again.
+            # A bug must not end this thread: no request would be answered again.
             _log.exception("a group of %d requests could not be taken", len(fresh))
             failed = Refused(Reason.BUSY, "the receiver failed inside; send again", RETRY_S)
             results = [failed] * len(fresh)
@@ -216,7 +216,7 @@ class Pipeline:
                 continue
             self._metrics.requests.labels(entry.kind).inc()
             self._metrics.accepted_bytes.labels(entry.kind).inc(len(entry.payload))
-            if answer.done():  # its sender hung up meanwhile; the next group may hold it again
+            if answer.done():  # the sender hung up; the next group may hold a retry
                 self._repeats.remember(fingerprint(entry.payload))
         if released:
             self._release(released)
@@ -225,10 +225,10 @@ class Pipeline:
         self._metrics.commit_seconds.observe(time.monotonic() - started)
 
     def _tell(self, answers: list[tuple[_Waiting, Outcome | Refused]]) -> None:
-        """Answer a group at once: each hand-over to the event loop costs it a system call."""
+        """Answer a group in one call: each wake-up of the event loop costs a system call."""
         if answers:
             (_, first), _ = answers[0]
-            with suppress(RuntimeError):  # the loop has ended, nobody waits
+            with suppress(RuntimeError):  # the loop has ended
                 first.get_loop().call_soon_threadsafe(self._answer, answers)
 
     def _answer(self, answers: list[tuple[_Waiting, Outcome | Refused]]) -> None:
@@ -242,7 +242,7 @@ class Pipeline:
                 answer.set_result(result)
 
     def _take_in(self, entries: list[Entry]) -> list[Outcome | Refused]:
-        """Redact and decode entries, and journal those that are whole."""
+        """Redact and decode entries, and write the valid ones to the journal."""
         with self._lock:
             taken = self._stage.take(entries, self._redactor)
             kept = [
@@ -261,7 +261,7 @@ class Pipeline:
             try:
                 self._journal.append([entry for entry, _ in kept])
             except ApmError:
-                # The stage holds rows now that nobody was told of: make it without them.
+                # The stage holds rows that were not acknowledged: rebuild it without them.
                 self._stage = Stage(self._units, self._staged_bytes)
                 self._stage.take(self._staged)
                 raise

@@ -1,4 +1,4 @@
-"""The receiver as a whole: doors, pipeline and writer; compaction and retention beside them.
+"""Start and stop the receiver: endpoints, pipeline, writer, compaction and retention.
 
 In:  where to listen, who may send, the lake.
 Out: a running receiver, until a signal or `stop`.
@@ -36,13 +36,13 @@ from apm_analytics.lake.maintenance import lean
 from apm_analytics.serve import Access, Readers, bounded_protocol, close_idlest, open_connections
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-# Files, threads and the lake need some descriptors too.
+# File descriptors kept for files, threads and the lake.
 RESERVED_FILES = 512
-# Beyond its share each door closes the connections that have been idle longest.
+# gRPC's share of the connections. Beyond its share, an endpoint closes those idle longest.
 GRPC_SHARE = 0.6
 MANY_CONNECTIONS = 10_000
 STOP_GRACE_S = 5.0
-# The first time an hour after the start: whoever tries something out loses nothing.
+# The first retention runs an hour after the start, so that a short trial deletes nothing.
 RETAIN_EVERY_S = 3_600.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 1 << 30
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tls:
-    """Certificate and key in PEM; with `client_ca`, clients need a certificate of it."""
+    """Certificate and key in PEM; with `client_ca`, clients need a certificate issued by it."""
 
     certificate: Path
     key: Path
@@ -62,7 +62,7 @@ class Tls:
 
 @dataclass(frozen=True)
 class Config:
-    """Where to listen and what to bound; port 0 takes a free one."""
+    """Addresses and limits; port 0 picks a free port."""
 
     lake: Path
     host: str = "127.0.0.1"
@@ -79,8 +79,8 @@ class Config:
     readers: int = 32
     timeout_s: float = 10.0
     idle_s: float = 60.0
-    max_connections: int | None = None  # of both doors; what the system allows when left out
-    retain: bool = False  # remove every hour what `apm lake retain` would
+    max_connections: int | None = None  # of both endpoints; None: what the system allows
+    retain: bool = False  # run `apm lake retain` every hour
 
 
 class Receiver:
@@ -111,7 +111,7 @@ class Receiver:
         self.grpc_port = self.http_port = self.admin_port = 0
 
     async def start(self) -> None:
-        """Open the doors.
+        """Start serving on all ports.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class Receiver:
             )
 
     async def stop(self) -> None:
-        """Answer what is on its way, write everything, close."""
+        """Answer and write all accepted requests, then close."""
         self._stopping.set()
         if self._grpc is not None:
             await self._grpc.stop(STOP_GRACE_S)
@@ -238,17 +238,17 @@ class Receiver:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to `run`: there are several servers."""
+        """Leave signals to `run`, as one process has several servers."""
         yield
 
 
 def check(config: Config) -> None:
-    """Refuse to listen to the world when the world needs no token.
+    """Refuse to listen on a public address without authentication.
 
     Raises
     ------
     BadParameter
-        Neither tokens nor client certificates, and another address than loopback.
+        An address other than loopback, with neither tokens nor client certificates.
     """
     guarded = not config.access.open or (config.tls is not None and config.tls.client_ca)
     if config.host not in LOOPBACK and not guarded:
@@ -265,7 +265,7 @@ def run(config: Config, say: Callable[[str], None]) -> None:
     Raises
     ------
     ApmError
-        It could not start.
+        The receiver could not start.
     """
     lean.without_pandas()
     compiling.compile_once(say)
@@ -274,9 +274,9 @@ def run(config: Config, say: Callable[[str], None]) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have malloc keep what it frees: every flush needs the same megabytes again.
+    """Make malloc keep freed memory, which the next flush needs again.
 
-    Given back to the system and taken again, they cost a tenth of all CPU in page faults.
+    Returning it to the system and allocating it again costs a tenth of all CPU in page faults.
     """
     with contextlib.suppress(AttributeError):  # another C library than glibc
         mallopt = ctypes.CDLL(None).mallopt
@@ -284,7 +284,7 @@ def _keep_freed_memory() -> None:
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
             mallopt(parameter, _KEPT_BYTES)
         pa.set_memory_pool(pa.system_memory_pool())
-        # NumPy asks for pages of 2 MB; a flush fills few of them, and all are zeroed.
+        # NumPy requests 2 MB pages; a flush fills few of them, but all are zeroed.
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
@@ -296,7 +296,7 @@ async def _run(config: Config, say: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     await receiver.start()
-    # What is loaded stays: the collector need not walk it for every few hundred new objects.
+    # Loaded modules stay in memory, so garbage collection need not visit them.
     gc.collect()
     gc.freeze()
     try:
@@ -330,7 +330,9 @@ def _lines(receiver: Receiver) -> Iterator[str]:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, proto=socket.IPPROTO_TCP)  # by it asyncio sets TCP_NODELAY
+    listener = socket.socket(
+        family, proto=socket.IPPROTO_TCP
+    )  # asyncio sets TCP_NODELAY only with it
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -343,7 +345,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _raise_file_limit() -> int:
-    """Allow as many connections as the system lets us; gives how many files may be open."""
+    """Raise the limit of open files to the maximum; return how many connections that allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return max(hard - RESERVED_FILES, RESERVED_FILES)

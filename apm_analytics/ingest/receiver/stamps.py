@@ -1,10 +1,10 @@
-"""Write who sent a request into its resources, where no sender can forge it.
+"""Add the sender's attributes to every resource of a request; a sender cannot forge them.
 
-In:  the bytes of a request, the attributes of its sender.
-Out: the bytes with these attributes at the end of every resource.
+In:  the bytes of a request, the attributes of its token.
+Out: the bytes, with these attributes at the end of every resource.
 
-A repeated key is kept under another name and the last one counts, so what a sender wrote
-itself under the same key does not pass for the stamp.
+Of a repeated key the last value counts, and earlier ones are kept under another name. An attribute
+that a sender wrote itself under the same key is therefore never mistaken for the stamp.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,12 +21,12 @@ from apm_analytics.ingest.decode.sink import Sink
 from apm_analytics.ingest.json import otlp as otlp_json
 from apm_analytics.serve import Reason, Refused
 
-_FIRST = 0x0A  # field 1, with a length: resource_spans, and in it resource
+_FIRST = 0x0A  # field 1, length-delimited: resource_spans, and resource within it
 _JSON_KEYS = ("resourceSpans", "resourceMetrics", "resourceLogs")
 
 
 def stamped(kind: str, payload: bytes, attributes: Mapping[str, str]) -> bytes:
-    """Give the request with `attributes` in every resource.
+    """Return the request with `attributes` in every resource.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def stamped(kind: str, payload: bytes, attributes: Mapping[str, str]) -> bytes:
 
 
 def _why(kind: str, payload: bytes, error: Exception) -> str:
-    """Let a decoder say what is wrong, as it does for senders without a stamp: it names fields."""
+    """Return the decoder's error message, which names the field, as without a stamp."""
     signal, json, _ = kind.partition("+json")
     try:
         if json:
@@ -60,10 +60,10 @@ def _why(kind: str, payload: bytes, error: Exception) -> str:
                 return f"{sink.rejected[0].path}: {sink.rejected[0].reason}"
         else:
             protobuf.parse(signal, payload)
-    except orjson.JSONDecodeError as found:
-        return f"no JSON: {found.msg} at byte {found.pos}"
-    except BadInput as found:
-        return str(found)
+    except orjson.JSONDecodeError as fault:
+        return f"no JSON: {fault.msg} at byte {fault.pos}"
+    except BadInput as fault:
+        return str(fault)
     return f"{otlp_json.SIGNALS[signal][0]}: not every resource is one: {error}"
 
 
@@ -94,7 +94,7 @@ def _stamped_entries(payload: bytes, stamp: bytes) -> Iterator[bytes]:
 
 def _stamped_entry(entry: bytes, stamp: bytes) -> bytes:
     if not entry or entry[0] != _FIRST:
-        # Several `resource` fields are merged, whatever their order.
+        # Protobuf merges several `resource` fields in any order.
         return entry + bytes([_FIRST]) + varint.encode(len(stamp)) + stamp
     size, start = varint.decode(entry, 1)
     end = start + size

@@ -1,10 +1,10 @@
-"""Merge and retire the receiver's parts, in processes of their own.
+"""Compact the receiver's parts and apply retention, in separate processes.
 
 In:  a lake that is being fed.
-Out: few parts instead of many; nothing older than its retention.
+Out: fewer, larger parts; nothing older than its retention.
 
-Both decode rows again: in the receiver they would take memory and Python's lock from those who
-send. Killed at any moment, with the receiver or without, they lose and double nothing.
+Both decode rows, which in the receiver's process would cost memory and hold Python's lock while
+requests wait. If killed at any moment, they lose no rows and duplicate none.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from subprocess import PIPE
 from apm_analytics.foundation.errors import ApmError
 from apm_analytics.lake.maintenance import compact_process, compaction, lean
 
-# Some forty parts a table: enough to merge, too few to slow a query.
+# About forty parts per table: enough to merge, too few to slow a query.
 COMPACT_EVERY_S = 20.0
 
 _log = logging.getLogger(__name__)
@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 async def compact_often(
     lake: Path, stopping: asyncio.Event, merged: Callable[[int], object]
 ) -> None:
-    """Merge what there is to merge, until the receiver stops.
+    """Compact parts whenever that is due, until the receiver stops.
 
     Parameters
     ----------
-    merged : is told after each merge how many parts it has taken.
+    merged : called after each compaction with the number of parts merged.
     """
     while not await _stopped_within(stopping, COMPACT_EVERY_S):
         try:
@@ -46,7 +46,7 @@ async def compact_often(
 
 
 async def retain_often(lake: Path, stopping: asyncio.Event, every_s: float) -> None:
-    """Run `apm lake retain` until the receiver stops; the next run does what one left."""
+    """Run `apm lake retain` every `every_s` seconds; a run completes what an earlier one left."""
     while not await _stopped_within(stopping, every_s):
         command = ("-m", lean.__name__, "lake", "retain", "--lake", str(lake))
         await _run("retention", command, stopping)
@@ -59,9 +59,9 @@ async def _stopped_within(stopping: asyncio.Event, seconds: float) -> bool:
 
 
 async def _run(what: str, command: tuple[str, ...], stopping: asyncio.Event) -> bytes:
-    """Run Python and give what it wrote; nothing when it failed, or the receiver stops."""
-    # In a session of its own: Ctrl-C is the receiver's to answer.
-    # And not by the loop, which would fork: all our pages would be copied as they change.
+    """Run Python and return its output; empty if it failed or the receiver stops."""
+    # A new session, so that Ctrl-C reaches the receiver only. Not started by the event loop, which
+    # would fork: every page that changes would be copied.
     program = [sys.executable, *command]
     process = await asyncio.to_thread(
         subprocess.Popen, program, stdout=PIPE, stderr=PIPE, start_new_session=True

@@ -1,7 +1,7 @@
-"""The background writer: turns what the journal holds into parts.
+"""Write journalled requests into parts, in the background.
 
-In:  stages of decoded requests, with the journal segments that hold the same.
-Out: parts that `apm query` sees, dead letters; the segments are removed.
+In:  stages of decoded requests, and the journal segments that hold the same requests.
+Out: parts and dead letters; the segments are removed.
 """
 
 import logging
@@ -22,12 +22,12 @@ from apm_analytics.ingest.units import Units
 from apm_analytics.lake import snapshots
 from apm_analytics.lake.journal import Segment, journal
 
-# Up to four times a second: what is acknowledged is seen within one, also on a busy machine.
+# Acknowledged rows are visible within a second, also on a busy machine.
 FLUSH_S = 0.25
-# The disk refused: often enough to go on soon after it is mended.
+# After a failed write: short, so that writing resumes soon after the disk recovers.
 RETRY_S = 0.5
-# A segment stays this long after its rows are parts: a restart then still knows the requests
-# whose acknowledgement never reached their senders, see `repeats`.
+# A segment is kept this long after its rows are in parts, so that a restart still recognises
+# requests whose acknowledgement was lost; see `repeats`.
 KEPT_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """A stage and the segments that hold the same requests; `size` counts against the budget."""
+    """A stage and the segments with the same requests; `size` (bytes) counts against the budget."""
 
     stage: Stage
     segments: list[Segment]
@@ -44,13 +44,13 @@ class Batch:
 
 
 class Writer:
-    """A thread that writes what is staged every `FLUSH_S`, or when asked.
+    """A thread that writes staged requests every `FLUSH_S`, or when asked.
 
     Parameters
     ----------
-    old : segments that earlier receivers left; they come first.
-    take : gives what is staged since the last call, or None.
-    written : is told the bytes that no longer wait.
+    old : segments that earlier receivers left; they are written first.
+    take : returns what was staged since the last call, or None.
+    written : called with the number of bytes written.
     """
 
     def __init__(
@@ -76,27 +76,27 @@ class Writer:
         self.healthy = True
 
     def start(self) -> None:
-        """Begin; from now on `take` is called."""
+        """Start the thread, which calls `take`."""
         self._thread.start()
 
     @property
     def replayed(self) -> bool:
-        """Tell whether all that earlier receivers left is in parts."""
+        """Return whether all segments of earlier receivers are in parts."""
         return not self._old
 
     def ask(self) -> None:
-        """Write soon: much is waiting."""
+        """Write now instead of after `FLUSH_S`."""
         self._asked.set()
 
     def stop(self) -> None:
-        """Write what is staged and end; what the disk refuses stays in the journal."""
+        """Write staged requests and stop; on a failed write they stay in the journal."""
         self._stop.set()
         self._asked.set()
         self._thread.join()
 
     def _run(self) -> None:
         with ExitStack() as stack:
-            with suppress(ApmError):  # the disk may be full: appends say so and try again
+            with suppress(ApmError):  # the disk may be full: appends report that and try again
                 stack.enter_context(snapshots.kept_open(self._lake))
             self._write_all()
 
@@ -118,7 +118,7 @@ class Writer:
         try:
             done = self._persist(partial(self._write, batch, batch.stage.finish()))
         except Exception:
-            # No second try mends it, and those behind it must not wait for ever.
+            # A retry would fail again, and later batches must not wait for it.
             for segment in batch.segments:
                 _set_aside(segment)
             done = True
@@ -128,7 +128,7 @@ class Writer:
             self._kept += [(until, segment) for segment in batch.segments]
 
     def _persist(self, write: Callable[[], None]) -> bool:
-        """Write until the disk takes it; False when told to stop before."""
+        """Retry until the write succeeds; return False if stopped before."""
         while True:
             try:
                 write()
@@ -161,7 +161,7 @@ class Writer:
         )
 
     def _replay(self, segment: Segment) -> None:
-        """Write what a receiver left that is gone; once, however often this is tried."""
+        """Write a segment of an earlier receiver; replaying it again adds no rows."""
         content = journal.read(segment)
         if content.entries and not snapshots.known_documents(self._lake, [segment.document]):
             stage = Stage(self._units, sum(len(entry.payload) for entry in content.entries))
@@ -186,7 +186,7 @@ class Writer:
         for segment in gone:
             try:
                 segment.remove()
-            except OSError as error:  # its rows are parts; the next start removes it
+            except OSError as error:  # its rows are in parts; the next start removes it
                 _log.warning("could not remove %s: %s", segment.path, error)
 
 

@@ -1,11 +1,11 @@
-"""A file of synced groups, each of whole blocks, that goes past the page cache.
+"""Write groups of bytes to a file, synced and in whole blocks, bypassing the page cache.
 
 In:  buffers, group by group.
-Out: a file in which every group begins at a block; behind a group, zeros fill its last block.
+Out: a file in which every group starts at a block boundary; zeros fill its last block.
 
-Whoever reads such a file only after a crash has no use for a copy of it in memory. Making one costs
-the system a page for every 4 KB; so the disk fetches the bytes from one piece of memory that is
-filled again and again. Where a file system cannot do that, they go through the page cache.
+The file is read only after a crash, so a copy in the page cache would be useless, and would cost a
+page per 4 KB. The disk reads the bytes from one reused buffer instead. File systems without
+O_DIRECT are written through the page cache.
 """
 
 import errno
@@ -16,37 +16,37 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# A disk takes whole blocks from memory that is aligned alike: of 512 or of 4,096 bytes.
+# Direct writes need aligned memory and whole blocks, of 512 or 4,096 bytes.
 BLOCK = 4096
-# So much is copied and written at a time: it stays in the processor's cache.
+# Bytes copied and written at a time: they stay in the CPU cache.
 PIECE_BYTES = 1024 * 1024
 MIN_RESERVE_BYTES = 1024 * 1024
 MAX_RESERVE_BYTES = 32 * 1024 * 1024
 
 
 class BlockFile:
-    """A new file; one thread at a time uses it.
+    """A new file; used by one thread at a time.
 
     Parameters
     ----------
-    room : `PIECE_BYTES` of anonymous memory, which several files may share.
+    room : a buffer of `PIECE_BYTES` of anonymous memory, which several files may share.
 
     Raises
     ------
     OSError
-        The disk refused; also every method.
+        The disk failed; also raised by every method.
     """
 
     def __init__(self, path: Path, room: mmap.mmap) -> None:
         self.path = path
-        self.end = 0  # of what is on the disk
+        self.end = 0  # of the bytes on the disk
         self._room = memoryview(room)
         self._reserved = 0
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try_direct(self._file)
 
     def append(self, group: Sequence[bytes]) -> None:
-        """Write a group and wait until the disk has it; after an error, `take_back`."""
+        """Write a group and wait until it is on the disk; after an error call `take_back`."""
         self._reserve(sum(map(len, group)) + BLOCK)
         at, filled = self.end, 0
         for content in group:
@@ -65,40 +65,40 @@ class BlockFile:
         self.end = at + filled + empty
 
     def take_back(self) -> None:
-        """Cut off what a failed `append` left."""
+        """Truncate what a failed `append` left."""
         self._reserved = 0
         os.ftruncate(self._file, self.end)
         os.fdatasync(self._file)
 
     def close(self) -> None:
-        """Give back what was reserved and not used."""
+        """Release the unused reserved blocks and close the file."""
         with suppress(OSError):  # readers skip it
             os.ftruncate(self._file, self.end)
         os.close(self._file)
 
     def _reserve(self, size: int) -> None:
-        """Take room for what comes: written into reserved blocks, bytes cost a fifth of the CPU."""
+        """Reserve blocks: writing into reserved blocks takes a fifth of the CPU."""
         if self.end + size <= self._reserved:
             return
         more = max(size, min(2 * self._reserved, MAX_RESERVE_BYTES), MIN_RESERVE_BYTES)
-        with suppress(OSError):  # no such room: the write itself says whether it fits
+        with suppress(OSError):  # no room to reserve: the write itself may still fit
             os.posix_fallocate(self._file, self.end, more)
             self._reserved = self.end + more
 
     def _write(self, at: int, size: int) -> None:
-        """Write the first bytes of the room: one write seldom stops early, but it may."""
+        """Write the first `size` bytes of the buffer, repeating a write that stops early."""
         written = 0
         while written < size:
             try:
                 written += os.pwrite(self._file, self._room[written:size], at + written)
             except OSError as error:
-                # Larger blocks than ours, or a write that stopped within one.
+                # The disk has larger blocks, or a write stopped within one.
                 if error.errno != errno.EINVAL or not _give_up_direct(self._file):
                     raise
 
 
 def try_direct(file: int) -> bool:
-    """Let an open file go past the page cache; tell whether its file system can."""
+    """Bypass the page cache for an open file; return whether its file system supports that."""
     try:
         fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_DIRECT)
     except OSError:
@@ -107,7 +107,7 @@ def try_direct(file: int) -> bool:
 
 
 def _give_up_direct(file: int) -> bool:
-    """Let a file go through the page cache; tell whether it went past it before."""
+    """Use the page cache for a file; return whether it was bypassed before."""
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
     fcntl.fcntl(file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
     return bool(flags & os.O_DIRECT)
