@@ -1,4 +1,4 @@
-"""The SDK writes into the lake without any server, the same rows as through the receiver."""
+"""The SDK exporters write the same rows into the lake as the receiver, without a server."""
 
 import time
 from pathlib import Path

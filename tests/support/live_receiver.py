@@ -14,7 +14,7 @@ from apm_analytics.ingest.receiver import Config, Receiver
 from apm_analytics.ingest.receiver.grpc_endpoint import SERVICES
 from apm_analytics.lake import query
 
-# The first one compiles, beside others that do the same.
+# The first start compiles, possibly while others do the same.
 START_S = 300
 
 
@@ -45,14 +45,14 @@ def running(config: Config) -> Iterator[Receiver]:
 
 @contextmanager
 def exporting(port: int, signal: str = "traces") -> Iterator[grpc.UnaryUnaryMultiCallable]:
-    """Give the Export call of one signal, bytes in and bytes out."""
+    """Yield the Export call of one signal; bytes in, bytes out."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         yield channel.unary_unary(f"/{SERVICES[signal]}/Export")
 
 
 def count(lake: Path, table: str = "spans") -> int:
-    """Count the rows that a query sees now."""
+    """Return the number of rows that a query sees."""
     found = query.connect(lake).execute(f"select count(*) from {table}").fetchone()
     assert found
     return int(found[0])

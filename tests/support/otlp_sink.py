@@ -42,11 +42,11 @@ class Sink:
         self.arrived = threading.Condition()
 
     def messages(self, path: str) -> list[Any]:
-        """Give the decoded requests of one signal."""
+        """Return the decoded requests of one signal."""
         return [MESSAGES[path].FromString(body) for at, body in list(self.requests) if at == path]
 
     def spans(self) -> list[Any]:
-        """Give every span."""
+        """Return every span."""
         return [
             span
             for message in self.messages("/v1/traces")
@@ -56,7 +56,7 @@ class Sink:
         ]
 
     def logs(self) -> list[Any]:
-        """Give every log record."""
+        """Return every log record."""
         return [
             record
             for message in self.messages("/v1/logs")
@@ -66,7 +66,7 @@ class Sink:
         ]
 
     def metrics(self) -> dict[str, Any]:
-        """Give the last state of every metric by name."""
+        """Return the last state of every metric by name."""
         return {
             metric.name: metric
             for message in self.messages("/v1/metrics")
@@ -76,7 +76,7 @@ class Sink:
         }
 
     def await_that(self, found: Any, timeout_s: float = 20.0) -> Any:
-        """Wait until a function of what has arrived gives something true, and give that."""
+        """Wait until a function of the requests returns a true value, and return it."""
         deadline = time.monotonic() + timeout_s
         with self.arrived:
             while not (result := found()):
@@ -96,7 +96,7 @@ class Sink:
 
 
 def attributes(record: Any) -> dict[str, Any]:
-    """Give a span's, record's or point's attributes as plain values."""
+    """Return the attributes of a span, record or point as plain values."""
     return {
         pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value")
         for pair in record.attributes

@@ -1,4 +1,4 @@
-"""A receiver in a process of its own that starts in a moment: forked from one that is warm.
+"""A receiver in a separate process that starts fast: forked from a compiled one.
 
 The fork server imports this module once; every receiver is then a fork of it, so that fifty
 kills do not pay for fifty imports.
@@ -74,7 +74,7 @@ def started(lake: Path) -> Iterator[Started]:
 
 
 def _warm_up() -> None:
-    """Start the fork server where it can import this module; it ignores what it cannot."""
+    """Start the fork server with this module on its path; it ignores modules it cannot import."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()

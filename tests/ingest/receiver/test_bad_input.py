@@ -1,12 +1,12 @@
-"""Bad requests are refused with the right status and a reason, and others are still served."""
+"""Bad requests are refused with the right status and a reason, and others are still served.
 
-import asyncio
-import fcntl
+Tests receiver.grpc_endpoint, receiver.http_endpoint, receiver.intake, and serve.encodings,
+serve.limits, serve.refusals, serve.grpc_connections and serve.http_connections.
+"""
+
 import gzip
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -26,7 +26,6 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from warm_receiver import started
 
 from apm_analytics.ingest.receiver import Config, Receiver
-from apm_analytics.serve import grpc_connections, limits
 
 PROTOBUF = "application/x-protobuf"
 TIMEOUT_S = 1.0
@@ -146,28 +145,28 @@ REQUESTS = {
 FIELDS = {"traces": "resourceSpans", "metrics": "resourceMetrics", "logs": "resourceLogs"}
 
 
-@pytest.mark.parametrize("door", FIELDS)
+@pytest.mark.parametrize("endpoint", FIELDS)
 @pytest.mark.parametrize("sent", FIELDS)
-def test_a_door_refuses_the_request_of_another_signal(
-    receiver: Receiver, door: str, sent: str
+def test_an_endpoint_refuses_requests_of_another_signal(
+    receiver: Receiver, endpoint: str, sent: str
 ) -> None:
     payload = REQUESTS[sent].SerializeToString()
     document = otlp_requests.as_json(REQUESTS[sent], enum_numbers=True)
-    both = {**document, FIELDS[door]: []}
+    both = {**document, FIELDS[endpoint]: []}
     letters = len(list(receiver.config.lake.glob("dead_letter/*")))
     answers = [
-        post(receiver, payload, path=f"/v1/{door}"),
-        post(receiver, orjson.dumps(document), path=f"/v1/{door}", media="application/json"),
-        post(receiver, orjson.dumps(both), path=f"/v1/{door}", media="application/json"),
+        post(receiver, payload, path=f"/v1/{endpoint}"),
+        post(receiver, orjson.dumps(document), path=f"/v1/{endpoint}", media="application/json"),
+        post(receiver, orjson.dumps(both), path=f"/v1/{endpoint}", media="application/json"),
     ]
-    if door == sent:
+    if endpoint == sent:
         assert {answer.status_code for answer in answers[:2]} == {200}
         return
     for answer in answers:
         assert answer.status_code == 400
-        said = f"{FIELDS[sent]}: found a {sent} request, need {FIELDS[door]}"
+        said = f"{FIELDS[sent]}: found a {sent} request, need {FIELDS[endpoint]}"
         assert said.encode() in answer.content
-    with exporting(receiver.grpc_port, door) as export:
+    with exporting(receiver.grpc_port, endpoint) as export:
         code, details = refusal(lambda: export(payload))
     assert code is grpc.StatusCode.INVALID_ARGUMENT and said in details
     assert len(list(receiver.config.lake.glob("dead_letter/*"))) == letters
@@ -196,7 +195,7 @@ def test_another_method_is_refused(receiver: Receiver) -> None:
     assert httpx.get(f"http://127.0.0.1:{receiver.http_port}/v1/traces").status_code == 405
 
 
-def test_zip_bombs_are_refused_by_both_doors(receiver: Receiver) -> None:
+def test_zip_bombs_are_refused_by_both_endpoints(receiver: Receiver) -> None:
     zeros = bytes(200 * LIMIT // 4)
     bomb = gzip.compress(zeros, 1)
     bombs = {"gzip": bomb, "deflate": zlib.compress(zeros, 1)}
@@ -219,7 +218,7 @@ def test_gzip_of_very_many_members_is_refused_at_once(receiver: Receiver) -> Non
 def test_bodies_beyond_the_limit_are_refused(receiver: Receiver) -> None:
     assert post(receiver, bytes(LIMIT + 1)).status_code == 413
     url = f"http://127.0.0.1:{receiver.http_port}/v1/traces"
-    pieces = (bytes(LIMIT // 4) for _ in range(5))  # nobody says how many will come
+    pieces = (bytes(LIMIT // 4) for _ in range(5))  # chunked: no Content-Length
     answer = httpx.post(url, content=pieces, headers={"content-type": PROTOBUF}, timeout=20)
     assert answer.status_code == 413
     with exporting(receiver.grpc_port) as export:
@@ -262,7 +261,7 @@ def test_a_grpc_message_of_4_gb_is_refused_before_it_comes(receiver: Receiver) -
 
 
 def _ends_stream(answered: bytes) -> bool:
-    """Tell whether stream 1 was ended: headers with END_STREAM, or a reset."""
+    """Return whether stream 1 was ended: headers with END_STREAM, or a reset."""
     at = 0
     while at + 9 <= len(answered):
         size = int.from_bytes(answered[at : at + 3], "big")
@@ -349,30 +348,13 @@ def test_slow_senders_give_way_to_others(tmp_path: Path) -> None:
         assert answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in answer
 
 
-def test_beyond_a_thousand_that_wait_to_be_read_others_are_told_to_come_again() -> None:
-    async def refused() -> list[str]:
-        readers = limits.Readers(4, 60.0)
-        never = asyncio.Event()
-        tasks = [asyncio.create_task(readers.read(never.wait)) for _ in range(1100)]
-        await asyncio.sleep(0)
-        said = [str(task.exception()) for task in tasks if task.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return said
-
-    said = asyncio.run(refused())
-    assert len(said) == 1100 - 4 - limits.MAX_WAITING
-    assert set(said) == {"1,000 requests wait to be read already; send again shortly"}
-
-
-@pytest.mark.parametrize("door", ["grpc", "http"])
-def test_ten_thousand_idle_connections_keep_nobody_out(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("endpoint", ["grpc", "http"])
+def test_ten_thousand_idle_connections_block_nobody(tmp_path: Path, endpoint: str) -> None:
     with started(tmp_path) as receiver, ExitStack() as stack:
-        port = receiver.grpc_port if door == "grpc" else receiver.http_port
+        port = receiver.grpc_port if endpoint == "grpc" else receiver.http_port
         for number in range(IDLE_CONNECTIONS):
             client = stack.enter_context(connect(port))
-            if door == "grpc" and number % 2:  # as a real client that has nothing to say
+            if endpoint == "grpc" and number % 2:  # as an idle gRPC client
                 client.sendall(HELLO)
         assert psutil.Process(receiver.process.pid).memory_info().rss < 600_000_000
         with exporting(receiver.grpc_port) as export:
@@ -406,22 +388,8 @@ def test_idle_connections_beyond_the_limit_make_room_and_those_in_use_stay(
         assert closed(http[0])
 
 
-def test_looking_for_idle_connections_leaves_the_locks_of_files_alone(tmp_path: Path) -> None:
-    file = tmp_path / "locked"
-    lock = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-    with socket.create_server(("127.0.0.1", 0)) as listener, file.open("w") as held:
-        port = listener.getsockname()[1]
-        with connect(port), listener.accept()[0]:
-            fcntl.lockf(held, fcntl.LOCK_EX)  # as SQLite locks the manifest
-            assert (
-                grpc_connections.close_idlest_now(port, most=0) == 0
-            )  # none has been idle for long
-            other = subprocess.run([sys.executable, "-c", lock, file], capture_output=True)
-    assert b"BlockingIOError" in other.stderr
-
-
 def closed(client: socket.socket) -> bool:
-    """Wait until the other side closes."""
+    """Return True once the other side has closed the connection."""
     try:
         while client.recv(4096):
             pass

@@ -1,4 +1,7 @@
-"""Kill -9 at any moment: nothing that was acknowledged is lost, nothing is there twice."""
+"""After kill -9 at any moment, no acknowledged request is lost or duplicated.
+
+Tests lake.journal, receiver.pipeline, receiver.writer and receiver.repeats together.
+"""
 
 import queue
 import random
@@ -28,7 +31,7 @@ class Load:
         self._lock = threading.Lock()
 
     def request(self) -> bytes:
-        """Give a request that is still owed, or a new one."""
+        """Return an unanswered request, or a new one."""
         try:
             return self.unanswered.get_nowait()
         except queue.Empty:
@@ -38,13 +41,13 @@ class Load:
             return otlp_requests.traces(SPANS_A_REQUEST, first=first).SerializeToString()
 
     def send(self, receiver: Started, until: threading.Event) -> None:
-        """Send until told to stop or the receiver is gone."""
+        """Send until stopped or the receiver has ended."""
         with exporting(receiver.grpc_port) as export:
             while not until.is_set():
                 self.once(export, until)
 
     def once(self, export: grpc.UnaryUnaryMultiCallable, until: threading.Event) -> None:
-        """Send one request; without an answer it is owed again."""
+        """Send one request; without a response it is queued again."""
         payload = self.request()
         try:
             export(payload, timeout=20)

@@ -1,4 +1,7 @@
-"""A full, read-only or slow disk: what is acknowledged stays, and sending goes on by itself."""
+"""On a full, read-only or slow disk, acknowledged requests are kept, and sending resumes by itself.
+
+Tests receiver.pipeline, receiver.writer, receiver.repeats and lake.journal together.
+"""
 
 import asyncio
 import os
@@ -20,14 +23,10 @@ from google.rpc.status_pb2 import Status
 from live_receiver import count, exporting, running
 from warm_receiver import Started, started
 
-from apm_analytics.foundation.privacy import PrivacyRules
-from apm_analytics.ingest.receiver import Config, intake, pipeline, repeats, writer
-from apm_analytics.ingest.receiver.metrics import Metrics
+from apm_analytics.ingest.receiver import Config, intake, writer
 from apm_analytics.ingest.receiver.pipeline import Pipeline
-from apm_analytics.ingest.receiver.repeats import Repeats
-from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.staging import Outcome
-from apm_analytics.serve.refusals import STATUS_TRAILER, Reason, Refused
+from apm_analytics.serve.refusals import STATUS_TRAILER
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 TOO_SMALL = 4096  # bytes a file may have, one block; stands for a disk without room
@@ -66,7 +65,7 @@ def test_a_full_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
 
 @contextmanager
 def read_only(lake: Path) -> Iterator[None]:
-    """Let nothing under a lake be written, as a disk that turned read-only: really so for root."""
+    """Make a lake read-only, also for root."""
     folders = [str(lake), *(str(one) for one in lake.rglob("*") if one.is_dir())]
     top = folders[0]
     mount = [["mount", "--bind", top, top], ["mount", "-o", "remount,bind,ro", top]]
@@ -103,7 +102,7 @@ def test_a_read_only_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None
             answer = httpx.post(url, content=refused, headers=PROTOBUF)
             assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
             assert str(lake) not in answer.text
-            assert count(lake) == 10  # what is there can still be asked
+            assert count(lake) == 10  # existing rows can still be queried
         assert export(refused) == b""
         wait_until(lambda: count(lake) == 20)
         receiver.stop()
@@ -126,7 +125,7 @@ def test_what_was_acknowledged_before_the_disk_turned_read_only_is_written_after
 
 
 def hold_syncs(monkeypatch: pytest.MonkeyPatch, until: threading.Event) -> None:
-    """Let the disk take nothing until an event."""
+    """Block all syncs until an event is set."""
     sync = os.fdatasync
 
     def fdatasync(file: int) -> None:
@@ -136,9 +135,9 @@ def hold_syncs(monkeypatch: pytest.MonkeyPatch, until: threading.Event) -> None:
     monkeypatch.setattr(os, "fdatasync", fdatasync)
 
 
-@pytest.mark.parametrize("door", ["grpc", "http"])
+@pytest.mark.parametrize("endpoint", ["grpc", "http"])
 def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
 ) -> None:
     payload = otlp_requests.traces(5).SerializeToString()
     slow = threading.Event()
@@ -152,7 +151,7 @@ def test_what_a_slow_disk_took_after_its_sender_hung_up_is_not_taken_twice(
     with running(Config(tmp_path)) as receiver, exporting(receiver.grpc_port) as export:
         hold_syncs(monkeypatch, slow)
         monkeypatch.setattr(Pipeline, "unheard", note)
-        if door == "grpc":
+        if endpoint == "grpc":
             with pytest.raises(grpc.RpcError) as hung_up:
                 export(payload, timeout=0.2)
             assert hung_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -186,50 +185,6 @@ def test_a_slow_disk_refuses_recovers_by_itself_and_takes_nothing_twice(
         other = otlp_requests.traces(3, first=900).SerializeToString()
         wait_until(lambda: httpx.post(url, content=other, headers=PROTOBUF).status_code == 200)
     assert count(tmp_path) == 8
-
-
-def small_pipeline(lake: Path) -> Pipeline:
-    """Make one that is not started: nothing leaves it."""
-    redactor = Redactor(PrivacyRules([], [], b""))
-    return Pipeline(lake, Metrics(), budget_bytes=10_000, redactor=redactor)
-
-
-def test_beyond_the_budget_senders_wait_and_memory_does_not_grow(tmp_path: Path) -> None:
-    full = small_pipeline(tmp_path)
-
-    async def send() -> None:
-        waiting = full.submit("traces", bytes(8_000))
-        with pytest.raises(Refused, match="wait to be written") as refused:
-            full.submit("traces", bytes(8_000))
-        assert refused.value.reason is Reason.BUSY and refused.value.retry_after_s
-        full.start()
-        with pytest.raises(Refused, match="field"):
-            await waiting
-        # That one was malformed, so its place is free again.
-        good = full.submit("traces", otlp_requests.traces(1).SerializeToString())
-        assert await good == pipeline.Outcome()
-
-    asyncio.run(send())
-    full.stop()
-
-
-def test_a_sender_that_hangs_up_before_its_turn_gives_its_place_back(tmp_path: Path) -> None:
-    full = small_pipeline(tmp_path)
-
-    async def send() -> None:
-        full.submit("traces", bytes(8_000)).cancel()
-
-    asyncio.run(send())
-    full.start()
-    full.stop()
-    assert full.held_bytes == 0
-
-
-def test_only_what_was_remembered_is_a_repeat() -> None:
-    seen = Repeats()
-    assert not seen.taken(b"one")
-    seen.remember(repeats.fingerprint(b"one"))
-    assert seen.taken(b"one") and not seen.taken(b"two") and not seen.taken(b"longer")
 
 
 def test_a_redacted_request_is_known_again_after_a_crash(tmp_path: Path) -> None:
@@ -275,8 +230,7 @@ def test_json_that_is_kept_as_protobuf_is_known_again_after_a_crash(
 
 
 def wait_until(true: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Wait for something that another thread or process does."""
-
+    """Wait until a condition holds that another thread or process brings about."""
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, f"not true after {within_s} s"

@@ -1,4 +1,4 @@
-"""Telemetry sent live is in the lake within a second, whatever way it comes."""
+"""Telemetry is in the lake within a second of its response, over any protocol and encoding."""
 
 import gzip
 import time
@@ -47,7 +47,7 @@ def receiver(lake: Path) -> Iterator[Receiver]:
 
 
 def wait_for(lake: Path, sql: str, rows: int, within_s: float = 1.0) -> None:
-    """Ask until the lake shows so many rows; fail when it takes longer than promised."""
+    """Query until the lake has `rows` rows; fail after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while True:
         try:
@@ -170,7 +170,7 @@ def test_a_broken_request_does_not_disturb_its_neighbours(receiver: Receiver, la
     wait_for(lake, "spans where service_name = 'neighbour'", 2)
 
 
-def test_it_says_how_it_is_doing(receiver: Receiver, lake: Path) -> None:
+def test_health_and_metrics_are_served(receiver: Receiver, lake: Path) -> None:
     admin = f"http://127.0.0.1:{receiver.admin_port}"
     assert httpx.get(f"{admin}/healthz").status_code == 200
     assert httpx.get(f"{admin}/readyz").status_code == 200

@@ -1,4 +1,7 @@
-"""What the journal took is there after any end of its writer, and only that."""
+"""A journal returns exactly what was appended, however its writer ended.
+
+Tests lake.journal.journal and lake.journal.blockfile.
+"""
 
 import os
 import resource
@@ -15,7 +18,7 @@ from apm_analytics.lake.journal.journal import Entry, Journal, Segment
 
 
 def left_behind(lake: Path) -> list[Entry]:
-    """Read what a dead writer left, as the next one would."""
+    """Return the entries that an ended writer left, as the next writer reads them."""
     with_lock = Journal(lake)
     try:
         return [e for segment in with_lock.adopt() for e in journal.read(segment).entries]
