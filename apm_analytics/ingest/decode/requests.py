@@ -59,10 +59,7 @@ def decode_requests(
 
     Parameters
     ----------
-    signal : traces, metrics or logs.
-    payloads : protobuf, one request each.
     limits : the limits of valid times; by default 2000-01-01 to a day from now.
-    refused_units : metric points to reject for their unit.
 
     Returns
     -------
@@ -189,9 +186,7 @@ class Requests:
     def finish(self, *, in_order: bool = False) -> Decoded:
         """Return everything, including what others put into the sink; not used again afterwards.
 
-        Parameters
-        ----------
-        in_order : sort the scanner's rows by time.
+        With `in_order`, the scanner's rows are sorted by time.
         """
         by_library = self._sink.finish()
         if not self._by_scanner:

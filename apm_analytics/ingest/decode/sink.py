@@ -49,12 +49,7 @@ class DecodedRequests(Decoded):
 
 
 class Sink:
-    """Collects the records of several documents; `document` is the number of the present one.
-
-    Parameters
-    ----------
-    refused_units : metric points to reject for their unit.
-    """
+    """Collects the records of several documents; `document` is the number of the present one."""
 
     def __init__(self, refused_units: RefusedUnits | None = None) -> None:
         self._refused_units = refused_units or {}

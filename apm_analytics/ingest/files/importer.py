@@ -49,11 +49,9 @@ def import_files(
     Parameters
     ----------
     paths : files or folders; in a folder, files that are not telemetry are skipped and listed.
-    lake : folder of the lake, created when missing.
     workers : decoding processes; small inputs are decoded in this one.
     earliest : records before it are dead-lettered, 2000-01-01 UTC by default. When given,
         records that an earlier import dead-lettered for their time are imported too.
-    progress : show a bar.
 
     Returns
     -------
@@ -63,11 +61,6 @@ def import_files(
     ------
     ApmError
         Writing to the lake failed; committed batches stay, the same call continues from there.
-
-    Examples
-    --------
-    >>> import_files([Path("traces.jsonl.gz")], Path("data/lake")).ok  # doctest: +SKIP
-    True
     """
     started = time.perf_counter()
     limits = Limits.around_now(earliest)

@@ -38,7 +38,6 @@ def make_lake(
 
     Parameters
     ----------
-    lake : folder of the lake, created when missing.
     folder : folder of the OTLP files and truth.json.
     days, spans, seed : see `simulate.shop.write`.
     end : end of the last day; now by default.

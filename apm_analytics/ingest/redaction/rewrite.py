@@ -28,13 +28,8 @@ def rewritten(signal: str, payload: bytes, places: Sequence[int], rewrite: Rewri
 
     Parameters
     ----------
-    signal : traces, metrics or logs.
     places : offsets into the payload of bytes inside resources, scopes or records, in order.
     rewrite : returns the new bytes of one message, given its class and its bytes.
-
-    Examples
-    --------
-    >>> rewritten("traces", payload, [512], shorten)  # doctest: +SKIP
     """
     whole = memoryview(payload)
     return b"".join(_rewritten(signal, whole, 0, len(whole), places, (), rewrite))
