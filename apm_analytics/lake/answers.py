@@ -32,8 +32,6 @@ def answer(
     Parameters
     ----------
     question : SQL, or the name of a query in `lake/sql/`.
-    form : `table`, `csv`, `json` (an array of objects) or `parquet`.
-    parameters : values of the query's `$names`.
 
     Raises
     ------
@@ -41,11 +39,6 @@ def answer(
         DuckDB rejected the SQL; its message says where.
     BadParameter
         An unknown format, or parameters that do not fit.
-
-    Examples
-    --------
-    >>> answer(Path("data/lake"), "select 1 as one", form="csv")  # doctest: +SKIP
-    b'one\\n1\\n'
     """
     sql = question
     if question in query.names():

@@ -70,7 +70,6 @@ class HotView:
 
     Parameters
     ----------
-    lake : folder of the lake.
     minutes : length of the view, back from the newest span that is not dated in the future.
     columns : of `schema.TABLES["spans"]`. 15 minutes of 20,000 spans/s with the default columns
         take about 3 GB; use fewer minutes or columns there.
@@ -81,12 +80,6 @@ class HotView:
         There is no lake at `lake`.
     BadParameter
         Unknown columns, a column that the views need is missing, or `minutes` is not above 0.
-
-    Examples
-    --------
-    >>> view = HotView(Path("data/lake"), minutes=5)  # doctest: +SKIP
-    >>> new = view.refresh()  # doctest: +SKIP
-    >>> view.query("select name, count(*) from entry_spans group by all")  # doctest: +SKIP
     """
 
     def __init__(

@@ -44,10 +44,6 @@ def connect(lake: Path) -> Connection:
         No lake at `lake`.
     BadInput
         A part that the manifest names is missing or damaged.
-
-    Examples
-    --------
-    >>> connect(Path("data/lake")).sql("select count(*) from spans")  # doctest: +SKIP
     """
     with manifest.open_manifest(lake) as snapshot:
         parts = manifest.live_parts(snapshot)
@@ -131,10 +127,6 @@ def named(con: Connection, name: str, **parameters: object) -> pl.DataFrame:
         No such query.
     BadParameter
         A parameter is missing or unknown.
-
-    Examples
-    --------
-    >>> named(con, "red_by_service", window_s=300)  # doctest: +SKIP
     """
     sql = text(name)
     try:

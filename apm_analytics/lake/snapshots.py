@@ -37,7 +37,6 @@ def append(
 
     Parameters
     ----------
-    lake : folder of the lake; created if missing.
     tables : lake table name -> Arrow table with exactly the columns of `schema.TABLES`.
     documents : hashes of the documents the rows came from; each is imported once.
     source : where the rows came from, for the manifest.
@@ -53,11 +52,6 @@ def append(
     ApmError
         The disk is full or read-only, or another process is importing some of the same
         documents; nothing was committed and the call may be repeated.
-
-    Examples
-    --------
-    >>> append(Path("data/lake"), {"logs": table}, source="app.log")  # doctest: +SKIP
-    1200
     """
     checked = {name: _conform(name, table) for name, table in tables.items()}
     name = _part_name(documents)

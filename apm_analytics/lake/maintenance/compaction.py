@@ -87,11 +87,6 @@ def compact(
         There is no lake at `lake`.
     ApmError
         Writing failed; merges finished before stay.
-
-    Examples
-    --------
-    >>> compact(Path("data/lake")).made  # doctest: +SKIP
-    12
     """
     now_s = time.time() if now_s is None else now_s
     done = Compaction()

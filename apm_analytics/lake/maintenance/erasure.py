@@ -79,11 +79,6 @@ def erase(
         There is no lake at `lake`.
     BadParameter
         An empty id.
-
-    Examples
-    --------
-    >>> erase(Path("data/lake"), "user-17")  # doctest: +SKIP
-    PosixPath('data/lake/receipts/erasure-20260302T101500-1f0c.json')
     """
     if not user.strip():
         raise BadParameter("got an empty id, need the user.id of one person")

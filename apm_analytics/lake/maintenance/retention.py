@@ -66,10 +66,6 @@ def retain(
         There is no lake at `lake`.
     ApmError
         Writing failed; what was done before stays.
-
-    Examples
-    --------
-    >>> retain(Path("data/lake"), settings.retention(Path()), dry_run=True)  # doctest: +SKIP
     """
     now_s = time.time() if now_s is None else now_s
     now_ns = int(now_s * 1e9)
@@ -131,11 +127,6 @@ def outlook(
     ------
     NotFound
         There is no lake at `lake`.
-
-    Examples
-    --------
-    >>> outlook(Path("data/lake"), settings.retention(Path()))[0].too_old  # doctest: +SKIP
-    0
     """
     now_s = time.time() if now_s is None else now_s
     live = [part for part in _live(lake) if part.snapshot > since]

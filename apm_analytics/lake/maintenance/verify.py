@@ -47,11 +47,6 @@ def verify(
     ------
     NotFound
         There is no lake at `lake`.
-
-    Examples
-    --------
-    >>> verify(Path("data/lake")).sound  # doctest: +SKIP
-    True
     """
     now_s = time.time() if now_s is None else now_s
     live = _parts(lake)

@@ -48,12 +48,6 @@ class FileWriter:
     statistics : columns whose least and greatest values are stored.
     without_dictionary : text columns that hardly repeat.
     bloom_filters : column of ids -> expected number of distinct ids per row group.
-
-    Examples
-    --------
-    >>> writer = FileWriter(file.write, table.schema)  # doctest: +SKIP
-    >>> writer.write_table(table)  # doctest: +SKIP
-    >>> writer.close()  # doctest: +SKIP
     """
 
     def __init__(
