@@ -76,8 +76,6 @@ def features(
 
     Parameters
     ----------
-    con : from `lake.query.connect`.
-    window_s : length of a window, in seconds.
     min_requests : a window with fewer requests has no latency and no error ratio.
     retired_after_days : an operation that ends with at least this long without requests is
         retired: it has no rows after its last request.
@@ -99,10 +97,6 @@ def features(
     ------
     BadParameter
         A window or a minimum below 1, or `until` not after `since`.
-
-    Examples
-    --------
-    >>> features(con, window_s=300, min_requests=3)  # doctest: +SKIP
     """
     if window_s < 1 or min_requests < 1:
         raise BadParameter(

@@ -63,7 +63,6 @@ def traffic(
 
     Parameters
     ----------
-    con : from `lake.query.connect`.
     since, until : the period, UTC; the rate is the requests divided by its length.
     confidence : share of intervals that contain the true value.
 
@@ -133,11 +132,6 @@ def quantiles(rows: str, *, by: Sequence[str], levels: Sequence[float]) -> str:
     A select of `by` and `quantiles`, a list in the order of `levels`. When all weights are equal,
     as without sampling, they are DuckDB's interpolated quantiles; otherwise the smallest value at
     which the cumulative weight reaches the level.
-
-    Examples
-    --------
-    >>> con.sql(quantiles("select 1 as part, duration_ns as value, sample_weight as weight"
-    ...                   " from spans", by=["part"], levels=[0.95]))  # doctest: +SKIP
     """
     keys = ", ".join(by)
     listed = ", ".join(map(repr, levels))

@@ -26,18 +26,12 @@ def saturation(con: Connection, *, window_s: int, since: datetime | None = None)
 
     Parameters
     ----------
-    con : from `lake.query.connect`.
-    window_s : length of a window, in seconds.
     since : start of the period, UTC; by default that of the lake.
 
     Returns
     -------
     A frame with `SCHEMA`, sorted. `share` is the mean over instances; 1 is the whole resource (for
     CPU one core).
-
-    Examples
-    --------
-    >>> saturation(con, window_s=300)  # doctest: +SKIP
     """
     gauges = query.named(con, SATURATION, window_s=window_s, since=since)
     return gauges.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())

@@ -48,7 +48,6 @@ def requests(
 
     Parameters
     ----------
-    con : from `lake.query.connect`.
     windows : the most windows; their width is one of `WIDTHS_S`.
     since, until : the period, UTC; by default the whole lake.
 
