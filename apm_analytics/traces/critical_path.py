@@ -41,17 +41,12 @@ def spans(
     Parameters
     ----------
     since, until : spans that begin in [since, until), UTC; by default the whole lake.
-    trace_ids : only these traces.
 
     Returns
     -------
     trace_id, span_id, root_span_id, root_service, root_operation, service_name, operation,
     status_code, sample_weight (of the root), depth (1 is the root), start_s (Unix time),
     critical_s.
-
-    Examples
-    --------
-    >>> spans(con, trace_ids=["5b8efff798038103d269b633813fc60c"])  # doctest: +SKIP
     """
     path = query.named(
         con,

@@ -32,7 +32,6 @@ def slowest_operations(
 
     Parameters
     ----------
-    count : how many operations to return.
     min_requests : operations with fewer requests are left out.
     since, until : the period, UTC; by default the whole lake.
 
