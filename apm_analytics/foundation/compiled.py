@@ -26,7 +26,6 @@ def compiled(*signatures: Any, **options: Any) -> Callable[[Function], Function]
     Parameters
     ----------
     signatures : compile for these types at import; without, at the first call of each type.
-    options : passed to `numba.njit`.
     """
 
     def compile_(function: Function) -> Function:

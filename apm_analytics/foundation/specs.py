@@ -31,10 +31,6 @@ def load(file: Path, model: type[Model]) -> Model:
     BadParameter
         The file is missing, is not YAML, contains a key twice, or does not fit the model; each
         misfit has its own line number.
-
-    Examples
-    --------
-    >>> load(Path("specs/kpis.yaml"), KpiFile)  # doctest: +SKIP
     """
     return check(read(file), model)
 
