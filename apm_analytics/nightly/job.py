@@ -97,11 +97,9 @@ def run(
 
     Parameters
     ----------
-    lake : folder of the lake.
     out : folder of derived data, runs and the published set.
     settings : the workspace and its params.
     force : run even if neither data, params nor code changed since the last good run.
-    progress : show progress bars.
 
     Raises
     ------

@@ -47,7 +47,6 @@ def run_all(
     out : the folder for the executed files, `<name>.ipynb`.
     parameters : shared values; each notebook receives those that it declares.
     without : what this run lacks; notebooks that need it are skipped.
-    progress : show a progress bar.
 
     Returns
     -------
@@ -59,11 +58,6 @@ def run_all(
         A key or name in the file or a parameter is unknown, or a declared parameter has no value.
     NotFound
         The file names a notebook that does not exist.
-
-    Examples
-    --------
-    >>> run_all(Path("pipelines/nightly.yaml"), notebooks=Path("notebooks"),
-    ...         out=Path("data/runs/1"), parameters={"lake": "data/lake"})  # doctest: +SKIP
     """
     pipeline = Pipeline.read(spec)
     given = _parameters_of_each(pipeline, notebooks, parameters)
@@ -107,7 +101,6 @@ def run_one(
     notebook : the file, which is only read.
     out : the folder for the executed file, written atomically when the run ends.
     parameters : a value for each parameter that the notebook declares, and no other.
-    kernels : collects the started kernel, so that a caller can kill it.
 
     Raises
     ------

@@ -36,17 +36,12 @@ def run_schedule(at: str, job: Callable[[], None], *, state: Path) -> None:
     Parameters
     ----------
     at : time of day, UTC: HH:MM or HH:MM:SS.
-    job : called without arguments, one call at a time.
     state : file with the time of the last start; a run missed since then starts at once.
 
     Raises
     ------
     BadParameter
         `at` is not a time of day.
-
-    Examples
-    --------
-    >>> run_schedule("02:00", nightly, state=Path("data/schedule.json"))  # doctest: +SKIP
     """
     time_of_day = TIME_OF_DAY.fullmatch(at)
     if not time_of_day:
