@@ -9,8 +9,6 @@ pandas frames only, and a frame of all spans would not fit into memory.
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -50,35 +48,36 @@ def suite(params: QualityParams, *, specs: Path | None = None) -> "ExpectationSu
     BadParameter
         A file does not fit; the message names file and line.
     """
-    gx = _great_expectations()
     # Of the expectations that compare a number, the one of an aggregate costs the least: 5 ms.
-    between = gx.expectations.ExpectColumnMaxToBeBetween
+    between = _gx().expectations.ExpectColumnMaxToBeBetween
     built = [
         between(
             column=f"{table}.{entry.measure}",
-            min_value=rules.number(limits.min, at, params),
-            max_value=rules.number(limits.max, at, params),
+            min_value=_number(limits.min, at, params),
+            max_value=_number(limits.max, at, params),
             severity=severity,
-            meta=entry.meta(table, at),
+            meta={"table": table, "name": entry.measure, "at": at}
+            | entry.model_dump(include={"description", "advice", "unit"}),
         )
-        for entry, table, at in rules.load(specs).entries
+        for entry, at in rules.load(specs)
+        if isinstance(entry, rules.Entry)
+        for table in entry.tables
         for severity, ours in SEVERITIES.items()
         if (limits := getattr(entry, ours)) is not None
     ]
-    return gx.ExpectationSuite(name="lake", expectations=built)  # type: ignore[no-any-return]
+    return _gx().ExpectationSuite(name="lake", expectations=built)  # type: ignore[no-any-return]
 
 
 def table(suite: "ExpectationSuite") -> pl.DataFrame:
     """Return one row per expectation of a suite, for reading."""
-    expectations: list[Any] = suite.expectations  # the limits are fields of the subclass
-    rows = [
-        one.meta
-        | {"min": one.min_value, "max": one.max_value, "severity": SEVERITIES[one.severity.value]}
-        for one in expectations
-    ]
-    limits = {"min": pl.Float64, "max": pl.Float64}
     columns = ("table", "name", "min", "max", "unit", "severity", "description", "advice", "at")
-    return pl.DataFrame(rows, schema_overrides=limits, infer_schema_length=None).select(columns)
+    return pl.DataFrame(
+        [
+            one.meta | {"min": low, "max": high, "severity": SEVERITIES[one.severity.value]}
+            for one, low, high in _limits(suite)
+        ],
+        schema_overrides={"min": pl.Float64, "max": pl.Float64},
+    ).select(columns)
 
 
 def check(
@@ -116,28 +115,37 @@ def check(
     True
     """
     expected = suite(params, specs=specs)
-    measured = measure(
-        con, params, now=now, history_days=history_days, own=rules.load(specs).measures
-    )
-    present: dict[tuple[str, str], list[Any]] = {}  # warning before error, by file, line and table
-    expectations: list[Any] = expected.expectations
-    for one in expectations:
-        measures, name = measured.get(one.meta["table"], {}), one.meta["name"]
-        if name in measures:
-            present.setdefault((one.meta["at"], one.meta["table"]), []).append(one)
-        elif measures.get("schema") == 0 and not one.meta["at"].startswith(str(rules.FILE)):
+    own = [(item, at) for item, at in rules.load(specs) if isinstance(item, rules.OwnMeasure)]
+    measured = measure(con, params, now=now, history_days=history_days, own=own)
+    for one, *_ in _limits(expected):
+        meta = one.meta
+        measures = measured.get(meta["table"], {})
+        if meta["name"] not in measures and measures.get("schema") == 0:
             raise BadParameter(
-                f"{one.meta['at']}: {one.meta['table']} has no measure {name!r}; "
+                f"{meta['at']}: {meta['table']} has no measure {meta['name']!r}; "
                 f"has {', '.join(sorted(measures))}"
             )
     failed = _failed(expected, measured)
-    return QualityResult(
-        checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        expectations=tuple(
-            _outcome(limits, measured[limits[0].meta["table"]], failed)
-            for limits in present.values()
-        ),
-    )
+    outcomes: dict[tuple[str, str], Expectation] = {}
+    for one, low, high in _limits(expected):
+        meta, measures = one.meta, measured.get(one.meta["table"], {})
+        rule = (meta["at"], meta["table"])
+        exceeded = (*rule, one.severity.value) in failed
+        # The limit that was exceeded is reported, errors before warnings; else the first.
+        if meta["name"] in measures and (exceeded or rule not in outcomes):
+            value = measures[meta["name"]]
+            at_least = high is None or (None not in (low, value) and value < low)
+            outcomes[rule] = Expectation(
+                **{key: text for key, text in meta.items() if key != "at"},
+                observed=value,
+                limit=low if at_least else high,
+                at_least=at_least,
+                passed=not exceeded,
+                severity=SEVERITIES[one.severity.value],
+                note=measures.get(f"{meta['name']}_note") or "",
+            )
+    checked_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return QualityResult(checked_at=checked_at, expectations=tuple(outcomes.values()))
 
 
 def age_clock(lake: Path, params: QualityParams, *, now: datetime) -> datetime | None:
@@ -152,8 +160,13 @@ def age_clock(lake: Path, params: QualityParams, *, now: datetime) -> datetime |
     return now if live else None
 
 
-def _failed(suite: "ExpectationSuite", measured: dict[str, Measures]) -> set[str]:
-    """Run the suite on the measures that have a value; return the keys of what failed."""
+def _limits(suite: "ExpectationSuite") -> list[tuple[Any, float | None, float | None]]:
+    everything: list[Any] = suite.expectations  # the limits are fields of the subclass
+    return [(one, one.min_value, one.max_value) for one in everything]
+
+
+def _failed(suite: "ExpectationSuite", measured: dict[str, Measures]) -> set[tuple[str, str, str]]:
+    """Run the suite on the measures that have a value; return what failed: at, table, severity."""
     import pandas as pd
 
     values = {
@@ -162,11 +175,10 @@ def _failed(suite: "ExpectationSuite", measured: dict[str, Measures]) -> set[str
         for name, value in measures.items()
         if isinstance(value, int | float)
     }
-    everything: list[Any] = suite.expectations
-    expectations = [one for one in everything if one.column in values]
-    with _quiet():
+    expectations = [one for one, *_ in _limits(suite) if one.column in values]
+    measurable = _gx().ExpectationSuite("lake", expectations=expectations)
+    with warnings.catch_warnings(action="ignore"):
         batch = _batches().get_batch({"dataframe": pd.DataFrame(values, dtype="float64")})
-        measurable = _great_expectations().ExpectationSuite("lake", expectations=expectations)
         outcomes = batch.validate(measurable, result_format="BOOLEAN_ONLY").results
     for outcome in outcomes:
         if outcome.exception_info.get("raised_exception"):
@@ -175,39 +187,26 @@ def _failed(suite: "ExpectationSuite", measured: dict[str, Measures]) -> set[str
                 f"validated: {outcome.exception_info['exception_message']}; "
                 "see that `pip check` finds no conflict with great-expectations"
             )
-    return {_key(outcome.expectation_config) for outcome in outcomes if not outcome.success}
+    failures = [outcome.expectation_config for outcome in outcomes if not outcome.success]
+    return {(one.meta["at"], one.meta["table"], one.severity.value) for one in failures}
 
 
-def _key(expectation: Any) -> str:
-    meta = expectation.meta
-    return f"{meta['at']} {meta['table']} {expectation.severity.value}"
-
-
-def _outcome(limits: list[Any], measures: Measures, failed: set[str]) -> Expectation:
-    """Report the limit that was exceeded, errors before warnings, else the first that would be."""
-    exceeded = [one for one in limits if _key(one) in failed]
-    chosen = exceeded[-1] if exceeded else limits[0]
-    low, high, meta = chosen.min_value, chosen.max_value, chosen.meta
-    observed: float | None = measures[meta["name"]]
-    at_least = high is None or (low is not None and observed is not None and observed < low)
-    return Expectation(
-        table=meta["table"],
-        name=meta["name"],
-        description=meta["description"],
-        observed=observed,
-        limit=low if at_least else high,
-        at_least=at_least,
-        unit=meta["unit"],
-        passed=not exceeded,
-        severity=SEVERITIES[chosen.severity.value],
-        advice=meta["advice"],
-        note=measures.get(f"{meta['name']}_note") or "",
-    )
+def _number(limit: float | str | None, at: str, params: QualityParams) -> float | None:
+    """Return a limit as a number; a name is one of the `quality` block of params.yaml."""
+    if not isinstance(limit, str):
+        return limit
+    numbers = params.model_dump(exclude={"check_age"})
+    if limit not in numbers:
+        raise BadParameter(
+            f"{at}: the quality block of params.yaml has no {limit!r}; has {', '.join(numbers)}"
+        )
+    return float(numbers[limit])
 
 
 @cache
-def _great_expectations() -> Any:
-    with _quiet():
+def _gx() -> Any:
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)  # its own configuration
+    with warnings.catch_warnings(action="ignore"):
         import great_expectations as gx  # here: the import alone costs 8 to 12 s of CPU
     return gx
 
@@ -217,21 +216,7 @@ def _batches() -> Any:
     """Return the definition of a batch of measures; one context serves the whole process."""
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    context = _great_expectations().get_context(mode="ephemeral")
+    context = _gx().get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("lake").add_dataframe_asset("measures")
     return asset.add_batch_definition_whole_dataframe("row")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings of Great Expectations about its own configuration."""
-    logger = logging.getLogger("great_expectations")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

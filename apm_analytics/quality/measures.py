@@ -67,10 +67,9 @@ def measure(
 
 
 def _own(con: Connection, extra: OwnMeasure, at: str, since: datetime | None) -> float | None:
+    parameters: dict[str, object] = {"since": since} if "$since" in extra.sql else {}
     try:
-        [(value,)] = query.frame(
-            con, extra.sql, {"since": since} if "$since" in extra.sql else {}
-        ).rows()
+        [(value,)] = query.frame(con, extra.sql, parameters).rows()
         return None if value is None else float(value)
     except (SqlError, ApmError, ValueError, TypeError) as error:
         raise BadParameter(

@@ -4,19 +4,20 @@ In:  expectations that were validated.
 Out: whether anything may be published, and each expectation in plain words.
 """
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from pydantic import BaseModel, ValidationError, computed_field
 
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import BadInput
 
 Severity = Literal["error", "warning"]
+# Days and minutes only from two on: 36 h and 90 s read better than 1.5 d and 1.5 min.
+DURATIONS = ((86_400.0, 2, "d"), (3_600.0, 1, "h"), (60.0, 2, "min"), (1.0, 0, "s"))
 
 
-@dataclass(frozen=True)
-class Expectation:
+class Expectation(BaseModel, frozen=True):
     """What was expected of one measure of a table, and what was observed.
 
     `observed` and `limit` are in `unit` ("1" is a share). `limit` is the limit that was exceeded,
@@ -38,23 +39,21 @@ class Expectation:
     def __str__(self) -> str:
         """Return one line: what was measured, its value, and its limit."""
         note = f" ({self.note})" if self.note else ""
-        return (
-            f"{self.table}: {self.description}: {amount(self.observed, self.unit)}{note}, "
-            f"needs {self.bound()}"
-        )
+        observed = amount(self.observed, self.unit)
+        return f"{self.table}: {self.description}: {observed}{note}, needs {self.bound()}"
 
     def bound(self) -> str:
         """Return the limit in words."""
         return f"{'at least' if self.at_least else 'at most'} {amount(self.limit, self.unit)}"
 
 
-@dataclass(frozen=True)
-class QualityResult:
-    """All expectations of one check; `passed` unless one of severity error failed."""
+class QualityResult(BaseModel, frozen=True):
+    """All expectations of one check."""
 
     checked_at: str
     expectations: tuple[Expectation, ...]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
         """Whether thresholds may be trained on this data and published."""
@@ -79,34 +78,21 @@ class QualityResult:
 
     def write(self, file: Path) -> None:
         """Write the result as JSON."""
-        content = json.dumps({"passed": self.passed, **asdict(self)}, indent=1)
-        write_atomic(file, content.encode())
+        write_atomic(file, self.model_dump_json(indent=1).encode())
 
     @classmethod
-    def from_json(cls, text: str) -> "QualityResult":
-        """Parse what `write` wrote.
+    def read(cls, file: Path) -> "QualityResult":
+        """Read a file that `write` wrote.
 
         Raises
         ------
         BadInput
-            The text is something else.
+            The file is missing or holds something else.
         """
         try:
-            raw = json.loads(text)
-            expectations = tuple(Expectation(**item) for item in raw["expectations"])
-            return cls(raw["checked_at"], expectations)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(
-                f"not a quality result: {error!r}; run `apm nightly` to write a new one"
-            ) from error
-
-    @classmethod
-    def read(cls, file: Path) -> "QualityResult":
-        """Read a file that `write` wrote."""
-        try:
-            return cls.from_json(file.read_text())
-        except OSError as error:
-            raise BadInput(f"cannot read {file}: {error}; run `apm nightly` first") from error
+            return cls.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise BadInput(f"{file} holds no quality result: {error}; run `apm nightly`") from error
 
 
 def amount(value: float | None, unit: str) -> str:
@@ -117,8 +103,5 @@ def amount(value: float | None, unit: str) -> str:
         return f"{value * 100:.3g} %"
     if unit != "s":
         return f"{value:,.0f} {unit}"
-    # Days and minutes only from two on: 36 h and 90 s read better than 1.5 d and 1.5 min.
-    for length, least, name in ((86_400.0, 2, "d"), (3_600.0, 1, "h"), (60.0, 2, "min")):
-        if abs(value) >= least * length:
-            return f"{value / length:.3g} {name}"
-    return f"{value:.3g} s"
+    length, name = next((one, s) for one, least, s in DURATIONS if abs(value) >= least * one)
+    return f"{value / length:.3g} {name}"

@@ -7,20 +7,28 @@ An expectation may have two limits. Outside `warning` the report warns, because 
 never perfect; outside `error` so much is wrong that nothing may be trained on it.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from apm_analytics.foundation import specs as yaml_specs
 from apm_analytics.foundation import yaml_documents
-from apm_analytics.foundation.errors import BadParameter
-from apm_analytics.foundation.settings import QualityParams
 from apm_analytics.foundation.specs import Spec
 from apm_analytics.lake.schema import TABLES
 
 FILE = Path(__file__).with_name("expectations.yaml")
 METRICS = "metrics"  # all metric tables together
+
+
+def _known(table: str) -> str:
+    if table not in (*TABLES, METRICS):
+        raise ValueError(f"no such table; there are {', '.join((*TABLES, METRICS))}")
+    return table
+
+
+Table = Annotated[str, AfterValidator(_known)]
 
 
 class Limits(Spec):
@@ -40,7 +48,7 @@ class OwnMeasure(Spec):
     """A number that a query of the user measures."""
 
     name: str
-    table: str
+    table: Table
     sql: str
 
 
@@ -50,25 +58,16 @@ class Entry(Spec):
     measure: str
     description: str
     advice: str
-    table: str = ""
-    tables: tuple[str, ...] = ()
-    unit: str = ""
+    tables: tuple[Table, ...]
+    unit: str = "1"
     warning: Limits | None = None
     error: Limits | None = None
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        if bool(self.table) == bool(self.tables):
-            raise ValueError("needs either table or tables")
+    def _has_a_limit(self) -> Self:
         if self.warning is None and self.error is None:
             raise ValueError("needs warning or error, each {min, max}")
         return self
-
-    def meta(self, table: str, at: str) -> dict[str, str]:
-        """Return what its Great Expectations expectations carry beside their limits."""
-        unit = self.unit or ("s" if self.measure.endswith("_s") else "1")
-        shared = {"description": self.description, "advice": self.advice, "unit": unit}
-        return {"table": table, "name": self.measure, "at": at, **shared}
 
 
 class QualityFile(Spec):
@@ -78,57 +77,20 @@ class QualityFile(Spec):
     expectations: tuple[Entry, ...] = ()
 
 
-class Rules(NamedTuple):
-    """What both files hold, each item with its file and line; an entry once per table."""
+def load(specs: Path | None) -> Iterator[tuple[Entry | OwnMeasure, str]]:
+    """Yield the items of both files, each with its `file:line`.
 
-    entries: list[tuple[Entry, str, str]]
-    measures: list[tuple[OwnMeasure, str]]
-
-
-def load(specs: Path | None) -> Rules:
-    """Read both files; quality.yaml of the folder `specs` may be missing.
+    The quality.yaml of the folder `specs` may be missing; None leaves it out.
 
     Raises
     ------
     BadParameter
         A file does not fit; the message names file and line.
     """
-    found = Rules([], [])
     for file in (FILE, *([] if specs is None else [specs / "quality.yaml"])):
-        if not file.exists():
-            continue
-        document = yaml_documents.read(file)
-        content = yaml_specs.check(document, QualityFile)
-        for number, measure in enumerate(content.measures):
-            at = f"{file}:{document.line(('measures', number))}"
-            _known(measure.table, at)
-            found.measures.append((measure, at))
-        for number, entry in enumerate(content.expectations):
-            at = f"{file}:{document.line(('expectations', number))}"
-            tables = entry.tables or (entry.table,)
-            found.entries.extend((entry, _known(table, at), at) for table in tables)
-    return found
-
-
-def number(limit: float | str | None, at: str, params: QualityParams) -> float | None:
-    """Return a limit as a number.
-
-    Raises
-    ------
-    BadParameter
-        It is a name that the `quality` block of params.yaml does not have.
-    """
-    if not isinstance(limit, str):
-        return limit
-    numbers = params.model_dump(exclude={"check_age"})
-    if limit not in numbers:
-        raise BadParameter(
-            f"{at}: the quality block of params.yaml has no {limit!r}; has {', '.join(numbers)}"
-        )
-    return float(numbers[limit])
-
-
-def _known(table: str, at: str) -> str:
-    if table not in (*TABLES, METRICS):
-        raise BadParameter(f"{at}: no table {table!r}; there are {', '.join((*TABLES, METRICS))}")
-    return table
+        if file.exists():
+            document = yaml_documents.read(file)
+            content = yaml_specs.check(document, QualityFile)
+            for key in ("measures", "expectations"):
+                for number, item in enumerate(getattr(content, key)):
+                    yield item, f"{file}:{document.line((key, number))}"

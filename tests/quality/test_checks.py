@@ -459,7 +459,7 @@ measures:
       select count(*) filter (status_code = 'error') / count(*) from spans
       where $since::timestamp is null or time >= $since::timestamp::timestamp_ns
 expectations:
-  - table: spans
+  - tables: [spans]
     measure: failed_ratio
     description: spans that failed
     advice: look at them
@@ -501,7 +501,7 @@ def test_own_expectations_on_own_measures_join_the_suite(tmp_path: Path) -> None
     ("before", "after", "message"),
     [
         ("measure: failed_ratio", "measure: failed", r"quality.yaml:8: .*no measure 'failed'"),
-        ("table: spans\n    measure", "table: span\n    measure", r"quality.yaml:8: no table"),
+        ("tables: [spans]", "tables: [span]", r"quality.yaml:8: .*tables.0: .*no such table"),
         ("{max: 0.5}", "{max: max_ratio}", r"quality.yaml:8: .*no 'max_ratio'; has warn_null"),
         ("{max: 0.5}", "{}", r"quality.yaml:13: expectations.0.error: .*needs min or max"),
         ("status_code =", "status =", r"quality.yaml:2: failed_ratio needs a SELECT"),

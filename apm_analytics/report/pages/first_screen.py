@@ -192,7 +192,7 @@ def quality(result: Mapping[str, Any] | None, release: Path) -> Quality:
     """Summarise the quality checks; `result` is the content of derived/quality.json."""
     if not result:
         return Quality(known=False)
-    checked = QualityResult.from_json(json.dumps(result))
+    checked = QualityResult.model_validate(result)
     return Quality(
         known=True,
         passed=checked.passed,
