@@ -37,7 +37,7 @@ def queries() -> None:
     from apm_analytics.lake import query as lake_query
 
     for name in lake_query.names():
-        click.echo(f"{name:28}{lake_query.text(name).splitlines()[0].removeprefix('-- ')}")
+        click.echo(f"{name:30}{lake_query.text(name).splitlines()[0].removeprefix('-- ')}")
 
 
 @click.group()
