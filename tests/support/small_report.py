@@ -126,7 +126,7 @@ def _executed(file: Path, outputs: list[Any]) -> Path:
             "![a picture](https://example.org/pixel.png) <script>alert(4)</script>"
         ),
         nbformat.v4.new_code_cell("shown = 1 < 2", outputs=outputs, execution_count=1),
-        nbformat.v4.new_markdown_cell("## What to take from it\n\nNothing."),
+        nbformat.v4.new_markdown_cell("## Conclusion\n\nNothing."),
     ]
     nbformat.validate(document)
     file.write_text(json.dumps(document))

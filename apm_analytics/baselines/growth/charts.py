@@ -26,13 +26,13 @@ def table(found: pl.DataFrame) -> pl.DataFrame:
             "signal": words.signal(row["signal"]),
             "limit": words.value(row["limit"], row["signal"]),
             "peak of the last week": words.value(row["peak"], row["signal"]),
-            "change a week": _change(row),
+            "change per week": _change(row),
             "passes its limit": capacity.sentence(row),
         }
         for row in found.iter_rows(named=True)
     ]
     names = ("service", "operation", "signal", "limit", "peak of the last week")
-    columns = (*names, "change a week", "passes its limit")
+    columns = (*names, "change per week", "passes its limit")
     return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String))
 
 

@@ -107,7 +107,7 @@ def test_a_forecast_is_drawn_with_its_band_and_its_limit() -> None:
     assert len([row for row in rows if row.get("part") == "measured"]) == 35
     shown = charts.table(found)
     assert shown["passes its limit"][0].startswith("on ")
-    assert shown["change a week"][0].startswith("+")
+    assert shown["change per week"][0].startswith("+")
 
 
 def test_too_short_a_history_and_a_signal_of_zeros_are_named() -> None:

@@ -16,7 +16,7 @@ AHEAD_DAYS = 200
 def _growing(
     seed: int, *, days: int = 42, per_day: float = 1.0, deviation: float = 6.0, memory: float = 0.5
 ) -> tuple[Times, Floats, Floats]:
-    """Hours that grow, with a daily and a weekly shape, and days that remember.
+    """Hourly values that grow, with daily and weekly shapes and autocorrelated days.
 
     Times, values and truth; times and truth go on beyond the values.
     """
