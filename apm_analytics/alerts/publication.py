@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 def begin(out: Path, run_id: str) -> Path:
     """Open a release: a new folder that holds a copy of what is published now.
 
-    A run that publishes no new thresholds thereby keeps the old ones. The files are copied, not
+    So a run that publishes no new thresholds keeps the old ones. The files are copied, not
     linked, so that writing to one never changes the published set. Leftovers of killed runs are
     removed first.
 

@@ -342,7 +342,7 @@ def _partial_p(x: Floats, y: Floats, z: Floats) -> float:
 
 
 def _led(metric: _Prepared, kpi: _Prepared, memory: Floats, lag: int) -> tuple[Floats, Floats]:
-    """Whiten both alike, restore missing values, and shift the metric by its lag."""
+    """Whiten both by one filter, restore missing values, and shift the metric by its lag."""
     leading = whitening.innovations(metric.filled, memory)
     following = whitening.innovations(kpi.filled, memory)
     leading[~np.isfinite(metric.residuals)] = np.nan

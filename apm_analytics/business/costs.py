@@ -75,7 +75,7 @@ def of_incident(
     window_s : length of a window, in seconds.
     history_days : days of history to learn from.
     level : confidence level of the intervals.
-    calendar : its other incidents and maintenance windows are left out of the history.
+    calendar : the other incidents and the maintenance in it are left out of the history.
     control : segments that were not affected.
 
     Raises

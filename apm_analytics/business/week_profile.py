@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 HOUR_S = 3_600
-EMPTY = 0.02  # of a typical hour, added before logarithms are taken
+EMPTY = 0.02  # share of a typical hour that is added before taking logarithms
 
 
 def expected(values: Floats, times: Ints, step_s: int, learned: Flags) -> Floats:

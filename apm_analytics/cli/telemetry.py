@@ -72,7 +72,7 @@ def simulate(
     folder = into or lake.parent / "simulated"
     truth, labels = folder / simulated.TRUTH, calendar.beside(lake)
     if if_missing and not simulated.missing(lake, folder):
-        if truth.exists() and not labels.exists():  # a call before was killed
+        if truth.exists() and not labels.exists():  # an earlier call was killed
             calendar.write(calendar.from_truth(truth), labels)
         return
     params = settings.load().params

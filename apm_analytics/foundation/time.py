@@ -1,4 +1,4 @@
-"""What times have in common: UTC without a zone, and hours of the week.
+"""Convert times to UTC without a zone; the constants of hours of the week.
 
 In:  times with or without a zone.
 Out: times as the lake keeps them.

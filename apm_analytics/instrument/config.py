@@ -33,7 +33,7 @@ class InstrumentSettings:
     sample_rate: float = 1.0  # share of ordinary traces to keep
     slow_s: float = 1.0  # a local root at least this long is always kept
     critical_transactions: tuple[str, ...] = ()  # always kept
-    trace_timeout_s: float = 60.0  # a trace open longer is decided with what is there
+    trace_timeout_s: float = 60.0  # one open for longer is decided with the spans it has
     max_spans_per_trace: int = 1000
     sampling_source: str = ""  # file or URL of remote settings, see `remote`
     sampling_poll_s: float = 10.0
@@ -43,7 +43,7 @@ class InstrumentSettings:
     graph_hosts: tuple[str, ...] = ("graph.microsoft.com",)
     kpi_max_series: int = 100  # attribute sets per KPI
     privacy_rules: Path = PACKAGE.parent / "specs" / "privacy.yaml"
-    shutdown_s: float = 5.0  # at most this long telemetry delays the exit
+    shutdown_s: float = 5.0  # longest delay of the exit for sending telemetry
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "InstrumentSettings":

@@ -52,7 +52,7 @@ class LocalTraces:
     forward : called with each span that is kept.
     live : the current policy, for the limit of slow requests.
     losses : counts dropped spans.
-    timeout_s : a trace open longer is decided with the spans that it has.
+    timeout_s : a trace that is open for longer is decided with the spans that it has.
     max_spans : maximum per local trace; more are dropped and counted.
     roots : called at the start and the end of local roots.
     """

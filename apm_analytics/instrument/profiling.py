@@ -5,7 +5,8 @@ Out: log records: `profile.samples` with folded stacks ("a;b;c 1500", microsecon
      the trace and span id of the request; `memory.growth`, one per place in the code.
 
 One request at a time is profiled, then none until the duty cycle allows it. pyinstrument follows
-the request's context in the event loop; a handler that is no coroutine is profiled in its thread.
+the request's context in the event loop; a handler that is not a coroutine is profiled in its
+thread.
 """
 
 import logging
@@ -139,7 +140,7 @@ def fold(sessions: Iterable[Any]) -> Counter[str]:
 
 
 def profile_in_threads() -> None:
-    """Profile FastAPI's handlers that run in threads there, from the first profile on."""
+    """Wrap FastAPI's thread pool, so that handlers in its threads are profiled too."""
     routing = sys.modules.get("fastapi.routing")
     run = getattr(routing, "run_in_threadpool", None)
     if run is None or getattr(run, "profiles", False):

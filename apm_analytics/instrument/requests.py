@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def watch_requests(app: Any, pipeline: Pipeline) -> None:
-    """Instrument the requests of an application that has not served any."""
+    """Instrument the requests of an application that has not served any yet."""
     answer_errors(app)
     native = _watches_itself(app)
     if not native:
@@ -112,7 +112,7 @@ def _record(error: BaseException | None) -> None:
 
 
 def _watches_itself(app: Any) -> bool:
-    """Return whether FastAPI's own instrumentation is used; switch off what we leave out of it.
+    """Return whether FastAPI's own instrumentation is used; switch off the parts we do not need.
 
     If a later FastAPI keeps its settings elsewhere, contrib's instrumentation is used.
     """

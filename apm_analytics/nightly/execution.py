@@ -41,7 +41,7 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
         Not exactly one cell has the tag. Without one, papermill would silently run the notebook
         with its own values.
     BadInput, NotFound
-        The file is no notebook, or is missing.
+        The file is not a notebook, or is missing.
     """
     document = _read(notebook)
     tagged = sum("parameters" in cell.metadata.tags for cell in document.cells)

@@ -37,7 +37,7 @@ STAGES = (
     stages.evaluate,
     gating.gate_stage,
 )
-# What decides a run's result besides data and params; of folders, every file below them.
+# Files that decide a run's result besides data and params; a folder means every file below it.
 DECIDING = ("apm_analytics", "notebooks", "pipelines", "specs", "dvc.yaml", "requirements.lock")
 GENERATED = {"__pycache__", ".ipynb_checkpoints", ".virtual_documents"}  # folders to leave out
 LOCK = ".nightly.lock"
@@ -180,7 +180,7 @@ def _run_steps(
             "the data did not pass its quality checks, nothing was trained on it: "
             + "; ".join(str(expectation) for expectation in checked.failures())
         )
-    # Yesterday's models will do; without any, the notebooks that need models are skipped.
+    # The previous models are used; without any, the notebooks that need models are skipped.
     trained = (folders.derived / "bounds.parquet").exists()
     previous = publication.current(folders.out)
     release = publication.begin(folders.out, provenance.run_id)

@@ -38,7 +38,7 @@ class Pipeline(specs.Spec):
         Raises
         ------
         BadParameter
-            The file is missing or no YAML, has an unknown key, lists a name twice, has an `after`
+            The file is missing or not YAML, has an unknown key, lists a name twice, has an `after`
             that names no notebook of the file, or a cycle.
         """
         pipeline = specs.load(file, cls)

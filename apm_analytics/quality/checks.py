@@ -48,7 +48,7 @@ def suite(params: QualityParams, *, specs: Path | None = None) -> "ExpectationSu
     BadParameter
         A file does not fit; the message names file and line.
     """
-    # Of the expectations that compare a number, the one of an aggregate costs the least: 5 ms.
+    # The expectation of an aggregate is the cheapest that compares a number: 5 ms.
     between = _gx().expectations.ExpectColumnMaxToBeBetween
     built = [
         between(
@@ -131,7 +131,7 @@ def check(
         meta, measures = one.meta, measured.get(one.meta["table"], {})
         rule = (meta["at"], meta["table"])
         exceeded = (*rule, one.severity.value) in failed
-        # The limit that was exceeded is reported, errors before warnings; else the first.
+        # Report the limit that was exceeded, errors before warnings; else the first limit.
         if meta["name"] in measures and (exceeded or rule not in outcomes):
             value = measures[meta["name"]]
             at_least = high is None or (None not in (low, value) and value < low)
@@ -205,9 +205,9 @@ def _number(limit: float | str | None, at: str, params: QualityParams) -> float 
 
 @cache
 def _gx() -> Any:
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)  # its own configuration
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)  # it logs its configuration
     with warnings.catch_warnings(action="ignore"):
-        import great_expectations as gx  # here: the import alone costs 8 to 12 s of CPU
+        import great_expectations as gx  # imported here: it costs 8 to 12 s of CPU
     return gx
 
 

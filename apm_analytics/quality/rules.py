@@ -45,7 +45,7 @@ class Limits(Spec):
 
 
 class OwnMeasure(Spec):
-    """A number that a query of the user measures."""
+    """A measure that the user defines by a query."""
 
     name: str
     table: Table

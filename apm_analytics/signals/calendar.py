@@ -208,7 +208,7 @@ def of_workspace(workspace: Path) -> Calendar:
 
 
 def beside(lake: Path) -> Path:
-    """Return where a lake's own calendar lies, such as that of a simulated one; it may not exist.
+    """Return the path of the calendar beside a lake, such as a simulated one; it may not exist.
 
     It has the form of specs/calendar.yaml. Incidents in it are labels to judge alerts by.
     """
@@ -277,7 +277,7 @@ def from_truth(path: Path) -> Calendar:
                 entries.append(_incident(f"{name} regression", regression, labels))
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"cannot read the truth {path}: {error!r}; write it anew with `apm simulate`"
+            f"cannot read the truth {path}: {error!r}; create it again with `apm simulate`"
         ) from error
     return of(entries)
 

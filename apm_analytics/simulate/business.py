@@ -1,7 +1,7 @@
 """Draw business figures and metrics with known relations, to evaluate methods against.
 
 In:  a seed, the number and strength of leading metrics, the depth of an incident.
-Out: hourly series with their true lags; figures in windows with the true loss.
+Out: hourly series with their true lags; a figure per 5 minutes with its true loss.
 """
 
 from dataclasses import dataclass
@@ -46,12 +46,12 @@ def related(
     max_lag: int = 6,
     shock: float = 0.0,
 ) -> Related:
-    """Draw a figure that some metrics reduce after a lag; all share daily and weekly seasons.
+    """Draw a figure and metrics with daily and weekly seasons; some metrics reduce it after a lag.
 
     Parameters
     ----------
-    strength : effect of a metric's deviation on the figure's, both of unit variance.
-    shock : effect of a common, unseasonal swing of demand on every series.
+    strength : how much a leading metric's deviation reduces the figure, both of unit variance.
+    shock : effect of a swing of demand, outside the seasons, on every series.
     """
     rng = np.random.default_rng(seed)
     hours = weeks * HOURS_A_WEEK

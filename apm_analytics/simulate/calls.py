@@ -1,9 +1,9 @@
-"""Build requests from calls, described by OpenTelemetry's conventions.
+"""Build the calls of a request, with attributes of OpenTelemetry's conventions.
 
 In:  caller, callee and typical duration.
 Out: `Call` trees.
 
-In attribute values `<user>` and the like are replaced by a value of the request (`SLOTS`, fixed
+Placeholders such as `<user>` in attribute values stand for values of the request (`SLOTS`, fixed
 width). Times are medians in milliseconds; ratios are per call.
 """
 

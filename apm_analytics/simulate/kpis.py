@@ -63,7 +63,7 @@ RELATIONS: tuple[Relation, ...] = (
         "orders",
         0,
         BASKET_EUR,
-        "gamma-distributed baskets of 42 EUR on average, one an order of the same window",
+        "gamma-distributed baskets of 42 EUR on average, one per order of the same window",
     ),
     Relation(
         "shop.signups",

@@ -330,7 +330,7 @@ class MetricWriter:
                 else:
                     point.as_int = int(plain[window])
 
-        return Series(service, TOGETHER, name, unit, "A figure of the business", "sum", add)
+        return Series(service, TOGETHER, name, unit, "A business figure", "sum", add)
 
 
 def _runs(resources: Ints, block: range) -> Iterator[tuple[int, range]]:

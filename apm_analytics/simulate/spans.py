@@ -64,7 +64,7 @@ Resolve = Callable[[str], Bytes]
 
 @dataclass(frozen=True)
 class Noteworthy:
-    """Spans of one call with one outcome that leave a log record."""
+    """Spans that leave a log record: all failures, or all successes, of one call on one day."""
 
     call: Call
     failed: bool
@@ -163,7 +163,7 @@ class SpanWriter:
         return starts[stays]
 
     def _visit_number(self, times: Floats) -> Words:
-        """Number the visit that began last before each time, in ns."""
+        """Return the number of the last visit that began before each time (ns)."""
         timeline = self._timeline
         edges = timeline.start_ns + np.arange(timeline.windows + 1) * WINDOW_NS
         return np.interp(times, edges, self._begun).astype(np.uint64)

@@ -32,8 +32,8 @@ GROWTH = 0.10  # in 28 days
 DEMAND_NOISE = (0.95, 0.05)  # AR(1) coefficient, standard deviation of the logarithm
 PACE_NOISE = (0.97, 0.06)  # the same for each service's own times
 QUIET_NS = 2 * DAY_NS  # without incidents at the start
-SLOT_NS = 3 * 3600 * S  # least time slot of an incident
-ROLLOUT_NS = 120 * S  # from one instance to the next
+SLOT_NS = 3 * 3600 * S  # shortest time slot of an incident
+ROLLOUT_NS = 120 * S  # time between the deployments of two instances
 PLACES, DEMAND, PACES, SPANS, METRICS, LOGS, IMPACT = range(7)  # streams of random numbers
 
 

@@ -133,7 +133,7 @@ class DelimitedFile:
 
 
 def mixed(numbers: Words, salt: int) -> Words:
-    """Map numbers one to one over all 64 bits (splitmix64), so that ids never repeat."""
+    """Hash 64-bit numbers one to one (splitmix64), so that different numbers never share an id."""
     with np.errstate(over="ignore"):
         words = (numbers + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
         words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -149,7 +149,7 @@ def naive_bounds(history: pl.DataFrame, now: datetime, params: Params) -> pl.Dat
 
 
 def _hourly_medians(times: Times, values: Floats, recent: Flags) -> Floats | None:
-    """Return the median of each recent hour of the week; an hour without a value gets that of all.
+    """Return the median of each hour of the week; an hour without values gets the overall median.
 
     None when there is no recent value.
     """

@@ -23,14 +23,14 @@ BY_ANOMALIES = "anomalies"  # nothing is labelled: anomalies stand in for incide
 NOT_JUDGED = "not judged"  # too little history to replay: no learned threshold pages
 CANDIDATES = (LEARNED, STATIC, NAIVE, KEPT)
 BOUND = (*SERIES, "bound")
-ANOMALOUS_SHARE = 0.75  # of the windows of a sustained time, so many must be outside their bounds
+ANOMALOUS_SHARE = 0.75  # share of the windows of a sustained value outside their bounds
 WEEK_S = 7 * 86_400.0
 
 TABLE_SCHEMA: Schema = {
     **dict.fromkeys((*BOUND, "candidate"), pl.String),
     "in_force": pl.Boolean,  # pages from now on; at most one candidate per series and bound
     "judgement": pl.String,
-    "reason": pl.String,  # for the decision, the same in every row of a series and bound
+    "reason": pl.String,  # why it was decided so; the same in every row of a series and bound
     "pages_per_week": pl.Float64,
     "false_per_week": pl.Float64,
     "precision": pl.Float64,  # share of true pages; null without pages
@@ -53,7 +53,7 @@ class Event:
 
     start: datetime
     end: datetime
-    of_signal: bool  # shows in this very signal, so the alert should page
+    of_signal: bool  # it affects this signal, so the alert should page
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def decide(scores: Mapping[str, Score], judgement: str, params: Params) -> tuple
 
 
 def sustained_anomalies(scores: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """Return where a signal was outside its bounds for most of a sustained time.
+    """Return the periods in which most windows of a sustained value were outside their bounds.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def _refusal(scores: Mapping[str, Score], judgement: str, budget: float) -> str 
     if learned is None:
         return "no threshold could be learned: too few quiet windows"
     over = learned.false_per_week > budget
-    # Over the budget it still pages where the static threshold pages falsely more often.
+    # A learned threshold over the budget still pages if the static one has more false pages.
     if over and (
         static.false_per_week <= learned.false_per_week or static.quality > learned.quality
     ):

@@ -4,8 +4,8 @@ In:  the features of the history, and the bounds of single windows that a traini
 Out: bounds of the same shape for sustained values, per operation and per service.
 
 The bounds of single windows say how a signal moves over the week and how much it varies. The
-history of sustained values says how many of those widths a quiet series moves away. The tail
-beyond the observed values is extrapolated, so that a quiet series passes its threshold about
+history of sustained values shows how many of those widths a quiet series strays. The tail beyond
+the observed values is extrapolated, so that a quiet series passes its threshold about
 `thresholds.quiet_passes_per_month` times: rates as normal on a square root scale, latencies as
 exponential on a logarithmic scale, failures as overdispersed counts. Incidents in the history
 hardly count: values far beyond the rest are left out first.
@@ -29,16 +29,16 @@ from apm_analytics.signals import SERIES
 
 MONTH_S = 30 * 86_400.0
 WEEK_US = 7 * 86_400_000_000
-# The quantiles of the deviations that the tail is fitted to: many values, few of incidents.
+# The tail is fitted to these quantiles of the deviations: many values, few from incidents.
 NORMAL_TAIL = (0.5, 0.99)
 EXPONENTIAL_TAIL = (0.9, 0.99)
 # The first pass over the deviations tolerates incidents in a tenth of the time.
 FIRST_TAIL = (0.5, 0.85)
 QUIET_PASSES = 3
-MIN_QUIET = 100  # sustained values; below it there is no tail to read
-# No pass leaves out a value inside the bounds of single windows, which are 1 width away.
+MIN_QUIET = 100  # sustained values; fewer have no tail to fit
+# Deviations up to 1 width, inside the bounds of single windows, are never left out.
 LEAST_LIMIT = 1.0
-# The least distance of a threshold from the expected value: nobody would act on less.
+# Smallest distance of a threshold from the expected value; less is not worth a page.
 LEAST_RATIO = 0.1  # of p95 latency and rate
 LEAST_LATENCY_S = 0.005
 LEAST_ERRORS = 0.01  # error ratio
@@ -181,9 +181,9 @@ def _level(watched: Watched, signal: str, week: Week, params: Params) -> Week | 
 def _failures(watched: Watched, week: Week, rate: Week, params: Params) -> Week | None:
     """Return the upper threshold of the error ratio, beyond chance and the usual failures.
 
-    Failures within a sustained time are modelled as negative binomial: overdispersed Poisson.
+    Failures per `thresholds.sustained_s` are negative binomial, an overdispersed Poisson.
     """
-    from scipy.stats import poisson  # costs a second of CPU, which readers of levels save
+    from scipy.stats import poisson  # imported here: the import costs a second of CPU
 
     seconds = params.thresholds.sustained_s
     blocks = slice(None, None, evaluations(seconds, params.features.window_s))
@@ -209,7 +209,7 @@ def _failures(watched: Watched, week: Week, rate: Week, params: Params) -> Week 
 
 
 def _most_failures(mean: Floats, beyond_chance: float, share: float) -> Floats:
-    """Return how many failures a share of the sustained times exceeds by chance."""
+    """Return the number of failures that a `share` of the sustained values exceeds by chance."""
     from scipy.stats import nbinom, poisson
 
     mean = np.maximum(mean, 1e-9)

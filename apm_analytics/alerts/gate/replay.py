@@ -173,7 +173,7 @@ def passes_learned(
         requests = watched.sustained["rate"] * seconds
         passed: Flags = (value > watched.by_hour(threshold)) & (requests >= least)
         if signal == "error_ratio":
-            # Rates are estimates: half a failure less counts as enough.
+            # Rates are estimates, so half a failure less than the minimum is enough.
             passed &= value * requests > params.thresholds.min_failures - 0.5
     return passed
 

@@ -77,7 +77,7 @@ def seconds(duration: str) -> float:
     Raises
     ------
     BadParameter
-        The text is no such duration.
+        The text is not such a duration.
     """
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
     parts = re.findall(r"(\d+)(ms|[smhdw])", duration)

@@ -141,7 +141,7 @@ def seen_within_s(params: Params) -> float:
 
 
 def rolling_sum(values: Floats, count: int) -> Floats:
-    """Sum the last `count` values, fewer at the beginning; NaN counts as nothing."""
+    """Sum the last `count` values, fewer at the beginning; NaN counts as 0."""
     summed = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values, nan=0.0))])
     ends = np.arange(1, values.size + 1)
     sums: Floats = summed[ends] - summed[np.maximum(ends - count, 0)]
@@ -149,7 +149,7 @@ def rolling_sum(values: Floats, count: int) -> Floats:
 
 
 def rolling_mean(values: Floats, count: int) -> Floats:
-    """Return the mean of the finite ones of the last `count` values; NaN where there is none."""
+    """Return the mean of the finite values among the last `count`; NaN where there are none."""
     known = rolling_sum(np.isfinite(values).astype(np.float64), count)
     with np.errstate(invalid="ignore"):
         means: Floats = np.where(known > 0, rolling_sum(values, count) / known, np.nan)

@@ -22,7 +22,7 @@ HELP = {
     "apm_baseline_upper": "Above it the sustained signal alerts in this hour of the week "
     "(0 = Sunday 00:00 UTC), in its base unit.",
     "apm_threshold_pages_per_week": "How often the alert would have fired over the weeks before, "
-    "replayed with thresholds that these weeks did not teach.",
+    "replayed with thresholds trained on earlier weeks.",
     "apm_baseline_info": "Where the baseline of this signal comes from; always 1.",
     "apm_baseline_trained_timestamp_seconds": "When the baselines were trained, Unix time.",
 }

@@ -260,7 +260,7 @@ def _static(plan: _Plan) -> list[Test]:
 
 
 def _stale(plan: _Plan) -> list[Test]:
-    """Quiet up to the greatest age, firing after it and without a timestamp."""
+    """The alert is quiet up to the maximum age, and fires beyond it or without a timestamp."""
     age = plan.params.thresholds.max_age_s
     wait = math.ceil(plan.params.thresholds.for_s / 60)
     minutes = wait + 20

@@ -199,7 +199,7 @@ def sustained(signal: str) -> str:
 
 def _joined(params: Params) -> list[dict[str, Any]]:
     """Return the recordings of this hour's threshold of each series, in UTC."""
-    # Two scraped copies of the file differ only while one is replaced: the milder one counts.
+    # Two scraped copies of the file differ only while one is replaced; the wider bound applies.
     milder = {"expected": "max", "lower": "min", "upper": "max"}
     return [
         {
@@ -235,11 +235,11 @@ def _learned(
     value = sustained(spec.name)
     sign, traffic = ">", sustained("rate")
     if bound == "lower":
-        # The alert is on too few requests, so the expected traffic must be enough, not the present.
+        # Requests are missing when this alert fires, so the expected traffic must be enough.
         sign, traffic = "<", 'apm:baseline_expected:current{signal="rate"}'
     passed = f"{value} {sign} {ON} {threshold}\n{_enough_sustained(traffic, params)}"
     if spec.name == "error_ratio":
-        # Rates are estimates: half a failure less counts as enough.
+        # Rates are estimates, so half a failure less than the minimum is enough.
         passed += (
             f"\nand {ON} {value} * {ON} {sustained('rate')} * "
             f"{params.thresholds.sustained_s:.12g} > {params.thresholds.min_failures - 0.5:g}"

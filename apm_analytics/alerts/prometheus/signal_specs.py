@@ -104,7 +104,7 @@ def load(specs: Path) -> dict[str, SignalSpec]:
     Raises
     ------
     BadParameter
-        The file is missing or no YAML; a key is unknown or missing, or its value is invalid (the
+        The file is missing or not YAML; a key is unknown or missing, or its value is invalid (the
         message names both); a signal is unknown or missing; two share a record or alert name.
     """
     document = read(specs / FILE_NAME if specs.is_dir() else specs)

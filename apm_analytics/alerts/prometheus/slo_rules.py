@@ -29,7 +29,7 @@ CALLS = "traces_span_metrics_calls_total"
 BUCKETS = "traces_span_metrics_duration_seconds_bucket"
 ENTRIES = 'span_kind=~"SPAN_KIND_SERVER|SPAN_KIND_CONSUMER"'
 COUNT = "apm:slo_requests:count"
-# Severity -> pairs of a burn rate and its long and short window, from the SRE workbook by Sloth.
+# Severity -> pairs of a burn rate and its long and short window: Sloth's, from the SRE workbook.
 BURNS: dict[str, tuple[tuple[float, str, str], ...]] = {
     "page": ((14.4, "1h", "5m"), (6.0, "6h", "30m")),
     "ticket": ((3.0, "1d", "2h"), (1.0, "3d", "6h")),
@@ -132,10 +132,13 @@ def watched(slos: Sequence[Slo]) -> list[_Watched]:
 
 
 def tests(slos: Sequence[Slo], params: Params) -> dict[str, Any]:
-    """Build promtool tests: no page when all is well, or on a handful of requests; a page on an
-    outage, which stays when the metrics stop."""
+    """Build promtool tests.
+
+    No page when all is well or on a handful of requests; a page on an outage, which keeps firing
+    when the metrics stop.
+    """
     plain = [one for one in watched(slos) if not _failing_is_good(one)]
-    # One world costs promtool one evaluation of all rules; inverted objectives need their own.
+    # Each test evaluates all rules, so objectives share the tests; only inverted ones need others.
     worlds = [plain] if plain else []
     worlds += [[one] for one in watched(slos) if _failing_is_good(one)]
     found = [test for world in worlds for test in _tests(world, params)]

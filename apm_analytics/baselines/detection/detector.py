@@ -34,8 +34,8 @@ Status = Literal["scored", "learning", "missing", "late"]
 INTERVAL_FROM = 20
 # Series with more points per day share slots of the day.
 MAX_SLOTS = 1_440
-# A single odd point moves two of the six magnitudes, level and spread: it reaches the threshold
-# where the -log10 probability of each is this many times the threshold.
+# A single odd point moves two of the six magnitudes, its level and its spread. It scores 1 when the
+# -log10 probability of both is this many times the threshold.
 SPIKE_FACTOR = (kernel.MAGNITUDES / 2) ** 0.5
 FORMAT = 1
 

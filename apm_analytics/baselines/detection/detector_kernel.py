@@ -29,9 +29,11 @@ MAGNITUDES = 6
 DAYS_BACK, DAY_REACH = 10, 6
 WEEKS_BACK, WEEK_REACH = 4, 1
 KEPT_DAYS = 7 * WEEKS_BACK + 1
-# With fewer slots per day there is no time of day or week: so few values follow every change.
+# With fewer slots per day, times of day and week are not compared: a median of so few values would
+# follow every change.
 LEAST_SLOTS = 4
-# The week is used where its error is below this share of the day's; errors fade over 1,000 points.
+# The time of week is used if its error is below this share of the error of the time of day. Errors
+# fade over 1,000 points.
 WEEK_GAIN = 0.9
 ERROR_STEP = 1e-3
 # Without a day of history the expected value is the median of this many points.
@@ -136,7 +138,7 @@ def advance(
             day = _usual(table, days, slot, per_day, 1, DAYS_BACK, DAY_REACH)
             week = _usual(table, days, slot, per_day, 7, WEEKS_BACK, WEEK_REACH)
         if facts[SEASON] == 0.0 and not math.isnan(day):
-            # The first season: distances from a plain median say little from now on.
+            # From the first season on, earlier residuals (from a plain median) count little.
             facts[SEASON] = 1.0
             histograms *= WITHOUT_SEASON
             bins[:, 2] *= WITHOUT_SEASON
@@ -310,7 +312,7 @@ def _learn(histogram: Floats, bin_: Floats, magnitude: float, weight: float) -> 
     if magnitude > 0.0:
         exponent = math.floor(math.log(magnitude) / BIN_LOG)
         if bin_[1] == 0.0:
-            # The first one: three quarters of the bins lie below it.
+            # The first magnitude goes to the bin at three quarters of the histogram.
             bin_[0] = exponent - 3.0 * BINS / 4.0
         up = int(exponent - bin_[0]) - (BINS - 1)
         if up > 0:
@@ -330,7 +332,7 @@ def _learn(histogram: Floats, bin_: Floats, magnitude: float, weight: float) -> 
 def _novelty(
     facts: Floats, surprises: Floats, peaks: Floats, seen: int, surprise: float, habit: float
 ) -> float:
-    """Return the surprise, less for peaks as high before; 0 unless it is a record."""
+    """Return the surprise, less for earlier peaks as high; 0 unless it is the highest lately."""
     if seen < LEARNING:
         return 0.0
     refractory = surprises.size

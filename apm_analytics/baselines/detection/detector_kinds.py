@@ -18,10 +18,10 @@ Kind = Literal["spike", "dip", "level shift", "trend change", "more noise"]
 BEFORE, AFTER = 256, 64
 # An episode continues over this many usual points: a value near its bound flickers.
 BRIDGED = 6
-# Medians of this many points: a spike does not reach them, what lasts twice as long does.
+# Points per median: a spike does not move a median, a change twice as long does.
 BLOCK = 6
-# A step or a bend explains this share of how the medians vary, and moves them by so many times
-# the usual distance of a point from the median of its block.
+# A step or a bend must explain this share of the variance of the medians, and move them by this
+# many times the usual distance of a point from the median of its block.
 EXPLAINED = 0.6
 MOVED = 4.0
 # Blocks that a step must have lasted, and a bend: a short bend cannot be told from a step.
@@ -94,7 +94,7 @@ def episodes_of(score: Floats, residuals: Floats, reach: Floats) -> list[Episode
         start, end = int(run[0]), int(run[-1]) + 1
         until = start + AFTER
         if following is not None:
-            # What comes next is an episode of its own, unless it comes too soon to tell.
+            # The next run is another episode, unless it follows too soon to classify this one.
             until = max(min(until, int(following[0])), start + LEAST_BLOCKS * BLOCK)
         until = max(until, end)
         near = residuals[max(start - BEFORE, 0) : until] / max(reach[start], np.finfo(float).tiny)
@@ -110,7 +110,8 @@ def _lasting(known: Floats) -> Kind | None:
         return None
     blocked = known[known.size - blocks * BLOCK :].reshape(blocks, BLOCK)
     medians = np.median(blocked, axis=1)
-    # What is over after three blocks is no step and no bend; the ends have no neighbours to ask.
+    # Smooth over up to 3 neighbours: a change that ends within 3 blocks is neither a step nor a
+    # bend.
     reach = np.minimum(np.minimum(np.arange(blocks), np.arange(blocks)[::-1]), 3)
     medians = np.array(
         [np.median(medians[at - one : at + one + 1]) for at, one in enumerate(reach)]
@@ -133,7 +134,7 @@ def _lasting(known: Floats) -> Kind | None:
 
 
 def _left(medians: Floats, shape: Floats) -> tuple[float, float]:
-    """Fit a multiple of a shape: the squares that are left, and how far it moves the medians."""
+    """Fit a multiple of a shape; return the residual squares, and how far it moves the medians."""
     away = shape - shape.mean()
     slope = float(away @ medians / (away @ away))
     varied = float(((medians - medians.mean()) ** 2).sum())

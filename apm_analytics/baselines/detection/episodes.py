@@ -133,8 +133,8 @@ def anomalous_now(
     Returns
     -------
     Episodes with `lasting`: at least `LASTING_WINDOWS` windows. A series with several keeps the
-    last one, preferably a lasting one. Where a single signal is outside, the row of the forest of
-    that operation is left out, because it repeats it.
+    last one, preferably a lasting one. Where a single signal is outside, the forest's row of that
+    operation is left out as a repetition.
     """
     end = end_of(scores, window_s)
     recent = episodes(scores, window_s, contributions)

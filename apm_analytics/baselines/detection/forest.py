@@ -41,11 +41,11 @@ class Trees:
     Parameters
     ----------
     feature : int32, the column that a node splits; -1 in a leaf.
-    threshold : float64, windows up to it go left.
+    threshold : float64, windows up to it go to the left.
     left, right : int32, the nodes after it.
-    length : float64, in a leaf: splits it takes to isolate a window that ends here.
+    length : float64, in a leaf: number of splits that isolate a window that ends here.
     roots : int32 of shape (n_trees,), where each tree begins.
-    usual : splits it takes to isolate a window of a sample as large as the trees saw.
+    usual : mean number of splits that isolate a window, in a sample of the trees' size.
     """
 
     feature: NDArray[np.int32]
@@ -82,7 +82,7 @@ class Trees:
         )
 
     def oddness(self, columns: Floats) -> Floats:
-        """Score rows of `columns`: near 1 isolated at once, near 0.5 or lower like most."""
+        """Score rows of `columns`: near 1 if isolated by few splits, 0.5 or lower if typical."""
         lengths = np.empty(len(columns))
         # scikit-learn splits in single precision; rounding to it leads to the same leaves.
         single = columns.astype(np.float32).astype(np.float64)
@@ -316,7 +316,7 @@ def _depths(tree: Any) -> Floats:
 
 
 def _splits(samples: NDArray[np.int64]) -> Floats:
-    """Return the splits it takes on average to isolate one of so many samples."""
+    """Return the mean number of splits that isolate one of so many samples."""
     more = np.maximum(samples, 3).astype(np.float64)
     average = 2.0 * (np.log(more - 1.0) + EULER) - 2.0 * (more - 1.0) / more
     return np.select([samples <= 1, samples == 2], [0.0, 1.0], average)

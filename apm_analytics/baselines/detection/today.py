@@ -22,7 +22,7 @@ from apm_analytics.signals import OPERATION, SERIES, SIGNALS, Schema
 
 DAY = timedelta(days=1)
 WEEKS = 4
-# Fewer windows in common than this share of a day are no comparison.
+# Days with fewer windows in common than this share of a day are not compared.
 COVERED = 0.25
 # Differences too small to act on: 10 % of latency or rate, one point of the error ratio.
 LEAST_RATIO = 0.10

@@ -109,8 +109,8 @@ def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
     Returns
     -------
     Names of the signals, and for each float64 of shape (n_operations, n_time); NaN without a
-    value or a baseline. So a rare failure among few requests, however many standard deviations
-    it is, weighs no more than other chances of its signal.
+    value or a baseline. Measured in bounds, a rare failure among few requests weighs no more than
+    other chance deviations of its signal, however many standard deviations it is.
     """
     names, found = [], []
     for fit in fits:
@@ -171,7 +171,7 @@ def incidents(worst: Floats) -> Flags:
 
 
 def expected_then(fit: FleetFit, fitted: FittedFleet, rows: NDArray[np.int64]) -> Floats:
-    """Return what was expected of the history; for the last days, the forecasts made before."""
+    """Return the expected values of the history; of the last days, those forecast before them."""
     scaled = fitted.scaled(fit.fleet.times)
     unseen = fit.forecast[rows]
     last = scaled[:, scaled.shape[1] - unseen.shape[1] :]

@@ -2,7 +2,7 @@
 
 In:  derived/scores.parquet, bounds.parquet and contributions.parquet of a training run, and the
      operation, signal and time of an anomaly.
-Out: `Why`: which signal, which component, which kind, when it looked alike, how often before.
+Out: `Why`: the signal, component and kind, similar windows of the past, earlier episodes.
 
 A deviation is signed and in units of the bound: 1 is the upper bound, -1 the lower one.
 """
@@ -23,14 +23,14 @@ from apm_analytics.signals import OPERATION, SIGNALS
 Component = Literal["time of week", "level", "trend", "noise", "combination"]
 
 TOGETHER = "together"
-# Fewer windows outside in a row are chance; so many quiet windows do not end an episode.
+# Fewer windows outside in a row are chance; up to this many quiet ones do not end an episode.
 LASTING, BRIDGED = 2, 2
 # Past windows are like this one when they differ by less than this share of its deviation.
 ALIKE = 0.5
 MOST_ALIKE = 3
 # Windows closer than this belong to the same occasion.
 APART = timedelta(hours=1)
-# "As bad before": peaks of at least this share of this one's.
+# An earlier episode is as bad if its peak is at least this share of the present one.
 AS_BAD = 0.5
 HOURS = 24
 
@@ -50,13 +50,13 @@ class Why:
     Parameters
     ----------
     service_name, operation, signal, start, end : the anomaly; times UTC.
-    mainly : the signal that explains it best, of those with a baseline of their own.
+    mainly : the signal that explains it best, among those with a baseline.
     deviations : signal -> its largest deviation in that time, signed, in bounds; 1 is the bound.
     shares : signal -> its share of the forest's score, saturation of the service included; empty
         without one.
     kind : spike, dip, level shift, trend change or more noise.
     component : which part of the expectation is broken. "time of week": the value is usual at other
-        hours; "level": at none; "trend": it has been moving; "noise": it spreads more;
+        hours; "level": usual at no hour; "trend": it has been moving; "noise": it spreads more;
         "combination": each signal is inside its bounds, together they are not.
     usual_hour : an hour of the week at which the value would be usual, 0 is Sunday 00:00 UTC;
         None unless the component is "time of week".
@@ -196,7 +196,7 @@ def _extreme(deviations: Floats) -> float:
 
 
 def _kind(series: pl.DataFrame, start: datetime, end: datetime) -> Kind:
-    """Classify from the windows around, in units of the reach at the beginning: bounds vary."""
+    """Classify by the windows around, in units of the bound at the beginning, as bounds vary."""
     first = int((series["time"] < start).sum())
     last = int((series["time"] < end).sum())
     near = series.slice(max(first - BEFORE, 0), last + AFTER - max(first - BEFORE, 0))
@@ -217,7 +217,7 @@ def _component(worst: dict[str, float], kind: Kind, usual: int | None) -> Compon
 
 
 def _usual_hour(bounds: pl.DataFrame, value: float) -> int | None:
-    """Return the hour of the week whose bounds hold the value most in their middle."""
+    """Return the hour of the week at which the value is closest to what is expected."""
     width = pl.col("upper") - pl.col("lower")
     inside = bounds.filter(pl.col("lower") <= value, pl.col("upper") >= value, width > 0.0).sort(
         ((pl.col("expected") - value) / width).abs(), "hour_of_week"

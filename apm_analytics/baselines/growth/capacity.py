@@ -149,7 +149,7 @@ def capacity(
 def loads(
     features: pl.DataFrame, limits: Sequence[Limit], params: ForecastParams, *, seed: int
 ) -> pl.DataFrame:
-    """Estimate for every operation with a latency limit the load at which it passes that.
+    """Estimate the load at which the latency of each operation passes its limit.
 
     Returns
     -------
@@ -183,8 +183,8 @@ def load_limit(
 ) -> LoadLimit:
     """Estimate the load at which latency passes a limit, from how it rises with load.
 
-    In a queue the reciprocal of latency falls in a straight line with load; the line is Theil and
-    Sen's, through medians of bins of load. The interval comes from resampled days.
+    In a queue the reciprocal of latency falls linearly with load; a Theil-Sen line is fitted to the
+    medians of bins of load. The interval comes from resampled days.
 
     Parameters
     ----------

@@ -160,7 +160,7 @@ class Growth:
         noise = np.quantile(self.noise, [tail, 1.0 - tail])
         trend = self.lines[0, 0] + self.lines[0, 1] * days
         spread = np.quantile(paths, [tail, 1.0 - tail], axis=0) - trend
-        # Independent of each other: their squares add up.
+        # Trend and noise are independent, so the squares of their widths add up.
         lower = expected - np.hypot(spread[0], noise[0])
         upper = expected + np.hypot(spread[1], noise[1])
         return Curve(times, expected, lower, upper)
@@ -231,11 +231,11 @@ def hourly(times: Times, values: Floats) -> tuple[Ints, Floats]:
 
 
 def _profile(week: Ints, day: Ints, values: Floats) -> Floats:
-    """Return what each hour of the week adds, around 0.
+    """Return the effect of each hour of the week, 0 on average.
 
-    The hours of working days and those of weekends have a profile each. Beyond that a day of the
-    week differs by one offset, which is shrunk as far as the weeks disagree about it (James and
-    Stein): the busiest of seven noisy medians would be too high.
+    Working days share one profile by hour, weekends another. Each day of the week has one offset
+    from it, shrunk the more the weeks disagree about it (James and Stein), because the largest of
+    seven noisy offsets is too high.
     """
     weekend = np.isin(np.arange(HOURS_PER_WEEK) // HOURS, WEEKEND)
     profile = np.zeros(HOURS_PER_WEEK)

@@ -24,6 +24,6 @@ class Band:
 
 
 def side_score(values: Floats, expected: Floats, lower: Floats, upper: Floats) -> Floats:
-    """Score values by their distance towards the bound on their side; 1 is the bound."""
+    """Score values by their distance from the expected value; 1 is the bound on their side."""
     width = np.where(values >= expected, upper - expected, expected - lower)
     return np.abs(values - expected) / np.maximum(width, _LEAST_WIDTH)

@@ -46,7 +46,7 @@ class BatchBaseline(BaseEstimator, ABC):  # type: ignore[misc]
         BadInput
             Shapes do not match, times are not ascending, a value is infinite.
         NotEnoughData
-            No series has a single value.
+            No series has any value.
         """
 
     @abstractmethod

@@ -123,7 +123,7 @@ def fit_batch(
     BadParameter
         A prior is not above 0.
     NotEnoughData
-        No series has a single value.
+        No series has any value.
 
     Examples
     --------

@@ -19,13 +19,13 @@ from apm_analytics.signals.saturation import SATURATION
 
 # Standard deviation of a normal variable over its median absolute deviation.
 MAD_TO_SD = 1.4826
-# s; shorter than any request over a network; keeps the logarithm of a broken 0 s finite.
+# s; shorter than any request over a network; keeps the logarithm of an erroneous 0 s finite.
 MIN_LATENCY_S = 1e-6
 # Differences too small to act on: 2 % or 5 ms of latency, half a percentage point of errors.
 LATENCY_MARGIN_RATIO = 0.02
 LATENCY_MARGIN_S = 0.005
 ERROR_MARGIN = 0.005
-# Log latency never repeats better than this between windows of one service.
+# Smallest standard deviation of log latency between windows.
 LATENCY_NOISE = 0.01
 # Two percentage points of a resource are too small to act on; below one hundredth it is idle.
 SATURATION_MARGIN = 0.02
@@ -137,7 +137,7 @@ class ArcsineRatioScale(Scale):
         return 0.5 / np.sqrt(np.maximum(requests, 1.0))
 
     def margin(self, expected: Floats, requests: Floats) -> Floats:
-        # A single failure in a usual window is no anomaly, whatever its ratio.
+        # A single failure in a usual window is not an anomaly, whatever its ratio.
         return np.maximum(1.0 / np.maximum(requests, 1.0), ERROR_MARGIN)
 
     def deviation(self, center: Floats, requests: Floats) -> Floats:

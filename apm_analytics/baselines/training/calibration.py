@@ -1,6 +1,6 @@
 """Bounds from the errors of a model: empirical quantiles that incidents do not widen.
 
-In:  residuals of many series on the model's scale, and which windows may teach.
+In:  residuals of many series on the model's scale, and which windows to train on.
 Out: `Calibration`: spread by hour of the week, and the quantiles of the residuals over it.
 
 This is conformal prediction with a normalised score [1]_: no distribution is assumed. Windows
@@ -31,7 +31,7 @@ REQUESTS_REACH_H = 1
 MASK_QUANTILE = 0.95
 MASK_FACTOR = 3.0
 MASK_DEVIATIONS = 5.0
-# A larger share is no incident but the new normal; then nothing is masked.
+# A larger share is not an incident but the new normal; then nothing is masked.
 MAX_MASKED_RATIO = 0.10
 
 
@@ -161,7 +161,7 @@ def conformal(standard: Floats, scale: Scale, level: float) -> tuple[Floats, Flo
 
 
 def _beyond(standard: Floats, least: Floats) -> Flags:
-    """Flag values far beyond the bulk of their row, side by side; `least` is (n, 1)."""
+    """Flag values far beyond the bulk of their row, on each side; `least` is (n, 1)."""
     found = np.full((len(standard), 3), np.nan)
     shares = np.array([1 - MASK_QUANTILE, 0.5, MASK_QUANTILE])
     row_kernels.quantiles(standard, shares, found)

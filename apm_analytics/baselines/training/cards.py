@@ -80,7 +80,7 @@ def baselines_card(training: Training) -> str:
                 )
             ),
             "Series without a season, and why": _series_list(single.filter(outcome=NO_SEASON)),
-            "Series that were put right before learning": _series_list(
+            "Series that were corrected before training": _series_list(
                 single.filter(outcome=MENDED)
             ),
             "Skipped series": _series_list(single.filter(outcome=SKIPPED)),

@@ -23,15 +23,15 @@ MIN_GAP_S = 6 * 3_600.0
 # A counter grows in almost every window and falls back to near its start.
 GROWING_RATIO = 0.98
 RESET_RATIO = 0.2
-# Between units: ms and s, us and s, ns and s, minutes, hours, percent, KiB.
+# Factors between units: ms, us and ns to s; minutes, hours, percent, KiB.
 UNIT_FACTORS = (60.0, 100.0, 1_000.0, 1_024.0, 3_600.0, 1e6, 1e9)
 UNIT_TOLERANCE = 1.25
 BLOCK_S = 6 * 3_600.0
 # A change of clocks moves the day by an hour.
 CLOCK_HOURS = (1, -1)
 CLOCK_DAYS = 3
-# Shifted, the day before must explain the day after this much better than as it is, and by more
-# than the days' own chance; on operations without a change the ratio stays above .59.
+# The daily profile before the change must fit the one after it this much better when shifted than
+# when not, and by more than chance. Without a change the ratio stays above 0.59.
 CLOCK_FIT = 0.45
 CLOCK_SIGNIFICANCE = 1.0
 
@@ -59,7 +59,7 @@ def check(fleet: Fleet, *, min_windows: int, min_season_days: float) -> Checked:
 
     Parameters
     ----------
-    min_windows : fewer windows with a value are too short for any bound.
+    min_windows : a series with fewer values gets no bounds.
     min_season_days : a shorter history gets bounds without a season.
     """
     n = len(fleet)
@@ -99,8 +99,8 @@ def check(fleet: Fleet, *, min_windows: int, min_season_days: float) -> Checked:
             say(
                 row,
                 MENDED,
-                f"clock change: the day moved by {hours:+d} h on {day}; what came before "
-                "teaches by the new clock",
+                f"clock change: the day moved by {hours:+d} h on {day}; earlier values were "
+                "shifted to the new clock",
             )
     return Checked(usable, seasonal, teaching, outcomes)
 
@@ -131,7 +131,7 @@ def _no_season(values: Floats, days: float, min_season_days: float) -> str:
     if days < MIN_DAYS:
         return (
             f"short history: {days:.1f} days, under {MIN_DAYS:g}; the bounds are robust ones, "
-            "the same in every hour, and no chance was there to test them"
+            "the same in every hour, and they could not be tested"
         )
     if days < min_season_days:
         return (
@@ -201,12 +201,12 @@ def _gap(fleet: Fleet, row: int) -> str:
     hours = holes[longest] * fleet.window_s / 3_600.0
     return (
         f"gap: {hours:.1f} h without any record from {fleet.times[known[longest] + 1]}; "
-        "nothing was put in its place"
+        "it was not filled"
     )
 
 
 def _clock(fleet: Fleet, values: Floats) -> tuple[int, np.datetime64] | None:
-    """Find the day from which on the hours of a series are shifted by one, and by which."""
+    """Find a change of clocks: return the shift in hours and the first day after it."""
     hours = _by_day_and_hour(fleet, fleet.scale.forward(values))
     days = len(hours)
     if days < 2 * CLOCK_DAYS + 1 or np.isnan(hours).mean() > 0.5:
@@ -250,7 +250,7 @@ def _by_day_and_hour(fleet: Fleet, scaled: Floats) -> Floats:
 
 
 def _align(fleet: Fleet, values: Floats, hours: int, day: np.datetime64) -> None:
-    """Move what lies before `day` by some hours, in place."""
+    """Shift the values before `day` by some hours, in place."""
     cut = int(np.searchsorted(fleet.times, day.astype("datetime64[us]")))
     shift = round(hours * 3_600.0 / fleet.window_s)
     moved = np.full(cut, np.nan)

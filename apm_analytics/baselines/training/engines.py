@@ -44,7 +44,7 @@ def load(file: Path) -> frozenset[Key]:
     Raises
     ------
     BadParameter
-        An entry does not fit, or a series stands twice; the message names file and line.
+        An entry does not fit, or a series is listed twice; the message names file and line.
     """
     document = yaml_documents.read(file)
     keys: set[Key] = set()
@@ -67,5 +67,5 @@ def of_workspace(workspace: Path) -> frozenset[Key]:
 
 
 def unknown(keys: Collection[Key], operations: Collection[tuple[str, str]]) -> list[Key]:
-    """Return the keys of operations that are not there, sorted."""
+    """Return the keys of operations that do not exist, sorted."""
     return sorted(key for key in keys if key[:2] not in operations)

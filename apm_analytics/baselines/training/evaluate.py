@@ -1,12 +1,11 @@
 """Score the published bounds on held-out days.
 
-In:  the features, and which windows must not teach.
-Out: `Evaluation`: nested metrics, coverage by series, and the forecast of a middling series.
+In:  the features, and which windows are masked.
+Out: `Evaluation`: nested metrics, coverage by series, and the forecast of the median series.
 
-The last days are held out, the same training as always runs on what is before them, and its
-bounds meet the held-out windows: all of them, incidents too, and the quiet ones alone, for which
-the bounds are made. How the models compare with each other is what the backtest of the training
-says; its metrics stand beside.
+The last days are held out, the usual training runs on the days before, and its bounds are scored on
+the held-out windows: on all of them, incidents included, and on the quiet ones, for which the
+bounds are made. The backtest of the training compares the models; its metrics are reported as well.
 """
 
 from collections.abc import Collection
@@ -29,7 +28,7 @@ from apm_analytics.foundation.settings import BaselineParams
 from apm_analytics.signals import OPERATION, SIGNALS, Schema
 from apm_analytics.signals.saturation import SATURATION
 
-# Without a season to spare, this share of the history is held out.
+# Of a history too short for a season, this share is held out.
 SHORT_HOLDOUT_RATIO = 0.25
 # Of the held-out windows of a series, at least this many must have a value.
 MIN_SCORED = 6
@@ -182,7 +181,7 @@ def _score_fleet(
             error = np.abs(values - expected)[known]
             inside = (values >= lower) & (values <= upper)
             calm = known & quiet[place[operation]][coming]
-            # Percent of nothing says nothing: windows without requests or failures are left out.
+            # A percentage of 0 is undefined: windows without requests or failures are left out.
             some = values[known] > 0
             mape = float(np.mean(error[some] / values[known][some])) if some.any() else None
             rows.append(
@@ -238,7 +237,7 @@ def history_days(features: pl.DataFrame, window_s: float) -> float:
 
 
 def _holdout_days(days: float, params: BaselineParams) -> float:
-    """Hold out what the season can spare, a quarter of the history if it cannot spare a day."""
+    """Return the days to hold out: those a season does not need, or a quarter of the history."""
     spare = min(params.holdout_days, days - params.min_season_days)
     return spare if spare >= 1.0 else min(days * SHORT_HOLDOUT_RATIO, params.holdout_days)
 

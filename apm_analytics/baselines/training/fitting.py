@@ -37,7 +37,7 @@ from apm_analytics.foundation.settings import BaselineParams
 
 # Share of the slots that need a value for a season; nights without traffic are allowed.
 MIN_FILLED_RATIO = 0.25
-# Slots of which a larger share has one value show no season.
+# A series with one value in a larger share of its slots shows no season.
 MAX_SAME_RATIO = 0.9
 # Fewer forecast windows than this give no quantile; the errors of the fit are used instead.
 MIN_UNSEEN = 100
@@ -251,7 +251,7 @@ def _fit_winners(
 
 
 def quiet(fleet: Fleet, params: BaselineParams) -> Flags:
-    """Return which windows of a fleet may teach and look undisturbed, as `fit` sees them."""
+    """Return which windows of a fleet are not masked and look undisturbed, as in `fit`."""
     teaching = np.where(fleet.may_teach, fleet.values, np.nan)
     rows = np.flatnonzero((~np.isnan(teaching)).sum(axis=1) >= params.min_windows)
     flags = fleet.may_teach.copy()
@@ -377,7 +377,7 @@ def _few_failures(values: Floats, requests: Floats) -> Flags:
 
 
 def _with_engine(outcome: Outcome, by_library: Collection[Key]) -> Outcome:
-    """Add to an outcome without a season that the engine of its series was not used."""
+    """Note in an outcome without a season that the engine of its series was not used."""
     if outcome.outcome != NO_SEASON or outcome.key not in by_library:
         return outcome
     note = "; `engine: prophet` in specs/signals.yaml takes effect with a season"

@@ -184,7 +184,7 @@ def _checked(features: pl.DataFrame, window_s: float) -> tuple[list[Outcome], pl
             None,
             SKIPPED,
             f"duplicated times: {count} windows have two different values, the first at {first}; "
-            "a clock that was set back writes such, keep one value of each window",
+            "a clock that was set back causes this; keep one value per window",
         )
         for service, operation, count, first in clashing.rows()
     ]
@@ -251,7 +251,7 @@ def _fleets(features: pl.DataFrame, window_s: float, chunk: int) -> Iterator[lis
 def _recording_gaps(at: Times, count: NDArray[np.int64], times: Times, window_s: float) -> Flags:
     """Return windows in which nothing at all was recorded, for longer than chance explains.
 
-    A stopped exporter looks like no requests; hours that are silent on most days are no gap.
+    A stopped exporter looks like no requests; hours that are silent on most days are not a gap.
     """
     step = np.timedelta64(int(window_s * 1e6), "us")
     total = np.bincount((at - times[0]) // step, weights=count, minlength=times.size)

@@ -1,4 +1,4 @@
-"""Return which windows must not teach a baseline: incidents, deployments, maintenance.
+"""Mask windows that baselines must not be trained on: incidents, deployments, maintenance.
 
 In:  features and a calendar; or all signals of some operations, without a calendar.
 Out: one flag per row of the features, for `training.train(masked=...)`; or one per window, from
@@ -19,7 +19,7 @@ from apm_analytics.foundation.settings import BaselineParams, Settings
 from apm_analytics.signals import OPERATION, Calendar
 from apm_analytics.signals import calendar as calendar_of
 
-# Share of disturbed windows in a disturbed slot: one odd window is no incident.
+# Share of disturbed windows in a disturbed slot: one odd window is not an incident.
 DISTURBED_RATIO = 0.5
 
 
@@ -35,10 +35,10 @@ def windows(
     Parameters
     ----------
     features : as `signals.operations.features` returns them, in any order.
-    calendar : incidents, deployments and maintenance windows. An entry of single signals masks
-        all signals of its operation: what moves one seldom leaves the others alone.
+    calendar : incidents, deployments and maintenance windows. An entry of single signals masks all
+        signals of its operation, because a disturbance seldom affects one alone.
     window_s : length of a window, in seconds.
-    settling_s : after a deployment, caches are cold and instances come and go for so long.
+    settling_s : how long after a deployment caches are cold and instances change.
 
     Returns
     -------
@@ -84,12 +84,12 @@ def of_workspace(features: pl.DataFrame, settings: Settings) -> Flags:
 def without_found(chunk: list[Fleet], params: BaselineParams) -> list[Fleet]:
     """Mask slots of an operation in which any of its signals was disturbed.
 
-    What moves one signal seldom leaves the others alone, even where they do not show it by
-    themselves; so an incident that nobody wrote into a calendar is masked in all of them.
+    A disturbance seldom affects one signal alone, even if the others do not show it clearly. So an
+    incident that is in no calendar is masked in all of them.
 
     Parameters
     ----------
-    chunk : all signals of some operations, rows and times alike.
+    chunk : all signals of some operations, with the same rows and times.
     params : `fit_grid_s` is the length of a slot.
     """
     slots = chunk[0].times.astype(np.int64) // int(params.fit_grid_s * 1e6)

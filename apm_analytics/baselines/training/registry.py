@@ -67,7 +67,7 @@ def load(models: Path, run_id: str) -> "tuple[Provenance, list[FittedFleet]]":
     if not file.exists():
         kept = run_ids(models)
         raise NotFound(
-            f"no training {run_id!r} in {models / RUNS}; kept are "
+            f"no training run {run_id!r} in {models / RUNS}; kept are "
             f"{', '.join(kept[-SHOWN:]) or 'none'} (baselines.keep_runs in params.yaml)"
         )
     return _provenance(file), fitted.fleets_of(pl.read_parquet(file))

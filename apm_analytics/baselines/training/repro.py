@@ -33,13 +33,13 @@ def repro(workspace: Path, *, run_id: str | None = None, progress: bool = True) 
     NotFound
         No dvc.yaml in the workspace.
     ApmError
-        A stage failed; the message ends with what it said. The files of the last training stay.
+        A stage failed; the message ends with its output. The files of the last training stay.
     """
     if not (workspace / "dvc.yaml").exists():
         raise NotFound(f"no dvc.yaml in {workspace}; APM_WORKSPACE names the checkout")
     lock, kept = workspace / LOCK, workspace / "data" / "derived" / LOCK
     kept.parent.mkdir(parents=True, exist_ok=True)
-    # One that lies there was made by hand, or by a run that was killed: it is newer.
+    # A lock that is there already was made by hand or by a killed run, so it is newer.
     if kept.exists() and not lock.exists():
         shutil.copyfile(kept, lock)
     try:
@@ -57,14 +57,14 @@ def _run(workspace: Path, run_id: str | None, progress: bool) -> None:
         environment["APM_RUN_ID"] = run_id
     command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
     if not (workspace / ".git").exists():
-        # Outside git DVC only works when told so; this file is for this machine alone.
+        # DVC works outside git only if configured so; config.local applies to this machine only.
         (workspace / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
     said = bytearray()
     with subprocess.Popen(
         command, cwd=workspace, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as running:
         assert running.stderr is not None
-        # As it comes, not by lines: a progress bar redraws its line and never ends it.
+        # Read as it comes, not by lines: a progress bar redraws its line and never ends it.
         while piece := os.read(running.stderr.fileno(), 4096):
             said += piece
             if progress:
@@ -75,7 +75,7 @@ def _run(workspace: Path, run_id: str | None, progress: bool) -> None:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         raise ApmError(
             f"training failed: {' | '.join(lines[-SHOWN_LINES:])}; "
-            "mend the cause and run the same command again"
+            "fix the cause and run the same command again"
         )
 
 

@@ -1,7 +1,7 @@
 """Charts of one series fitted by the Prophet library and by the batched solver.
 
 In:  `single_series.Comparison`.
-Out: charts; without a fit a line that says why.
+Out: charts; without a fit, a text with the reason.
 """
 
 import altair as alt

@@ -114,7 +114,7 @@ def cards(models: Path) -> Markdown:
 
 
 def moved(changes: pl.DataFrame, factor: float = MOVED) -> pl.DataFrame:
-    """Of `alerts.thresholds.changes`, the thresholds that moved by `factor` or more, most first."""
+    """Return the rows of `alerts.thresholds.changes` that moved by `factor` or more, most first."""
     ratio = pl.col("ratio")
     return (
         changes.filter(pl.col("change") == "kept")
@@ -124,7 +124,7 @@ def moved(changes: pl.DataFrame, factor: float = MOVED) -> pl.DataFrame:
 
 
 def _groups(path: str, value: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row for every object that holds numbers, with where it stands."""
+    """Return one row per object that holds numbers, with its path."""
     numbers = {name: float(item) for name, item in value.items() if isinstance(item, int | float)}
     rows: list[dict[str, Any]] = [{"of": path or "all", **numbers}] if numbers else []
     for name, item in value.items():

@@ -3,8 +3,8 @@
 In:  the features, and which windows are masked.
 Out: `Trained`: fitted baselines and forests, bounds for the coming week, scores of the history.
 
-A series with a season gets the model that forecasts it best, one without gets robust bounds, and
-one that can have neither a line in `skipped` with the reason.
+A series with a season gets the model that forecasts it best; one without gets robust bounds; one
+that can have neither gets a row in `skipped` with the reason.
 """
 
 import os
@@ -69,7 +69,7 @@ class Trained:
     forests : by service and operation.
     bounds : 168 rows per series. scores : one row per window and series of the history; the last
         days are scored against forecasts made before them.
-    skipped : every series that was skipped, has no season or was mended, and why.
+    skipped : every series that was skipped, has no season or was corrected, and why.
     contributions : share of each signal in scores of the forest above 1.
     selection : errors of every candidate in the backtest, and which was chosen.
     """
@@ -113,10 +113,10 @@ def train(
     seed : of the forests.
     masked : bool of shape (len(features),): windows that are not fitted, such as those of known
         incidents, deployments and maintenance. They are still scored.
-    saturation : as `signals.saturation.saturation` returns it; the forests of services that it
-        holds look at it too.
+    saturation : as `signals.saturation.saturation` returns it; the forests of the services in it
+        use it too.
     by_library : series that the Prophet library fits, see `engines`.
-    only_models : fit baselines and forests, but give no bounds and score no history.
+    only_models : fit baselines and forests, but compute no bounds and no scores.
     workers : threads; by default one per core.
     progress : show a progress bar over chunks of operations.
 
@@ -137,7 +137,7 @@ def train(
             *key,
             SKIPPED,
             "unknown series: specs/signals.yaml sets an engine for it, but the "
-            "features have no such operation; mend the entry or remove it",
+            "features have no such operation; correct the entry or remove it",
         )
         for key in engines.unknown(by_library, operations)
     ]

@@ -34,7 +34,7 @@ _LENGTH_FIELD_1, _LENGTH_FIELD_2 = b"\x0a", b"\x12"
 
 
 class Scanner:
-    """Takes the requests that need no library into one set of buffers."""
+    """Decodes the requests that do not need the protobuf library, into one set of buffers."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ def decode_json(document: bytes, limits: Limits | None = None) -> Decoded:
     Raises
     ------
     BadInput
-        The document is no JSON, or no OTLP.
+        The document is not JSON, or not OTLP.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def decode_protobuf(signal: str, payload: bytes, limits: Limits | None = None) -
     Raises
     ------
     BadInput
-        The bytes are no such message.
+        The bytes are not such a message.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def read_json(document: bytes, sink: Sink, limits: Limits) -> None:
     Raises
     ------
     BadInput
-        The document is no JSON, no OTLP, or a damaged Jaeger document.
+        The document is not JSON, not OTLP, or a damaged Jaeger document.
     """
     parsed, damage = _parsed(document)
     if jaeger.is_jaeger(parsed):

@@ -49,7 +49,7 @@ def parse(signal: str, payload: bytes) -> Any:
     Raises
     ------
     BadInput
-        The bytes are no such message; the error names the damaged field.
+        The bytes are not such a message; the error names the damaged field.
     """
     try:
         return REQUESTS[signal].FromString(payload)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # The library decodes this much in about the time that the compiled scanner takes to load.
 SCANNER_PAYS_BYTES = 16 * 1024 * 1024
-# And this much in the time that the scanner's buffers and tables take, whatever they hold.
+# It decodes this much in the time that it takes to set up the scanner's buffers and tables.
 SCANNER_PAYS_A_CALL_BYTES = 8 * 1024
 _seen: Counter[str] = Counter()
 _WARM, _BYTES = "warm", "bytes"
@@ -65,7 +65,7 @@ def decode_requests(
     -------
     Tables with the lake's columns, whose texts may be dictionary-encoded; `lake.snapshots.append`
     accepts both. The `document` of a rejected record is the index of its request. A request that
-    is no such message has no rows; `broken` has its index, what is wrong and where.
+    cannot be parsed has no rows; `broken` has its index, what is wrong and where.
 
     Examples
     --------
@@ -113,7 +113,7 @@ class Requests:
         Raises
         ------
         BadInput
-            The bytes are no such message; the error names the damaged field.
+            The bytes are not such a message; the error names the damaged field.
         """
         if not self._take(signal, payload):
             self._read_by_library(signal, payload)
@@ -126,7 +126,7 @@ class Requests:
         Raises
         ------
         BadInput
-            The bytes are no such message, or the redactor refuses it.
+            The bytes are not such a message, or the redactor refuses it.
         """
         if not self._take(signal, payload):
             redacted = redactor.redact(signal, payload)

@@ -80,7 +80,7 @@ def import_files(
             _run(targets, summaries, lake, limits, earliest is not None, pool, workers, bar)
     except BrokenProcessPool as error:
         raise ApmError(
-            "a decoding process was killed, most likely for want of memory; "
+            "a decoding process was killed, most likely because memory ran out; "
             "run the same import again with --workers 1"
         ) from error
     finally:

@@ -29,7 +29,7 @@ def split_large(stream: IO[bytes], path: Path) -> Iterator[bytes]:
     Raises
     ------
     BadInput
-        The document is no JSON, or has a resource after its records.
+        The document is not JSON, or has a resource after its records.
     """
     record_names = {
         f"{top}.item.{middle}.item.{leaf}.item": (top, middle, leaf)

@@ -4,7 +4,7 @@ In:  a parsed document (dicts as orjson returns them).
 Out: rows, rejected records and warnings in a `Sink`.
 
 As the specification requires, ids are hex, 64-bit integers may be texts or numbers, and unknown
-fields are no error: they are stored in the record's attributes as `otlp.unknown.<field>` and
+fields are not an error: they are stored in the record's attributes as `otlp.unknown.<field>` and
 counted. Field names may be lowerCamelCase or those of protobuf.
 """
 
@@ -54,7 +54,7 @@ def parse(document: bytes) -> Any:
     Raises
     ------
     orjson.JSONDecodeError
-        The document is no JSON.
+        The document is not JSON.
     BadInput
         It is nested too deep.
     """
@@ -79,7 +79,7 @@ def read_document(
     Raises
     ------
     BadInput
-        The document is no OTLP, because none of its fields is known; or it has another signal.
+        The document is not OTLP, because none of its fields is known; or it has another signal.
     """
     if not isinstance(document, dict):
         raise BadInput(f"found a JSON {type(document).__name__}, need an OTLP object")
@@ -154,7 +154,7 @@ def _refuse_damage(damage: bytes, holder: Json) -> None:
 def _objects(
     holder: Json, name: str, path: str, signal: str, sink: Sink
 ) -> Iterator[tuple[str, Json]]:
-    """Yield the objects of a list with their paths; reject what is no list or no object."""
+    """Yield the objects of a list with their paths; reject anything else."""
     items = holder.get(name) or []
     if not isinstance(items, list):
         sink.reject(signal, path, f"found a {type(items).__name__}, need a list", items)

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ALIGNMENT = 64
-# One batch that is filled and one that is written, of the largest signal. Four times as much would
-# save 2 % of the CPU and cost 200 MB.
+# Enough for a batch being filled and one being written, of the largest signal. Four times as much
+# would save 2 % of the CPU and cost 200 MB.
 KEPT_BYTES = 128 * 1024 * 1024
-# A block may be so many times larger than requested; larger ones wait for larger requests.
+# A block is reused if it is at most this many times larger than requested.
 LOOSE = 4
 # Sizes are rounded up to it, so that a slightly larger batch fits as well.
 STEP_BYTES = 256 * 1024

@@ -20,10 +20,10 @@ WORD = 8
     SLOTS,  # address: hash table, upper half of the hash and code + 1 in each slot
     SLOT_MASK,
     ENDS,  # address: int32, where each text begins in the arena; the next one is its end
-    TEXT_STAMPS,  # address: int32, the last map in which a text was a key of text
-    NUMBER_STAMPS,  # address: int32, the same for keys of numbers
+    TEXT_STAMPS,  # address: int32, of each text the last map in which it was the key of a text
+    NUMBER_STAMPS,  # address: int32, of each text the last map in which it was the key of a number
     ARENA,  # address: all texts, one after another
-    ITEM_STAMPS,  # address: int32, the same for keys of an event, exemplar or link
+    ITEM_STAMPS,  # address: int32, the same for keys in an event, exemplar or link
     TEXTS,  # the number of texts
     TEXTS_CAPACITY,
     ARENA_CAPACITY,

@@ -27,8 +27,9 @@ _UPPER = -(1 << 32)
 _NO_ASCII = -9187201950435737472  # the upper bit of each of 8 bytes
 # Characters of the longest 64-bit integer, sign included.
 LONGEST_INTEGER = 20
-# A field hardly repeats once it had _NOVEL more new texts than repeated ones, each of which counts
-# _HIT times. When the count would fall below 0, it repeats, for the rest of the batch.
+# A field counts as hardly repeating once it had _NOVEL more new texts than repeated ones, where a
+# repeated text counts _HIT times. If that difference would fall below 0, the field counts as
+# repeating for the rest of the batch.
 _NOVEL, _HIT, _SETTLED = 64, 8, -1
 # One in 16 of its texts is looked up nevertheless, to notice when they begin to repeat.
 _TRIED = 15
