@@ -181,7 +181,7 @@ def _cpu(work: Callable[[], object]) -> float:
 
 
 def _spent() -> float:
-    """Give CPU seconds of this process and its ended children."""
+    """Return the CPU seconds of this process and its ended children."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
 

@@ -1,4 +1,4 @@
-"""The commit-msg hook of .pre-commit-config.yaml: what it refuses."""
+"""The commit-msg hook of .pre-commit-config.yaml refuses bad subjects."""
 
 import shlex
 import subprocess

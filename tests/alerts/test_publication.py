@@ -283,7 +283,7 @@ def publisher(script: str, out: Path, specs: Path, path: str) -> subprocess.Pope
 
 
 def hit(own: subprocess.Popen[str], out: Path, kill: int, moments: random.Random) -> str:
-    """Let a publisher go until a moment to kill it; return what was surely published by then."""
+    """Kill a publisher after some time; return the release that was certainly published."""
     assert own.stdin and own.stdout
     own.stdin.write(f"{1000 * kill}\n")
     own.stdin.flush()
@@ -304,13 +304,13 @@ def test_kill_9_at_random_moments_of_publishing_leaves_a_whole_set_of_one_run(
 ) -> None:
     out, specs = tmp_path / "out", workspace / "specs"
     moments = random.Random(7)
-    # The last ones with promtool (if there is one), so that its time is hit as well.
+    # The last ones run promtool (if installed), so that some are killed while it runs.
     paths = [str(tmp_path)] * (KILLS - 2) + [os.environ["PATH"]] * 2
     following = publisher(PUBLISHER + FOREVER, out, specs, paths[0])
     before, interrupted = "", 0
     for kill in range(KILLS):
         own = following
-        if kill + 1 < KILLS:  # imports while this one is published, killed and looked at
+        if kill + 1 < KILLS:  # imports its modules while this one is killed
             following = publisher(PUBLISHER + FOREVER, out, specs, paths[kill + 1])
         with own:
             try:

@@ -22,7 +22,7 @@ def release(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_promtool(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of something else: promtool takes three seconds."""
+    """Skip promtool in tests that do not need it: it takes three seconds."""
     monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("nothing")))
 
 

@@ -20,7 +20,7 @@ VISITS = 12
 def played(
     tmp_path_factory: pytest.TempPathFactory, server_binary: Callable[[str], Path]
 ) -> Iterator[Path]:
-    """Customers with an order each, one fault, one deployment; then everything is stopped."""
+    """Customers with one order each, one fault, one deployment; then everything is stopped."""
     server_binary("redis-server")
     folder = tmp_path_factory.mktemp("demo")
     lake = folder / "lake"
@@ -50,7 +50,7 @@ def played(
 
 @pytest.fixture(scope="module")
 def complete(played: Path) -> completeness.Completeness:
-    """What became of the customers' requests."""
+    """The results of the customers' requests."""
     seen = pl.read_ndjson(played / "requests.jsonl")
     return completeness.check(played / "lake", seen)
 
@@ -113,7 +113,7 @@ def test_durations_are_right_to_a_millisecond_against_the_clock_of_the_client(
 ) -> None:
     more_ms = complete.more_ms
     assert float(complete.there_ms.min() or 0) > -0.1  # type: ignore[arg-type]
-    assert abs(float(more_ms.quantile(0.1) or 0)) < 1.0  # without what else keeps the machine busy
+    assert abs(float(more_ms.quantile(0.1) or 0)) < 1.0  # without other load on the machine
     assert complete.within(1.0, less_no_core=True) > 0.9
     assert complete.within(1.0) < complete.within(20.0) > 0.9  # none waits for an acknowledgement
 

@@ -1,7 +1,7 @@
 """Build a Collector once, into the user's cache.
 
 In:  builder.yaml or whole.yaml beside this file, Go.
-Out: the path of the program; made anew when the file changes.
+Out: the path of the program; built again when the file changes.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def built(file: Path = MANIFEST) -> Path | None:
 
         skip = ("--skip-get-modules", "--skip-compilation")
         run("run", f"{BUILDER}@{version}", *skip, "--config", "builder.yaml", where=".")
-        # Without the builder's `go mod tidy`, which wants what the modules' own tests need, too.
+        # Without the builder's `go mod tidy`, which also fetches what the modules' tests need.
         if not (Path(folder) / "otelcol-apm" / "go.mod").exists():
             run("mod", "init", "otelcol-apm")
         run("get", *(f"{name}@{at}" for name, at in modules))

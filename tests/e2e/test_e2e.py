@@ -77,7 +77,7 @@ def test_errors_are_kept_whole_and_jaeger_gets_a_copy(tmp_path: Path, program: P
     request, draw = otlp_requests.traces(TRACES), random.Random(7)
     for number, span in enumerate(request.resource_spans[0].scope_spans[0].spans):
         span.status.code = 2 if number % 4 == 0 else 0
-        span.trace_id = draw.randbytes(16)  # its last bytes say whether it is among the tenth
+        span.trace_id = draw.randbytes(16)  # its last bytes decide whether it is sampled
     config = prepared(tmp_path, sampling=True)
     with (
         running(Config(lake)) as receiver,
@@ -135,7 +135,7 @@ def environment(receiver: str, token: str, port: int, jaeger: int = 9) -> dict[s
 def collecting(
     config: Path, program: Path, receiver: Receiver, token: str, *, jaeger: int = 9
 ) -> Iterator[int]:
-    """Run the Collector in front of a receiver, with Jaeger on a port; gives its gRPC port."""
+    """Run the Collector in front of a receiver, with Jaeger on a port; yield its gRPC port."""
     port = free_port()
     own = environment(f"127.0.0.1:{receiver.grpc_port}", token, port, jaeger)
     with config.with_suffix(".log").open("wb") as log:

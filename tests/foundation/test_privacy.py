@@ -1,4 +1,4 @@
-"""Privacy rules: what must go goes, what must stay stays, and a bad file names its line."""
+"""Privacy rules remove personal data and nothing else; errors in the file name its line."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A training can be traced to its code, data and params."""
+"""A training run can be traced to its code, data and params."""
 
 import re
 import subprocess

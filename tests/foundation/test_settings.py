@@ -1,4 +1,4 @@
-"""params.yaml, and a file with what differs from it."""
+"""params.yaml, and a file that overrides some of it."""
 
 from pathlib import Path
 

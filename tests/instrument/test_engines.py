@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Redis: one span a query, whichever way it goes, and no data in it."""
+"""Real PostgreSQL and Redis: one span per query, whatever API makes it, without its data."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A watched service stays itself: whatever the receiver does, and without its secrets leaving."""
+"""A watched service works as before whatever the receiver does, and leaks no secrets."""
 
 import statistics
 import subprocess
@@ -26,7 +26,7 @@ PLANTED = ("hunter2", "anna@example.com", "4111111111111111", JWT[-20:], "dXNlcj
 
 
 def burst(client: httpx.Client, requests: int) -> list[float]:
-    """Make requests by four clients at once; give the latencies in seconds."""
+    """Make requests by four clients at once; return the latencies in seconds."""
 
     def one(number: int) -> float:
         started = time.perf_counter()
@@ -46,7 +46,7 @@ def test_whatever_the_receiver_does_the_service_answers_as_ever() -> None:
         def stays_itself() -> None:
             latencies = burst(client, 150)
             assert statistics.median(latencies) < 4 * usual + 0.05
-            assert max(latencies) < 5.0  # an export that is waited for takes 10 s
+            assert max(latencies) < 5.0  # waiting for an export would take 10 s
 
         for mode in ("slow", "refusing", "rubbish"):
             sink.mode = mode
@@ -108,7 +108,7 @@ def test_secrets_and_personal_data_never_leave_the_process(tmp_path: Path) -> No
             for path, body in sink.requests:
                 assert planted.encode() not in body, (planted, path)
         sink.write(tmp_path / "captured.jsonl")
-    # It was there to be found: what is not secret has arrived.
+    # Everything that is not secret has arrived, so the check above searched real telemetry.
     spans = {span.name: attributes(span) for span in sink.spans()}
     assert spans["GET /users/{id}/messages"]["graph.resource"] == "/users/{id}/messages"
     assert str(spans["GET /products/{product}"]["user.id"]).startswith("hash:")

@@ -23,7 +23,7 @@ assert pipeline.flush(20)
 
 
 def run(**settings: str) -> str:
-    """Run a watched program; give its standard output."""
+    """Run a watched program; return its standard output."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("APM_", "OTEL_"))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],

@@ -1,4 +1,4 @@
-"""What is kept, and with which weight: sampler, local traces, remote settings, environment."""
+"""Sampling: which traces are kept and with which weight; remote settings; the environment."""
 
 import json
 import logging

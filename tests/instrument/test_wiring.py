@@ -1,4 +1,4 @@
-"""A real uvicorn service, watched: what leaves it, what its users see, what its logs say."""
+"""A real uvicorn service, watched: its telemetry, its responses, its logs."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Questions to the lake get answers in the form asked for, or an error that helps."""
+"""Queries return their result in the requested format, or an error that says what to do."""
 
 import io
 import json

@@ -36,7 +36,7 @@ SET = (
 
 # A run takes a minute with all notebooks; tests/notebooks runs those.
 NOTEBOOKS = ("00_start_here", "20_baselines", "22_backtest_alerts", "50_publish_thresholds")
-# Enough of them where a run is to be refused or killed: one that explores, one that publishes.
+# Two notebooks suffice for runs that are refused or killed: one explores, one publishes.
 FEW = ("00_start_here", "50_publish_thresholds")
 
 
@@ -199,7 +199,7 @@ def test_bad_data_keeps_what_was_published_and_says_so(
     assert ledger.list_runs(out)["status"].to_list() == ["failed", "ok"]
 
 
-# Kills the run, children too, in the very moment its finished release is about to take its name.
+# Kills the run and its children just before its finished release is renamed.
 DIE_AT_RELEASE = """
 import os, runpy, signal, sys
 def watch(event, args):
@@ -239,7 +239,7 @@ def test_a_run_killed_at_any_moment_leaves_the_published_set_whole(
     )
     if moment == "half-way":
         limit = time.monotonic() + 240
-        # Removed and written anew: between the two it may be missing.
+        # It is removed and then written again, so it may be missing in between.
         while not (features.exists() and features.stat().st_mtime_ns > learned):
             assert job.poll() is None and time.monotonic() < limit, "it never wrote its features"
             time.sleep(0.01)

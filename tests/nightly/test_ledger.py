@@ -1,4 +1,4 @@
-"""The ledger says how every run went, also of one that was killed."""
+"""The ledger records the outcome of every run, including killed ones."""
 
 import json
 import subprocess

@@ -33,7 +33,7 @@ def test_an_executed_notebook_gives_back_the_numbers_it_recorded(tmp_path: Path)
 
 
 def test_a_notebook_runs_in_the_python_that_asked_for_it(tmp_path: Path) -> None:
-    """Even where the user's own Jupyter calls another Python `python3`."""
+    """Even where the kernel `python3` of the user's Jupyter is another Python."""
     other = tmp_path / "jupyter" / "kernels" / "python3"
     other.mkdir(parents=True)
     (other / "kernel.json").write_text(
@@ -92,7 +92,7 @@ def test_what_is_no_notebook_is_named(tmp_path: Path) -> None:
 
 
 def test_a_failed_notebook_stops_only_those_that_come_after_it(tmp_path: Path) -> None:
-    folder = tmp_path / "note{book}s"  # papermill fills braces in, we do not
+    folder = tmp_path / "note{book}s"  # papermill would fill in the braces, we keep them
     small_notebooks.write(folder, "10_fails", ["raise ValueError('no luck')"])
     small_notebooks.write(folder, "20_after", ["1"])
     small_notebooks.write(folder, "30_later", ["1"])

@@ -1,4 +1,4 @@
-"""The clock runs the job at its time, once, and catches a missed run up once."""
+"""The schedule runs the job once at its time, and makes up for missed runs once."""
 
 import configparser
 import signal
@@ -128,7 +128,7 @@ def test_systemd_accepts_the_units(
     analyze = server_binary("systemd-analyze")
     units = []
     for file in sorted((workspace / "deploy/systemd").glob("apm-*.[st]*")):
-        # systemd asks for the program itself, and this checkout is not in /opt.
+        # systemd checks that the program exists, and this checkout is not in /opt.
         text = file.read_text().replace("/opt/apm-analytics/.venv/bin/apm", sys.executable)
         units.append(tmp_path / file.name)
         units[-1].write_text(text)

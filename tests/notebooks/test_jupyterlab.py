@@ -30,7 +30,7 @@ def test_start_here_runs_in_jupyterlab_and_shows_its_chart(
         browser.page(chromium, viewport={"width": 1400, "height": 1000}) as page,
     ):
         page.goto(f"{address}/lab/tree/{NOTEBOOK}?reset", timeout=LONG_MS)
-        # Run All before the kernel is there asks a question instead of running.
+        # Without a started kernel, Run All opens a dialog instead of running.
         page.get_by_text("| Idle").wait_for(timeout=LONG_MS)
         page.get_by_text("Run", exact=True).first.click()
         page.get_by_text("Run All Cells", exact=True).click()
@@ -52,7 +52,7 @@ def test_start_here_runs_in_jupyterlab_and_shows_its_chart(
 
 @contextmanager
 def jupyterlab(workspace: Path, settings: Path) -> Iterator[str]:
-    """Run JupyterLab on a free loopback port, with settings and state of its own."""
+    """Run JupyterLab on a free loopback port, with separate settings and state."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

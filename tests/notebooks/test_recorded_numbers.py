@@ -52,7 +52,7 @@ EXPECTED: dict[str, dict[str, Callable[[Any], bool]]] = {
         "learned": lambda learned: 80 < learned <= 112,
         "fired": lambda fired: fired >= 10,
     },
-    # The payment provider is slow at the end, and with it whatever calls it.
+    # The payment provider is slow at the end, and so is everything that calls it.
     "23_prophet_single_series": {
         "reason": lambda reason: reason == "",
         "difference": lambda difference: 0 < difference < 0.02,

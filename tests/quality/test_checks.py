@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Telemetry:
-    """Rows of a small shop, one list a table, before a defect and the lake see them."""
+    """Rows of a small shop, one list per table; tests plant a defect before they import them."""
 
     spans: list[Row] = field(default_factory=list)
     metric_points: list[Row] = field(default_factory=list)
@@ -44,11 +44,11 @@ class Telemetry:
     logs: list[Row] = field(default_factory=list)
 
     def leaves(self) -> list[Row]:
-        """Give the spans that are nobody's parent."""
+        """Return the spans without children."""
         return [span for span in self.spans if span["name"] == "SELECT"]
 
     def roots(self) -> list[Row]:
-        """Give the spans without a parent."""
+        """Return the spans without a parent."""
         return [span for span in self.spans if span["parent_span_id"] is None]
 
     def save(self, lake: Path, *tables: str) -> Path:
@@ -65,7 +65,7 @@ class Telemetry:
 
 
 def shop() -> Telemetry:
-    """Six hours with one trace a minute: a page, three calls below it, a query below each."""
+    """Six hours with one trace per minute: a page, three calls below it, a query below each."""
     made = Telemetry()
     for minute in range(HOURS * 60):
         start = MONDAY_NS + minute * 60 * NS_PER_S

@@ -1,4 +1,4 @@
-"""Numbers that notebooks record, and the folders they find."""
+"""Numbers that notebooks record, and the folders that they locate."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`signals.saturation`: resources are found by the names of gauges, and forests use them."""
+"""`signals.saturation`: resources are recognised by the names of gauges, and forests use them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The simulated shop: what it writes parses, is what the truth file says, and holds together."""
+"""The simulated shop: its files parse, agree with the truth file and are consistent."""
 
 import io
 import json
@@ -546,7 +546,7 @@ def test_an_error_burst_fails_exactly_its_operations(
     }
     stated = {(row["service_name"], row["operation"]): row for row in incident["operations"]}
     assert {key for key, row in stated.items() if "error_ratio" in row["signals"]} == failing
-    # What comes after the charge is then not called.
+    # The calls after the charge are then not made.
     assert {key for key, row in stated.items() if "rate" in row["signals"]} == {
         ("cart", "DELETE /carts/{id}"),
         ("inventory", "process orders"),

@@ -1,4 +1,4 @@
-"""Bounds and provenance as training writes them, for the tests of what comes after it."""
+"""Bounds and provenance as training writes them, for tests of the later stages."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ def make_bounds(
 def make_provenance(
     run_id: str = "20261123T020000Z-4f2a", trained_at: datetime | None = None
 ) -> Provenance:
-    """Where such bounds come from; trained this minute unless told."""
+    """Provenance of such bounds; trained now by default."""
     return Provenance(
         run_id=run_id,
         git_commit="0123abc-dirty",

@@ -14,7 +14,7 @@ def hours(count: int, first: int = 0) -> Any:
 
 
 def fleet(seed: int, rows: int = 8, count: int = N) -> Any:
-    """Seasons, a bend in the trend and noise, each of another size."""
+    """Series with seasons, a bend in the trend and noise, of different sizes."""
     draw = np.random.default_rng(seed)
     t = np.arange(count) / 24
     day = np.sin(2 * np.pi * t) * draw.uniform(0.2, 3, (rows, 1))

@@ -1,4 +1,4 @@
-"""Fuzz the scanner with mutated requests: it agrees with the protobuf library or leaves them to it.
+"""Fuzz the scanner with mutated requests: what it takes, it decodes as the library does.
 
 In:  --requests, --seed; --guarded puts a protected page next to every buffer.
 Out: the number of compared requests; exit code 1 with the request that differs.

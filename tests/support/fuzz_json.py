@@ -68,7 +68,7 @@ def drawn(draw: random.Random, signal: str, count: int) -> list[bytes]:
 
 
 def spoilt(draw: random.Random, document: bytes, other: bytes) -> bytes:
-    """Insert a piece where none belongs, or damage a byte."""
+    """Insert a piece at a random place, or damage a byte."""
     if draw.random() < 0.3:
         return mutated(draw, document, other)
     at = draw.randrange(len(document))

@@ -1,4 +1,4 @@
-"""A receiver of OTLP over HTTP that remembers, or misbehaves as told.
+"""A receiver of OTLP over HTTP that records requests, or misbehaves on command.
 
 In:  a mode: ok, slow, refusing, rubbish, hanging.
 Out: every request as it came, decoded when asked.
@@ -136,7 +136,7 @@ def otlp_sink() -> Iterator[Sink]:
             self.wfile.write(answer)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Write no log line."""
 
         def handle(self) -> None:
             connections.add(self.connection)

@@ -1,7 +1,7 @@
 """Run the watched shop, and hosts that it calls.
 
 In:  a sink of OTLP, settings.
-Out: a client of the running shop, and afterwards what it wrote.
+Out: a client of the running shop, and afterwards its output.
 """
 
 import json
@@ -38,7 +38,7 @@ QUICK = {
 def shop(
     sink: Sink | None, *, launcher: tuple[str, ...] = PYTHON, **settings: str
 ) -> Iterator[httpx.Client]:
-    """Run the service; give a client of it. Its output is in `client.params["output"]`."""
+    """Run the service; yield a client of it. Its output is in `client.params["output"]`."""
     port = free_port()
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("APM_", "OTEL_"))}
     environ |= QUICK | settings

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 WORKSPACE = Path(__file__).resolve().parents[2]
-# What decides the content: the makers themselves, and what they call down to the gate.
+# Code that decides the content: the makers, and the rooms up to the gate that they call.
 CODE = (
     "apm_analytics/*/**/*.py",
     "apm_analytics/lake/sql/**/*.sql",
@@ -25,7 +25,7 @@ CODE = (
     "params.yaml",
     "specs/*.yaml",
 )
-# Rooms above the gate: nothing that is shared here comes from them.
+# Rooms above the gate, which make nothing that is shared here.
 ABOVE = {"business", "cli", "nightly", "report", "slo", "transactions", "serve", "instrument"}
 KEPT_S = 86_400.0  # folders of older code are removed after a day
 

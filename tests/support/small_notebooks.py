@@ -1,4 +1,4 @@
-"""Small notebooks and pipelines, for tests of what runs them."""
+"""Small notebooks and pipelines, for tests of the code that runs them."""
 
 import textwrap
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ RUN_ID = "20260304T000500Z-00aa"
 
 @dataclass(frozen=True)
 class SmallRun:
-    """Where everything lies."""
+    """The folders of the run."""
 
     workspace: Path
     lake: Path

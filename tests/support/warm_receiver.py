@@ -24,7 +24,7 @@ from apm_analytics.ingest.decode import otlp, requests
 from apm_analytics.ingest.receiver import Config, Receiver
 from apm_analytics.ingest.redaction.requests import Redactor
 
-# What is compiled or loaded at the first use is ready before the first fork.
+# Compile and load everything before the first fork.
 requests.warm_up()
 otlp.decode_requests("traces", [otlp_requests.traces().SerializeToString()])
 RULES = load_rules(Path(__file__).resolve().parents[2] / "specs" / "privacy.yaml", salt="tests")

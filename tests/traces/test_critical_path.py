@@ -138,7 +138,7 @@ def test_the_slowest_step_is_the_one_that_holds_up_the_root(tmp_path: Path) -> N
         [
             ("A", None, 0, 100, "shop", "GET /"),
             ("B", "A", 5, 70, "stock", "GET /stock"),
-            ("C", "A", 10, 20, "cart", "GET /cart"),  # beside B: nobody waits for it
+            ("C", "A", 10, 20, "cart", "GET /cart"),  # parallel to B, which takes longer
             ("D", "B", 10, 60, "stock", "SELECT"),
         ],
     )

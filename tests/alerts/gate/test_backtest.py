@@ -1,4 +1,4 @@
-"""How often would this have fired? For our alerts, and for rules of others that can be replayed."""
+"""How often would this have fired? For our alerts, and for other rules that can be replayed."""
 
 import json
 from datetime import datetime, timedelta
@@ -164,7 +164,7 @@ def test_a_learned_alert_is_replayed_on_days_that_did_not_teach_it(
     lake: Path, held: Settings
 ) -> None:
     found = backtest.run(lake, "ApmErrorRatioAboveBaseline", held, NOTHING, since=START)
-    # Of two days the first teaches, the second is replayed.
+    # Of two days, the first is trained on and the second is replayed.
     assert found.since == pytest.approx(START + timedelta(days=1), abs=timedelta(minutes=10))
     fired = found.fired.select("service_name", "operation").unique().rows()
     assert set(fired) == {small_run.SLOW, ("payment", "POST /charge")}

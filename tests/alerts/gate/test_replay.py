@@ -195,7 +195,7 @@ def run(
     inputs: list[dict[str, str]],
     predicted: dict[int, set[str]],
 ) -> str:
-    """Let Prometheus evaluate the rules; say where it disagrees with what was predicted."""
+    """Let Prometheus evaluate the rules; return where it disagrees with the prediction."""
     checks: list[dict[str, Any]] = [
         {
             "expr": 'ALERTS{alertstate="firing", alertname!="ApmBaselineStale"}',

@@ -198,7 +198,7 @@ def has(count: int) -> Callable[[list[Any]], bool]:
 
 
 def publish(out: Path, run_id: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Publish thresholds of odd and plain operations; promtool is another test's."""
+    """Publish thresholds of odd and plain operations, without promtool, which other tests run."""
     release = publication.begin(out, run_id)
     bounds = make_bounds([*ODD, ("cart", "GET /")])
     frame = thresholds.thresholds(bounds, make_provenance(run_id))
@@ -210,7 +210,7 @@ def publish(out: Path, run_id: str, workspace: Path, monkeypatch: pytest.MonkeyP
 
 
 def check_this_hour(port: int, prometheus_folder: Path) -> None:
-    """`apm:baseline_*:current` of every series is the value of the hour that it is."""
+    """`apm:baseline_*:current` of every series is the value of the current hour."""
     frame = pl.read_parquet(prometheus_folder.parent / "thresholds.parquet")
     for bound in ("upper", "lower"):
         rows = frame.filter(pl.col("bound") == bound)

@@ -133,7 +133,7 @@ def test_the_generated_tests_notice_a_wrong_rule(
     folder = write(tmp_path, workspace / "specs", params)
     file = folder / "rules" / "apm_thresholds.yml"
     assert correct in file.read_text()
-    # Only the test that should notice, or this would take a minute.
+    # Only the test that should fail: all of them would take a minute.
     noticing = folder / "tests" / "noticing_test.yml"
     for generated in folder.glob("tests/apm_*_test.yml"):
         document = yaml.safe_load(generated.read_text())

@@ -19,7 +19,7 @@ SEEDS = range(6)
 
 
 def _daily(seed: int, days: float = 21, *, weekend: float = 0.0) -> tuple[Floats, Floats]:
-    """A daily wave with noise that remembers; a deviation of the noise is 2."""
+    """A daily wave with autocorrelated noise of standard deviation 2."""
     rng = np.random.default_rng(seed)
     times = 1_700_006_400.0 + np.arange(int(days * PER_DAY)) * EVERY_S
     noise = np.zeros(times.size)
@@ -138,7 +138,7 @@ def test_scores_ignore_the_unit(factor: float, shift: float) -> None:
     values[3_000] += 30.0
     plain = SeriesDetector(PARAMS).score(times, values).score
     scaled = SeriesDetector(PARAMS).score(times, factor * values + shift).score
-    # Bins of 5 % begin elsewhere: while a tail is a handful of points, that shows.
+    # Bins of 5 % begin elsewhere, which matters while a tail is a handful of points.
     settled = slice(2 * PER_DAY, None)
     np.testing.assert_allclose(scaled[settled], plain[settled], rtol=0.1, atol=0.05)
 
@@ -204,7 +204,7 @@ def test_the_kind_of_a_change_is_told(seed: int, kind: str) -> None:
     found = SeriesDetector(PARAMS).score(times, values)
     episodes = [one for one in found.episodes() if one.end > at]
     if kind == "trend change":
-        # At first it may look like a step: it is told where it has lasted.
+        # At first it may look like a step, so its kind is checked once it has lasted.
         begun = [one for one in episodes if one.start - at <= 300]
         assert begun and begun[-1].kind == kind
     else:

@@ -11,7 +11,7 @@ WINDOW_S = 300
 
 
 def scores(series: dict[tuple[str, str], list[float | None]]) -> pl.DataFrame:
-    """One row a window; a score above 1 has a value above its upper bound."""
+    """One row per window; a score above 1 has a value above its upper bound."""
     return pl.DataFrame(
         [
             {

@@ -133,7 +133,8 @@ def test_operations_that_are_new_or_gone_are_listed() -> None:
 
 
 def _lake(folder: Path) -> Path:
-    """Three days: a version, two errors of a known operation and a new operation's are new."""
+    """Three days; new on the last: a version, two errors of a known operation, and those of a new
+    one."""
     spans = [
         # hour, operation, version, failed, error type, message
         (0, "GET /", "1.0", False, None, None),

@@ -18,7 +18,8 @@ Changes = dict[str, list[tuple[int, int, float]]]
 
 
 def _frames(changes: Changes) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Scores and bounds: busy (value 2 of 1 to 3) from 08:00 to 20:00, quiet (0.5 of 0 to 1) else.
+    """Scores and bounds: busy (value 2 of 1 to 3) from 08:00 to 20:00, quiet (0.5 of 0 to 1)
+    otherwise.
 
     changes : signal -> windows [start, end) and what is added to the value there.
     """

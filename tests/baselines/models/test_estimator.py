@@ -1,4 +1,5 @@
-"""The contract of every estimator: shapes, missing values, odd series, order, its table."""
+"""The contract of every estimator: shapes, missing values, odd series, order, table of
+parameters."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Bounds hold the share of quiet windows that was asked for, whatever the noise looks like."""
+"""Bounds hold the requested share of quiet windows, whatever the noise looks like."""
 
 import numpy as np
 import pytest

@@ -103,7 +103,7 @@ def test_a_gap_stays_a_gap_and_is_said(params: BaselineParams) -> None:
     hole = (_days(frame) > 9.25) & (_days(frame) < 10.75)
     lost = _train(frame.filter(~hole), params)
     assert _said(lost)["mended"].startswith("gap: 35.9 h without any record from 2026-03-11")
-    # An exporter that stood still looks like no requests: no zero is learned from it either.
+    # A stopped exporter looks like no requests: its zeros are not learned either.
     zero = _silent(frame, hole)
     still = _train(zero, params)
     assert _said(still, "rate")["mended"].startswith("gap: 35.9 h")

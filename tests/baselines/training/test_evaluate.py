@@ -1,4 +1,4 @@
-"""Held-out days are not seen, and say so in numbers and words."""
+"""Held-out days are not trained on, and the metrics and the note show it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Masks: which windows must not teach, and that an incident then moves no bound."""
+"""Masks: which windows are not trained on, and that an incident then moves no bound."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from apm_analytics.signals import calendar
 from apm_analytics.signals.calendar import Affected, Calendar, Entry, Kind
 
 WINDOW_S = 300.0
-MOVED = 0.05  # of the bound: less than what the next night moves it anyway
+MOVED = 0.05  # share of the bound, less than one more night of history moves it
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_an_incident_in_the_training_window_does_not_move_the_bounds(
     quiet = features(15, seed=seed)
     troubled = features(15, seed=seed, change=during(9.5, 3, latency_s=slower, errors=10.0))
     first: datetime = quiet["time"].min()  # type: ignore[assignment]
-    # Without a label the training has to see for itself what was no usual day.
+    # Without a label, training has to detect the unusual day by itself.
     held = entry("incident", first + timedelta(days=9.5), 3) if labelled else Calendar()
     learned = [
         train(

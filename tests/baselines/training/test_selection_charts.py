@@ -1,4 +1,4 @@
-"""What the backtest said becomes charts and tables, also where there was none."""
+"""Results of the backtest become charts and tables, also without a backtest."""
 
 import polars as pl
 import pytest

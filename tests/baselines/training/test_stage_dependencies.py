@@ -55,7 +55,7 @@ def imports_of(nodes: list[ast.stmt], known: set[str]) -> Iterator[str]:
 def imported(stage: str, graph: grimp.ImportGraph) -> set[str]:
     """Return everything that the script of a stage imports, directly or not.
 
-    Of the module that all stages share only the function of this stage counts.
+    In the module that all stages share, only the function of this stage counts.
     """
     script = ast.parse((ROOT / "pipelines" / f"{stage}.py").read_text())
     direct = set(imports_of(script.body, graph.modules))

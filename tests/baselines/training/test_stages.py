@@ -223,7 +223,7 @@ def test_dvc_runs_only_what_changed_and_compares_experiments(checkout: Path) -> 
     assert not first.git_commit.endswith("-dirty")
     features = (checkout / "data" / "derived" / "features.parquet").stat()
 
-    # The lock of the last run, for what is run by hand.
+    # The lock of the last run, so that `dvc` by hand continues from it.
     shutil.copy(checkout / "data" / "derived" / "dvc.lock", checkout / "dvc.lock")
     _dvc(checkout, "exp", "run", "-q", "-n", "narrow", "-S", "baselines.robust_deviations=2.0")
     assert read_run(checkout / "models") != first

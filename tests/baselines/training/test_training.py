@@ -82,7 +82,7 @@ def test_the_planted_incident_is_found_by_signals_and_forest_and_little_else(
 def test_a_score_is_above_one_exactly_where_a_value_is_outside_its_bounds(shop: Trained) -> None:
     scores = shop.scores.filter(pl.col("value").is_not_null())
     outside = (pl.col("value") > pl.col("upper")) | (pl.col("value") < pl.col("lower"))
-    # On the bound itself rounding decides.
+    # Exactly on the bound, rounding decides.
     clear = (pl.col("score") - 1).abs() > 1e-9
     assert scores.filter(clear, outside != (pl.col("score") > 1)).is_empty()
     assert shop.scores.filter(pl.col("value").is_nan()).is_empty()

@@ -59,7 +59,7 @@ def test_groups_give_back_what_they_held_wherever_they_end_in_a_block(writer: Jo
 def test_a_disk_of_larger_blocks_is_written_through_the_page_cache(
     writer: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The disk refuses blocks of 1,000 bytes as it would ours, were its own larger.
+    # The disk refuses blocks of 1,000 bytes, as a disk with larger blocks would refuse ours.
     monkeypatch.setattr(blockfile, "BLOCK", 1000)
     monkeypatch.setattr(journal, "BLOCK", 1000)
     sent = [Entry("logs", bytes([number]) * 1500) for number in range(1, 5)]

@@ -1,4 +1,4 @@
-"""Compaction makes few parts of many, and nobody ever sees a row twice or never."""
+"""Compaction merges many parts into few; readers see every row exactly once at any time."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def times_s(lake: Path) -> list[float]:
 
 
 def fill(lake: Path, count: int, *, rows: int = 3, start_s: float = 0.0) -> list[float]:
-    """Append small parts in shuffled order; gives the times of their rows."""
+    """Append small parts in shuffled order; return the times of their rows."""
     order = list(range(count))
     random.Random(7).shuffle(order)
     for number in order:
@@ -345,7 +345,7 @@ def test_readers_always_see_every_row_once_while_compactors_are_killed(tmp_path:
         assert one.stdout and one.stdout.readline() == "ready\n"
     with snapshots.kept_open(lake):
         for number in range(1_000, 1_060):
-            # The first dies in the middle of the writing, the other works on and dies at its end.
+            # The first is killed while it writes; the other continues and is killed at its end.
             if number == 1_030:
                 killed[0].send_signal(signal.SIGKILL)
             snapshots.append(lake, {"spans": spans([number, number + 0.5])})

@@ -1,4 +1,4 @@
-"""Maintenance, killed before each of its steps: nothing is half done, a next run completes it.
+"""Maintenance, killed before each of its steps: nothing is half done, the next run completes it.
 
 A step is what changes the disk: a file that is opened to be written, renamed or removed, a commit
 of the manifest. The process dies in the moment before it, as by kill -9.
@@ -45,7 +45,7 @@ def erase(lake: Path) -> None:
     erasure.erase(lake, ANNA, now_s=NOW_S)
 
 
-# With the tables that it has something to do in.
+# Each with the tables that it changes.
 COMMANDS: dict[str, tuple[Callable[[Path], None], list[tuple[str, ...]]]] = {
     "compact": (compact, [("spans",), ("spans",)]),
     "retain": (keep, [("logs", "metric_points")]),
@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[Callable[[Path], None], list[tuple[str, ...]]]] = {
 
 
 def fill(lake: Path, several: Sequence[Sequence[str]]) -> None:
-    """Snapshots with some tables, and dead letters; of two people and two services."""
+    """Write snapshots of some tables, and dead letters, with two people and two services."""
     for number, tables in enumerate(several):
         times = [MONDAY_NS + (2 * row + number) * 10**9 for row in range(4)]
         spans = {"duration_ns": [1] * 4, "trace_id": list("abcd"), "span_id": list("abcd")}
@@ -76,7 +76,7 @@ def fill(lake: Path, several: Sequence[Sequence[str]]) -> None:
 
 
 def rows(lake: Path) -> dict[str, list[str]]:
-    """All that a reader is told, in an order that no merging changes."""
+    """All rows that a reader sees, in an order that merging does not change."""
     with open_manifest(lake) as con:
         live = live_parts(con)
     found: dict[str, list[str]] = {name: [] for name in TABLES}
@@ -109,7 +109,7 @@ def killed_before(step: int, lake: Path, run: Callable[[Path], None]) -> bool:
     try:
         sys.addaudithook(watch)
         connect = sqlite3.connect
-        # SQLite tells of its statements alone; what was not committed was never there.
+        # SQLite reports its statements only; anything not committed has no effect.
         sqlite3.connect = lambda *given, **more: traced(connect(*given, **more), watch, lake)  # type: ignore[assignment,misc]
         run(lake)
         failed = 0
@@ -127,7 +127,7 @@ def traced(con: sqlite3.Connection, watch: Callable[..., None], lake: Path) -> s
 
 
 def crashes(whole: Path, folder: Path, run: Callable[[Path], None]) -> Iterator[Path]:
-    """Give a lake after each crash of a command that changes it."""
+    """Yield the lake after each crash of a command that changes it."""
     step = 0
     while True:
         lake = folder / str(step)
@@ -141,7 +141,7 @@ def crashes(whole: Path, folder: Path, run: Callable[[Path], None]) -> Iterator[
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forked child has one thread: it would wait for ever for what others do."""
+    """Use one thread: a forked child has no other, and would wait for them for ever."""
     connect = query.duckdb.connect
     monkeypatch.setattr(query.duckdb, "connect", lambda: connect(config={"threads": 1}))
 
@@ -159,7 +159,7 @@ def test_killed_before_any_step_a_next_run_completes_it(tmp_path: Path, command:
     for lake in crashes(whole, tmp_path, run):
         died += 1
         for name, found in rows(lake).items():
-            # Part by part it goes; each part is as it was or as it will be.
+            # Parts are replaced one by one; each is as before or as afterwards.
             alike = [one for one in found if one not in before[name] and one not in after[name]]
             assert not alike, (died, name, alike)
             assert len(found) >= min(len(before[name]), len(after[name]))

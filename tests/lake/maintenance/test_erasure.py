@@ -231,10 +231,10 @@ def test_where_others_mention_the_person_the_id_is_masked(tmp_path: Path) -> Non
     assert first["resource_attributes"] == {"owner": "<[erased]>"}
     assert first["events"][0]["name"] == "mail to [erased]"
     assert first["events"][0]["attributes"] == {"to": "[erased]"}
-    # Who is called like a service or a trace does not rename it.
+    # An id that equals the name of a service or a trace does not rename it.
     assert first["service_name"] == first["links"][0]["trace_id"] == user
     assert first["links"][0]["attributes"] == {"a": "[erased]"}
-    # Another word that holds the id is another word; a dot ends one.
+    # A longer word that contains the id is not masked; a dot ends a word.
     assert second["name"] == f"GET /users/x{user}"
     assert second["events"][0]["name"] == "[erased].uk"
     again = receipt_of(tmp_path, user)

@@ -1,4 +1,4 @@
-"""Old telemetry goes; old metric points get coarser, and what is asked of them stays right."""
+"""Old telemetry is removed; old metric points are rolled up, and queries on them stay correct."""
 
 import time
 from itertools import pairwise
@@ -301,7 +301,7 @@ def test_a_large_part_is_rolled_up_some_minutes_at_a_time(
             "sum": {"temporality": "delta", "monotonic": True},
             "count": {"temporality": "cumulative", "monotonic": True},
         }.items():
-            values = [float(number % 37) for number in range(100)]  # also a count that is reset
+            values = [float(number % 37) for number in range(100)]  # also for a counter reset
             of = "gauge" if kind == "gauge" else "sum"
             own = {"kind": of, "service_name": kind, **columns}
             points(lake, "metric_points", at, value=values, **own)

@@ -1,4 +1,4 @@
-"""`verify` finds what is missing, damaged or stray, and nothing in a sound lake."""
+"""`verify` finds missing, damaged and stray files, and nothing in a sound lake."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What the lake's own Parquet writer writes, pyarrow and DuckDB read back value by value."""
+"""pyarrow and DuckDB read back, value by value, what our Parquet writer writes."""
 
 import io
 from collections.abc import Iterator
@@ -178,7 +178,7 @@ def test_integers_that_are_far_apart_are_kept_plainly() -> None:
 
 @pytest.fixture(scope="module")
 def _loops() -> Iterator[None]:
-    """Have the compiled loops for a test, and not for those after it."""
+    """Load the compiled loops for one test only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loops, "_loaded", None)
         loops.load()
