@@ -1,4 +1,4 @@
-"""Baselines of a fleet beside Prophet and statsforecast: CPU a series, wall and memory of a night.
+"""Baselines of a fleet beside Prophet and statsforecast: CPU, wall time and memory.
 
 In:  --series, --peers, --night.
 Out: two tables on standard output.
@@ -6,7 +6,7 @@ Out: two tables on standard output.
 First the fit alone: `fit_batch` on all series, the peers on a few of the same series, CPU seconds
 of this process and its children. Then a whole night: series of 28 days at 5 minutes are checked,
 masked, back-tested with all candidates, fitted, and their bounds for 168 hours written. Series are
-drawn as the night goes on, as they would be read; drawing counts for the wall, not for the CPU.
+drawn during the run, when they would be read; drawing counts as wall time, not as CPU.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def _fits(points: int, step_s: int, series: int, peers: int) -> None:
         ours += _cpu(lambda values=values: prophet.fit_batch(times, values))  # type: ignore[misc]
     each = ours / series
     values = _draw(times, peers, seed=0)
-    print(f"\n{points} points, {series} series (peers: {peers}), CPU ms a series")
+    print(f"\n{points} points, {series} series (peers: {peers}), CPU ms per series")
     print(f"{'fit_batch':24}{1e3 * each:12.4f}")
     for name, fit in _peers(times, points).items():
         fit(values[0])  # imports and compiles
@@ -126,7 +126,7 @@ def _night(series: int) -> None:
         f"\na night: {operations * len(SIGNALS)} series of {times.size} points, {workers} threads"
     )
     print(f"{'wall':24}{wall:12.1f} s (with {drawing:.1f} s of drawing)")
-    print(f"{'CPU':24}{cpu:12.1f} s, {1e3 * cpu / operations / len(SIGNALS):.1f} ms a series")
+    print(f"{'CPU':24}{cpu:12.1f} s, {1e3 * cpu / operations / len(SIGNALS):.1f} ms per series")
     print(f"{'peak memory':24}{peak:12.2f} GiB")
     print(f"{'written':24}{size / 1e6:12.1f} MB, {rows} bounds")
     print("won: " + ", ".join(f"{model} {count}" for model, count in sorted(won.iter_rows())))

@@ -24,7 +24,7 @@ from apm_analytics.simulate.business import Related
 
 START = datetime(2026, 1, 4)
 MAX_LAG = 6
-WEEK = 7 * business.WINDOWS_A_DAY
+WEEK = 7 * business.WINDOWS_PER_DAY
 
 
 @dataclass

@@ -3,7 +3,7 @@
 In:  generated requests of 1,000 records: spans of 12 attributes, log records, metric points.
 Out: a table on standard output; the protobuf library and OTLP JSON beside the scanner.
 
-`a call` is how many requests are decoded into one set of tables: a receiver flushes several.
+`a call` is the number of requests decoded into one set of tables: a receiver flushes several.
 """
 
 import random

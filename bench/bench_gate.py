@@ -124,7 +124,7 @@ def shop(
 def weeks(
     features: pl.DataFrame, held: Settings
 ) -> Iterator[tuple[datetime, datetime, pl.DataFrame]]:
-    """Yield per week the firings of every candidate and of what the gate had put in force."""
+    """Yield per week the firings of every candidate and of those that the gate had put in force."""
     params, specs = held.params, signal_specs.load(held.workspace / "specs")
     trained: dict[object, training.Trained] = {}
 

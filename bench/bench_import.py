@@ -3,9 +3,10 @@
 In:  --spans of generated telemetry, --workers; recorded telemetry where APM_REAL_DATA is set.
 Out: a table on standard output.
 
-Each case runs in a fresh process, so that its memory is its own. CPU counts that process and its
-workers. The memory is an upper bound: the process itself plus all workers at the size of the
-largest. The peer does the obvious: the protobuf library, one dict per span, `Table.from_pylist`.
+Each case runs in a fresh process, so that memory is measured per case. CPU counts that process and
+its workers. The memory is an upper bound: the process itself plus all workers at the size of the
+largest. The peer is the simplest importer: the protobuf library, one dict per span,
+`Table.from_pylist`.
 """
 
 import argparse
@@ -32,13 +33,13 @@ from apm_analytics.ingest.files import import_files
 
 START_NS = 1_772_409_600 * 10**9
 SPANS_A_REQUEST = 1_000
-ATTRIBUTES = 12  # with them a span has about 590 bytes, as those of FACTS.md
+ATTRIBUTES = 12  # with them a span has about 590 bytes
 SEED = 7
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one case took."""
+    """The cost of one case."""
 
     rows: int
     cpu_s: float
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def _alone(action: Callable[..., int], paths: list[Path], lake: Path, workers: int) -> Cost:
-    """Run one case in a process of its own."""
+    """Run one case in a separate process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(theirs, action, paths, lake, workers))
@@ -121,7 +122,7 @@ def _import(paths: list[Path], lake: Path, workers: int) -> int:
 
 
 def _peer(paths: list[Path], lake: Path, workers: int) -> int:
-    """Import the obvious way, one file per request batch, in one process."""
+    """Import with the simplest code, one file per request batch, in one process."""
     lake.mkdir(parents=True)
     count = 0
     for path in paths:

@@ -3,9 +3,9 @@
 In:  --requests, --peers.
 Out: a table on standard output.
 
-CPU is that of the whole receiving process, from the first request until everything is where the
-process puts it. Merging parts later, which no peer does, is a process of its own, and a line of its
-own. All run one after the other on the same requests: compare within one run only.
+CPU is that of the whole receiving process, from the first request until everything is stored.
+Merging parts later, which no peer does, runs in a separate process and has a separate line. All run
+one after the other on the same requests: compare within one run only.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SENDERS = 8
 WARM_UP_REQUESTS = 8
 QUIET_S = 1.5  # no more CPU than a trace for so long: the process has finished
 TABLES = {"traces": "spans", "logs": "logs", "metrics": "metric_points"}
-LIVE_SPANS_A_S = 20_000
+LIVE_SPANS_PER_S = 20_000
 LIVE_S = 10
 # The Collector twice: JSON is what its file exporter writes by default, protobuf costs it least.
 PEERS = ("apm", "rotel", "json", "proto")
@@ -80,34 +80,35 @@ def _measure(name: str, folder: Path, requests: int) -> None:
             rows = int(snapshots.status(peer.lake)["rows"].sum())
             print(
                 f"  compaction: {peer.beside_cpu_s():.1f} CPU seconds, "
-                f"{peer.beside_cpu_s() / rows * 1e6:.2f} us a row received, "
+                f"{peer.beside_cpu_s() / rows * 1e6:.2f} us per received row, "
                 f"peak {beside.stop():,.0f} MB beside the receiver"
             )
 
 
-def _throughput(peer: Peer, signal: str, requests: int, door: str) -> None:
+def _throughput(peer: Peer, signal: str, requests: int, protocol: str) -> None:
     rows = otlp_load.RECORDS[signal]
     made = list(otlp_load.payloads(signal, requests + WARM_UP_REQUESTS, time.time_ns()))
-    _send_all(peer, signal, made[:WARM_UP_REQUESTS], door)
+    _send_all(peer, signal, made[:WARM_UP_REQUESTS], protocol)
     _settle(peer)
     peak = _Peak(peer.rss_mb)
     cpu, wall = peer.cpu_s(), time.monotonic()
-    _send_all(peer, signal, made[WARM_UP_REQUESTS:], door)
+    _send_all(peer, signal, made[WARM_UP_REQUESTS:], protocol)
     wall = time.monotonic() - wall
     _settle(peer)
     cpu = peer.cpu_s() - cpu
     records = rows * requests
     size = sum(map(len, made)) / len(made) / rows
     print(
-        f"  {signal:8}{door:5}{records / cpu:>10,.0f} a CPU second{records / wall:>10,.0f} a second"
+        f"  {signal:8}{protocol:5}{records / cpu:>10,.0f} per CPU second"
+        f"{records / wall:>10,.0f} per second"
         f"{cpu / records * 1e6:>7.2f} us each, {size:.0f} bytes each, peak {peak.stop():,.0f} MB"
     )
 
 
-def _send_all(peer: Peer, signal: str, payloads: Sequence[bytes], door: str) -> None:
+def _send_all(peer: Peer, signal: str, payloads: Sequence[bytes], protocol: str) -> None:
     with ExitStack() as stack, ThreadPoolExecutor(SENDERS) as pool:
         sends = [
-            _grpc(peer, signal, stack) if door == "gRPC" else _http(peer, signal)
+            _grpc(peer, signal, stack) if protocol == "gRPC" else _http(peer, signal)
             for _ in range(SENDERS)
         ]
         shares = [payloads[number::SENDERS] for number in range(SENDERS)]
@@ -184,14 +185,14 @@ def _disk(lake: Path) -> None:
     for row in snapshots.status(lake).iter_rows(named=True):
         if row["rows"]:
             each = row["bytes"] / row["rows"]
-            print(f"  {row['table']}: {each:.1f} bytes a row on disk, {row['parts']} parts")
+            print(f"  {row['table']}: {each:.1f} bytes per row on disk, {row['parts']} parts")
 
 
 def _delay(peer: Peer) -> None:
     """Send steadily; how long after its acknowledgement does a query see a span?"""
     assert peer.lake is not None
     size = otlp_load.RECORDS["traces"]
-    requests = LIVE_SPANS_A_S * LIVE_S // size
+    requests = LIVE_SPANS_PER_S * LIVE_S // size
     payloads = list(otlp_load.payloads("traces", requests, time.time_ns()))
     first = _rows(peer.lake)
     acknowledged: list[float] = []
@@ -210,7 +211,7 @@ def _delay(peer: Peer) -> None:
         send = _grpc(peer, "traces", stack)
         start = time.monotonic()
         for number, payload in enumerate(payloads):
-            time.sleep(max(0.0, start + number * size / LIVE_SPANS_A_S - time.monotonic()))
+            time.sleep(max(0.0, start + number * size / LIVE_SPANS_PER_S - time.monotonic()))
             send(payload)
             acknowledged.append(time.monotonic())
     deadline = time.monotonic() + 10
@@ -223,7 +224,7 @@ def _delay(peer: Peer) -> None:
     assert places.max() < len(times), "not everything became visible"
     delays = times[places] - np.array(acknowledged)
     print(
-        f"  at {LIVE_SPANS_A_S:,} spans a second, from acknowledgement to query: "
+        f"  at {LIVE_SPANS_PER_S:,} spans per second, from acknowledgement to query: "
         f"median {np.median(delays):.2f} s, 99th percentile {np.quantile(delays, 0.99):.2f} s"
     )
 

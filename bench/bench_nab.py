@@ -2,9 +2,9 @@
 
 In:  a folder with data/<family>/<name>.csv, labels/combined_windows.json and, if there is one,
      config/profiles.json; --threshold T to score at a threshold that was fixed on other files.
-Out: the three profiles and the threshold on standard output. Without --threshold it is the one
-     with the best standard score here; what that flatters is shown by thresholds fixed on half of
-     the files, and on all families but one, that score the rest.
+Out: the three profiles and the threshold on standard output. Without --threshold it is the one with
+     the best standard score here. To show how much that flatters, thresholds fixed on half of the
+     files, and on all families but one, score the rest.
 
 The detector is causal and gets the numbers of params.yaml, the same for every file. Scores and
 threshold are those of a new anomaly (`novelty`), in powers of ten: params.yaml's unit.
@@ -48,7 +48,7 @@ class File:
 
 
 def main() -> int:
-    """Score a folder, print, and say by the exit code whether it could be read."""
+    """Score a folder and print; return exit code 1 if it cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threshold", type=float)
@@ -106,7 +106,7 @@ def read(folder: Path) -> list[File]:
 
 
 def read_profiles(folder: Path) -> dict[str, Profile]:
-    """Read config/profiles.json, or give the published profiles."""
+    """Read config/profiles.json, or return the published profiles."""
     file = folder / "config" / "profiles.json"
     if not file.exists():
         return PROFILES

@@ -1,14 +1,14 @@
 """Measure what instrumentation costs a service, compared with none and plain OpenTelemetry.
 
-In:  PostgreSQL and Redis from Debian's packages, --rounds, --requests a round.
+In:  PostgreSQL and Redis from Debian's packages, --rounds, --requests per round.
 Out: a table on standard output: latency, throughput, CPU and memory of each variant, and whether
      the project's limits hold.
 
-Every variant is the same FastAPI service in a uvicorn process of its own, all pinned to one core;
-the load, the databases and the OTLP sink share the other. The variants take turns, a short burst
-each, so that whatever else the machine does meets all of them. Latency is measured by one client
-at a time, throughput by eight. Spans leave every second, and a turn ends when those of its requests
-have left: what sending costs counts for the variant that sends, not for the next one on the core.
+Every variant is the same FastAPI service in a separate uvicorn process, all pinned to one core;
+the load, the databases and the OTLP sink share the other. The variants take turns, one short burst
+each, so that other load on the machine affects all of them. Latency is measured by one client at a
+time, throughput by eight. Spans leave every second, and a turn ends when those of its requests have
+left: what sending costs counts for the variant that sends, not for the next one on the core.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from demo import servers
 
 SERVICE_CORE, LOAD_CORE = 1, 0
 PLAIN = str(Path(sys.executable).with_name("opentelemetry-instrument"))
-# How a process happens to lie in memory makes two of the same variant differ by some 5 %, so each
-# is started afresh so many times.
+# The memory layout of a process makes two of the same variant differ by some 5 %, so each variant
+# is started this many times.
 STARTS = 4
 PRODUCTS = 2_000
 CLIENTS = 8
@@ -65,7 +65,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
 
 @dataclass
 class Measured:
-    """What one variant took, burst by burst, over all its processes."""
+    """The measurements of one variant, burst by burst, over all its processes."""
 
     port: int = 0  # of the present process
     pid: int = 0
@@ -162,7 +162,8 @@ async def _take_turns(variants: dict[str, Measured], rounds: int, requests: int)
 
 
 async def _burst(port: int, clients: int, requests: int) -> tuple[list[float], float]:
-    """Make requests by some clients with a connection each; give latencies in ms, and seconds."""
+    """Make requests by some clients with one connection each; return latencies in ms, and
+    seconds."""
     latencies: list[float] = []
 
     async def client(number: int) -> None:
@@ -238,7 +239,7 @@ def _print_limits(variants: dict[str, Measured]) -> None:
 
 
 def _against(values: list[float], others: list[float]) -> float:
-    """Return how many percent one variant is above another: the median over the rounds."""
+    """Return by how many percent one variant exceeds another, the median over the rounds."""
     ratios = (a / b for a, b in zip(values, others, strict=True))
     return 100 * statistics.median(ratios) - 100
 
@@ -333,13 +334,13 @@ async def _tuned(_: Any) -> AsyncIterator[None]:
 
 
 def _score(name: str) -> float:
-    """Work as services have it: some text, some numbers."""
+    """Do typical work of a service: some text, some numbers."""
     letters = [ord(letter) % 13 for letter in name * 8]
     return sum(a * b for a, b in zip(letters, reversed(letters), strict=True)) / len(letters)
 
 
 async def _sink(port: int) -> None:
-    """Take OTLP over HTTP and forget it."""
+    """Accept OTLP over HTTP and discard it."""
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

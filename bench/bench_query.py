@@ -3,8 +3,8 @@
 In:  --spans, --files.
 Out: a table on standard output.
 
-The spans are made here, in ten large parts, 12 attributes each; every question is asked three
-times and the best counts. The peer is the same question to the same attribute kept in a map.
+The spans are made here, in ten large parts, 12 attributes each; every query runs three times and
+the best counts. The peer is the same query on the same attribute kept in a map.
 """
 
 import argparse
@@ -45,7 +45,7 @@ QUESTIONS = {
 
 
 def main() -> None:
-    """Make the lake, ask, print."""
+    """Make the lake, query, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spans", type=int, default=5_000_000)
     parser.add_argument("--files", type=int, default=10)

@@ -4,7 +4,7 @@ In:  --transactions, --traces (of ten spans, for the critical paths).
 Out: CPU and wall seconds on standard output; exit 1 when a limit is missed.
 
 The lake is made here, seeded. DuckDB has two threads. The limits are of wall time on two cores
-that nobody else uses; under load half the CPU time is what two such cores would take.
+without other load; under load half the CPU time is what two such cores would take.
 """
 
 import argparse

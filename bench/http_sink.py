@@ -10,7 +10,7 @@ import uvicorn
 
 
 async def sink(scope, receive, send):  # type: ignore[no-untyped-def]
-    """Read a request to its end and say that it is fine."""
+    """Read a request to its end and answer 200."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):

@@ -1,4 +1,4 @@
-"""The receivers that are measured side by side, each as its own process.
+"""The receivers that are measured side by side, each in a separate process.
 
 In:  a folder to work in.
 Out: running processes with a gRPC port (and HTTP where they have one).
@@ -38,7 +38,7 @@ class Peer:
         return float(times.user + times.system)
 
     def beside_cpu_s(self) -> float:
-        """Return the CPU seconds of processes that it started and that have ended."""
+        """Return the CPU seconds of its ended child processes."""
         times = self.process.cpu_times()
         return float(times.children_user + times.children_system)
 
@@ -47,7 +47,7 @@ class Peer:
         return float(self.process.memory_info().rss) / 1e6
 
     def beside_mb(self) -> float:
-        """Return the memory of processes that it started and that run now."""
+        """Return the memory of its running child processes."""
         used = 0
         for child in self.process.children():
             with suppress(psutil.NoSuchProcess):  # it has just ended

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 PROBATION_RATIO = 0.15
 PROBATION_MOST_POINTS = 5_000
-# Beyond so many widths behind a window a false positive costs its full weight.
+# Further than this many widths behind a window, a false positive costs its full weight.
 FAR = 3.0
 
 

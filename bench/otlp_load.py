@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 SEED = 7
-RECORDS = {"traces": 1000, "logs": 1000, "metrics": 1000}  # a request
+RECORDS = {"traces": 1000, "logs": 1000, "metrics": 1000}  # per request
 SPAN_BYTES = 590
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _DIGITS = np.frombuffer(b"0123456789", np.uint8)
@@ -25,7 +25,7 @@ _HEX_MARK, _DIGIT_MARK = "h", "d"
 
 
 def payloads(signal: str, requests: int, time_ns: int) -> Iterator[bytes]:
-    """Return payloads; times count up from `time_ns` by a microsecond a record."""
+    """Return payloads; times count up from `time_ns` by one microsecond per record."""
     made = {"traces": _traces, "logs": _logs, "metrics": _metrics}[signal](RECORDS[signal])
     template = np.frombuffer(made.SerializeToString(), np.uint8)
     text = template.tobytes()

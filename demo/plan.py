@@ -46,8 +46,8 @@ FAULTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
 }
 # A fault that changes no operation by much still has a service.
 SERVICES_OF = {"leak": ("cart",)}
-ON_SHARE = 0.6  # of its slot in which a fault is on; the rest shows normal operation
-QUIET_SHARE = 0.15  # of the run without faults, at its begin
+ON_SHARE = 0.6  # share of its slot in which a fault is on; the rest shows normal operation
+QUIET_SHARE = 0.15  # share of the run without faults, at its start
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Truth:
                 "time": _now(),
                 "version": version,
                 "previous_version": before,
-                "regression": None,  # a bad release is an incident of its own
+                "regression": None,  # a bad release also counts as an incident
             }
         )
         self._write()

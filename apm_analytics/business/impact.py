@@ -33,7 +33,7 @@ LEVELS_S = ((1_800, 0), (7_200, 1_800), (21_600, 7_200), (86_400, 21_600))
 EMPTY = 0.05  # share of the usual value that keeps logarithms of near-zero values finite
 RIDGE = 1e-3  # share of the levels' variance; keeps weights finite when a level is constant
 HOUR_S, DAY_S = 3_600, 86_400
-SHOWN_S, AFTER_S = 1_800, 6 * 3_600  # of the chart: width of a point, time after the incident
+SHOWN_S, AFTER_S = 1_800, 6 * 3_600  # s, in the chart: width of a point, time after the incident
 PROFILE, CONTROL, CONTROL_PROFILE = "hour of week", "control", "control by hour of week"
 
 
@@ -47,7 +47,7 @@ class Impact:
     loss_lower: float
     loss_upper: float
     level: float  # of the interval
-    method: str  # hour of week, control, control by hour of week
+    method: str  # "hour of week", "control" or "control by hour of week"
     placebos: int  # non-overlapping past windows of the same length
     placebo_error: float  # mean absolute error on them, as a share of the expected value
     placebo_p: float  # share of placebos with at least this loss
@@ -202,7 +202,7 @@ def _windows(
     last: int,
     step_s: int,
 ) -> pl.DataFrame:
-    """Sum from the day before to some hours after the incident in half hours, for a chart."""
+    """Sum values by half hour from the day before to some hours after, for a chart."""
     together = max(SHOWN_S // step_s, 1)
     begin = first - min(DAY_S // step_s, first) // together * together
     count = (min(last + AFTER_S // step_s, times.size) - begin) // together

@@ -19,7 +19,7 @@ from apm_analytics.foundation.settings import BusinessParams
 from apm_analytics.lake import Connection
 from apm_analytics.signals import Calendar
 
-# An incident affects several series for several windows; less happens by chance in a large fleet.
+# An incident affects several series for several windows. In a large fleet, fewer are chance.
 MIN_SERIES = 2
 MIN_WINDOWS = 3
 INCIDENTS: dict[str, type[pl.DataType] | pl.DataType] = {

@@ -158,7 +158,7 @@ def lake_retain(lake: Path, dry_run: bool) -> None:
 
     periods = settings.retention(settings.load().workspace)
     now = datetime.now(UTC)
-    click.echo(f"relative to now, {now:%Y-%m-%d %H:%M} UTC: {periods.said()}")
+    click.echo(f"relative to now, {now:%Y-%m-%d %H:%M} UTC: {periods.described()}")
     with tqdm(desc="looking", unit=" rows", unit_scale=True, disable=None) as bar:
         done = retention.retain(
             lake, periods, now_s=now.timestamp(), dry_run=dry_run, progress=bar.update

@@ -88,7 +88,9 @@ def receive(
     if not no_retention:
         periods = settings.retention(settings.load().workspace)
         click.echo(
-            f"every hour what is too old goes: {periods.said()}; or --no-retention", err=True
+            f"records older than this are removed every hour: {periods.described()}; "
+            "or --no-retention",
+            err=True,
         )
     receiver.run(config, lambda line: click.echo(line, err=True))
 

@@ -148,7 +148,7 @@ class RetentionSettings(Spec):
     high_resolution_hours: float = Field(default=24, gt=0)
     services: dict[str, ServiceRetention] = Field(default_factory=dict)
 
-    def said(self) -> str:
+    def described(self) -> str:
         """Return the periods as text for a person."""
         return (
             f"metrics {self.metrics_days:g} days (every point {self.high_resolution_hours:g} hours,"

@@ -121,6 +121,6 @@ def _watches_itself(app: Any) -> bool:
     config = getattr(app, "_telemetry", None)
     if not isinstance(config, dict) or not config.get("tracing") or not config.get("metrics"):
         return False
-    # No spans of a request's inner steps, no log records of what its span holds.
+    # Leave out spans of a request's inner steps, and log records that repeat its span.
     config.update(operation_spans=False, logs=False)
     return True

@@ -115,8 +115,8 @@ def check(
     True
     """
     expected = suite(params, specs=specs)
-    own = [(item, at) for item, at in rules.load(specs) if isinstance(item, rules.OwnMeasure)]
-    measured = measure(con, params, now=now, history_days=history_days, own=own)
+    extra = [(item, at) for item, at in rules.load(specs) if isinstance(item, rules.UserMeasure)]
+    measured = measure(con, params, now=now, history_days=history_days, user_measures=extra)
     for one, *_ in _limits(expected):
         meta = one.meta
         measures = measured.get(meta["table"], {})

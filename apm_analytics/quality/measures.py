@@ -12,7 +12,7 @@ from apm_analytics.foundation.errors import ApmError, BadParameter
 from apm_analytics.foundation.settings import QualityParams
 from apm_analytics.lake import Connection, SqlError, query
 from apm_analytics.lake.schema import COMPUTED, METRIC_TABLES, TABLES
-from apm_analytics.quality.rules import METRICS, OwnMeasure
+from apm_analytics.quality.rules import METRICS, UserMeasure
 
 # A span that lasts a day is a clock that jumped or an end that was never recorded.
 MAX_DURATION_S = 86_400.0
@@ -32,12 +32,12 @@ def measure(
     *,
     now: datetime | None,
     history_days: float | None,
-    own: Sequence[tuple[OwnMeasure, str]] = (),
+    user_measures: Sequence[tuple[UserMeasure, str]] = (),
 ) -> dict[str, Measures]:
     """Measure every table that has rows, and `metrics` for all metric tables together.
 
-    A table whose columns do not fit has only `schema`: the number of such columns. `own` holds the
-    measures of specs/quality.yaml, each with its file and line.
+    A table whose columns do not fit has only `schema`: the number of such columns. `user_measures`
+    are those of specs/quality.yaml, each with its file and line.
     """
     measured: dict[str, Measures] = {"spans": {"rows": 0}}
     since: datetime | None = None
@@ -60,13 +60,15 @@ def measure(
     metrics = [table for table in METRIC_TABLES if table in measured]
     if metrics and not any(measured[table]["schema"] for table in metrics):
         measured[METRICS] = _row(con, "metric_units", since=since)
-    for extra, at in own:
+    for extra, at in user_measures:
         if extra.table in measured and not measured[extra.table].get("schema"):
-            measured[extra.table][extra.name] = _own(con, extra, at, since)
+            measured[extra.table][extra.name] = _user_measure(con, extra, at, since)
     return measured
 
 
-def _own(con: Connection, extra: OwnMeasure, at: str, since: datetime | None) -> float | None:
+def _user_measure(
+    con: Connection, extra: UserMeasure, at: str, since: datetime | None
+) -> float | None:
     parameters: dict[str, object] = {"since": since} if "$since" in extra.sql else {}
     try:
         [(value,)] = query.frame(con, extra.sql, parameters).rows()

@@ -44,7 +44,7 @@ class Limits(Spec):
         return self
 
 
-class OwnMeasure(Spec):
+class UserMeasure(Spec):
     """A measure that the user defines by a query."""
 
     name: str
@@ -73,11 +73,11 @@ class Entry(Spec):
 class QualityFile(Spec):
     """The content of a quality.yaml."""
 
-    measures: tuple[OwnMeasure, ...] = ()
+    measures: tuple[UserMeasure, ...] = ()
     expectations: tuple[Entry, ...] = ()
 
 
-def load(specs: Path | None) -> Iterator[tuple[Entry | OwnMeasure, str]]:
+def load(specs: Path | None) -> Iterator[tuple[Entry | UserMeasure, str]]:
     """Yield the items of both files, each with its `file:line`.
 
     The quality.yaml of the folder `specs` may be missing; None leaves it out.

@@ -87,12 +87,12 @@ class Readers:
                 return await start()
         except TimeoutError:
             if place in self._reading:
-                said = f"the request did not arrive within {self._timeout_s:g} s"
+                message = f"the request did not arrive within {self._timeout_s:g} s"
                 raise Refused(
-                    Reason.TOO_SLOW, f"{said}; send smaller requests or compress them"
+                    Reason.TOO_SLOW, f"{message}; send smaller requests or compress them"
                 ) from None
-            said = "the request was slow while others waited; send it again"
-            raise Refused(Reason.UNAVAILABLE, said, GRACE_S) from None
+            message = "the request was slow while others waited; send it again"
+            raise Refused(Reason.UNAVAILABLE, message, GRACE_S) from None
         finally:
             self._reading.pop(place, None)
             self._places.release()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 Floats = NDArray[np.float64]
-HOURS_A_WEEK, WINDOWS_A_DAY, WINDOWS_AN_HOUR = 168, 288, 12
+HOURS_PER_WEEK, WINDOWS_PER_DAY, WINDOWS_PER_HOUR = 168, 288, 12
 BURN_IN = 200
 
 
@@ -54,7 +54,7 @@ def related(
     shock : effect of a swing of demand, outside the seasons, on every series.
     """
     rng = np.random.default_rng(seed)
-    hours = weeks * HOURS_A_WEEK
+    hours = weeks * HOURS_PER_WEEK
     swing = _memory(rng, hours, 0.9)
     deviations = [_memory(rng, hours, rng.uniform(0.3, 0.9)) for _ in range(metrics)]
     lags = {f"metric_{number}": int(rng.integers(0, max_lag + 1)) for number in range(leading)}
@@ -77,26 +77,26 @@ def related(
 
 
 def cut(
-    seed: int, *, days: int = 28, hours: float = 2.0, depth: float = 0.3, a_window: float = 200.0
+    seed: int, *, days: int = 28, hours: float = 2.0, depth: float = 0.3, per_window: float = 200.0
 ) -> Cut:
     """Draw a figure and a control segment; an incident on the last day reduces the figure.
 
     Parameters
     ----------
     depth : the share that is lost.
-    a_window : approximate mean of the figure per window of 5 minutes.
+    per_window : approximate mean of the figure per window of 5 minutes.
     """
     rng = np.random.default_rng(seed)
-    count = days * WINDOWS_A_DAY
-    hour = np.arange(count) % WINDOWS_A_DAY / WINDOWS_AN_HOUR
-    weekend = np.arange(count) // WINDOWS_A_DAY % 7 >= 5
-    usual = a_window * (0.35 + np.exp(np.cos((hour - 15) * np.pi / 12))) / 2
+    count = days * WINDOWS_PER_DAY
+    hour = np.arange(count) % WINDOWS_PER_DAY / WINDOWS_PER_HOUR
+    weekend = np.arange(count) // WINDOWS_PER_DAY % 7 >= 5
+    usual = per_window * (0.35 + np.exp(np.cos((hour - 15) * np.pi / 12))) / 2
     usual = usual * np.where(weekend, 0.75, 1.0)
     common = 0.05 * _memory(rng, count, 0.9)
     figure = usual * np.exp(common + 0.08 * _memory(rng, count, 0.7))
     control = 1.7 * usual * np.exp(common + 0.08 * _memory(rng, count, 0.7))
-    length = round(hours * WINDOWS_AN_HOUR)
-    first = count - WINDOWS_A_DAY + int(rng.integers(60, WINDOWS_A_DAY - length - 60))
+    length = round(hours * WINDOWS_PER_HOUR)
+    first = count - WINDOWS_PER_DAY + int(rng.integers(60, WINDOWS_PER_DAY - length - 60))
     hit = figure.copy()
     hit[first : first + length] *= 1 - depth
     return Cut(hit, control, first, first + length, float((figure - hit).sum()))

@@ -28,7 +28,7 @@ from apm_analytics.simulate.observed import (
 from apm_analytics.simulate.timeline import (
     METRICS,
     WINDOW_NS,
-    WINDOWS_A_DAY,
+    WINDOWS_PER_DAY,
     Floats,
     Ints,
     S,
@@ -79,7 +79,7 @@ class MetricWriter:
         """Write one day; return the points by type."""
         written: Counter[str] = Counter()
         with DelimitedFile(path) as file:
-            for first in range(day * WINDOWS_A_DAY, (day + 1) * WINDOWS_A_DAY, BLOCK):
+            for first in range(day * WINDOWS_PER_DAY, (day + 1) * WINDOWS_PER_DAY, BLOCK):
                 file.write(self._request(range(first, first + BLOCK), written).SerializeToString())
         return written
 

@@ -53,7 +53,7 @@ class Observed:
         self._searches: list[tuple[Ints, Floats]] = []
 
     def see(self, visit: Visit, begins: Ints) -> None:
-        """Add one call of many requests."""
+        """Count one call of the tree, made by many requests."""
         chosen = visit.present
         call = visit.call
         if call.kind not in ("server", "consumer") and (call.service, call.peer) != PROVIDER:

@@ -21,7 +21,7 @@ from apm_analytics.simulate.timeline import (
     DAY_NS,
     SPANS,
     WINDOW_NS,
-    WINDOWS_A_DAY,
+    WINDOWS_PER_DAY,
     Flags,
     Floats,
     Ints,
@@ -149,10 +149,10 @@ class SpanWriter:
 
     def _arrivals(self, day: int, weight: float, rng: np.random.Generator) -> Ints:
         timeline = self._timeline
-        first = day * WINDOWS_A_DAY
-        expected = timeline.demand[first : first + WINDOWS_A_DAY] * (self._unit * weight)
+        first = day * WINDOWS_PER_DAY
+        expected = timeline.demand[first : first + WINDOWS_PER_DAY] * (self._unit * weight)
         counts = rng.poisson(expected)
-        windows = np.repeat(np.arange(first, first + WINDOWS_A_DAY), counts)
+        windows = np.repeat(np.arange(first, first + WINDOWS_PER_DAY), counts)
         within = rng.integers(0, WINDOW_NS, windows.size)
         starts: Ints = timeline.start_ns + windows * WINDOW_NS + within
         lottery = rng.random(starts.size)

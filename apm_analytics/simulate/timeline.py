@@ -20,7 +20,7 @@ Flags = npt.NDArray[np.bool_]
 S = 1_000_000_000  # ns
 WINDOW_NS = 300 * S
 DAY_NS = 86_400 * S
-WINDOWS_A_DAY = DAY_NS // WINDOW_NS
+WINDOWS_PER_DAY = DAY_NS // WINDOW_NS
 # Demand per hour (UTC), mean about 1: a flat night and two peaks. The peak is 2.4 times the night,
 # so that every operation has a few requests in each window of the night.
 HOURLY = (
@@ -95,7 +95,7 @@ def plan(*, days: int, seed: int, end: datetime) -> Timeline:
     """Lay out a recording of `days` days before `end`."""
     end_ns = int(end.timestamp()) * S + end.microsecond * 1000
     start_ns = end_ns - days * DAY_NS
-    windows = int(days * WINDOWS_A_DAY)
+    windows = int(days * WINDOWS_PER_DAY)
     demand = _season(start_ns, windows)
     noise = _walks(np.random.default_rng([seed, DEMAND]), 1, windows, *DEMAND_NOISE)[0]
     paces = _walks(
@@ -124,7 +124,7 @@ def _season(start_ns: int, windows: int) -> Floats:
     daily = np.interp((hours - 0.5) % 24, np.arange(25), [*HOURLY, HOURLY[0]])
     weekday = (np.floor(hours / 24) + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     weekly = np.where(weekday >= 5, WEEKEND, 1.0)
-    growth = 1 + GROWTH * np.arange(windows) / (28 * WINDOWS_A_DAY)
+    growth = 1 + GROWTH * np.arange(windows) / (28 * WINDOWS_PER_DAY)
     season: Floats = daily * weekly * growth
     return season
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Effect:
-    """A change while it lasts; it applies to every call that matches all given selectors."""
+    """A temporary change; it applies to every call that matches all given selectors."""
 
     service: str = ""
     operation: str = ""  # the entry operation that makes the call

@@ -101,7 +101,7 @@ def describe(
 def _affected(
     seed: int, effects: tuple[Effect, ...], usual: Mapping[Name, tuple[float, float, float]]
 ) -> list[dict[str, Any]]:
-    """List the affected operations and their changes (the same requests with and without)."""
+    """List the affected operations and how the same requests change when affected."""
     demand = float(np.prod([effect.demand for effect in effects]))
     troubled = _signals(seed, effects)
     affected = []

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from demo.shop.faults import burn
 from demo.shop.service import application, faults, log
 
-USUAL_S = 0.012  # what the bank takes
+USUAL_S = 0.012  # how long the bank takes
 BURN_S = 0.06
 FAILING = {"error_burst": 0.5, "retry_storm": 0.7}
 

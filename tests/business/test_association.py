@@ -30,12 +30,14 @@ def frames(draw: business.Related) -> tuple[pl.DataFrame, pl.DataFrame, pl.Serie
 @pytest.mark.parametrize("seed", range(3))
 def test_a_metric_that_leads_is_found_with_its_lag(seed: int) -> None:
     draw = business.related(seed, metrics=20, leading=4, strength=0.35)
-    found = association.associate(*frames(draw), max_lag=6)
-    hits = found.filter(pl.col("metric").is_in(list(draw.lags)))
+    associations = association.associate(*frames(draw), max_lag=6)
+    hits = associations.filter(pl.col("metric").is_in(list(draw.lags)))
     assert hits["status"].to_list() == ["associated"] * 4
     assert dict(zip(hits["metric"], hits["lag_s"] / 3600, strict=True)) == draw.lags
     assert (hits["r"] < 0).all() and (hits["q"] <= 0.05).all() and (hits["n"] > 900).all()
-    false = found.filter(pl.col("status") == "associated", ~pl.col("metric").is_in(hits["metric"]))
+    false = associations.filter(
+        pl.col("status") == "associated", ~pl.col("metric").is_in(hits["metric"])
+    )
     assert false.height <= 1
 
 
@@ -52,9 +54,9 @@ def test_chance_alone_gives_nothing_although_everything_has_the_same_week() -> N
 def test_what_only_follows_demand_is_said_to_be_demand() -> None:
     draw = business.related(5, metrics=20, leading=0, shock=0.8)
     kpis, metrics, demand = frames(draw)
-    found = association.associate(kpis, metrics, demand, max_lag=6)
-    assert found.filter(pl.col("status") == "associated").height <= 1
-    by_demand = found.filter(pl.col("status") == "explained by demand")
+    associations = association.associate(kpis, metrics, demand, max_lag=6)
+    assert associations.filter(pl.col("status") == "associated").height <= 1
+    by_demand = associations.filter(pl.col("status") == "explained by demand")
     assert by_demand.height >= 15
     assert by_demand["confounders"].unique().to_list() == ["demand"]
     without = association.associate(kpis, metrics, max_lag=6)
@@ -65,8 +67,8 @@ def test_a_metric_that_mirrors_a_stronger_one_names_it() -> None:
     draw = business.related(3, metrics=4, leading=1, strength=0.6)
     echo = draw.metrics["metric_0"] + np.random.default_rng(1).normal(0, 0.4, draw.figure.size)
     kpis, metrics, demand = frames(draw)
-    found = association.associate(kpis, metrics.with_columns(echo=echo), demand, max_lag=6)
-    named = {row["metric"]: row["confounders"] for row in found.iter_rows(named=True)}
+    associations = association.associate(kpis, metrics.with_columns(echo=echo), demand, max_lag=6)
+    named = {row["metric"]: row["confounders"] for row in associations.iter_rows(named=True)}
     assert named["echo"] == "metric_0" and named["metric_0"] == ""
 
 
@@ -83,11 +85,11 @@ def test_what_cannot_be_judged_is_insufficient_and_never_zero(spoil: object, rea
     draw = business.related(1, weeks=5, metrics=2, leading=1, strength=0.8)
     kpis, metrics, demand = frames(draw)
     spoilt = metrics.with_columns(metric_1=spoil(draw.metrics["metric_1"]))  # type: ignore[operator]
-    found = association.associate(kpis, spoilt, demand, max_lag=6)
-    row = found.filter(pl.col("metric") == "metric_1").row(0, named=True)
+    associations = association.associate(kpis, spoilt, demand, max_lag=6)
+    row = associations.filter(pl.col("metric") == "metric_1").row(0, named=True)
     assert row["status"] == "insufficient" and reason in row["reason"]
     assert row["r"] is None and row["q"] is None
-    assert found.filter(pl.col("metric") == "metric_0")["status"].item() == "associated"
+    assert associations.filter(pl.col("metric") == "metric_0")["status"].item() == "associated"
 
 
 def test_a_masked_incident_does_not_make_an_association() -> None:

@@ -107,8 +107,8 @@ def test_the_loss_of_the_whole_and_of_each_segment_is_found(
     shop: tuple[Path, float], folder: Path
 ) -> None:
     lake, lost = shop
-    found = cost(lake, folder, control=("north",))
-    rows = {(r["kpi"], r["segment"]): r for r in found.table.iter_rows(named=True)}
+    costs = cost(lake, folder, control=("north",))
+    rows = {(r["kpi"], r["segment"]): r for r in costs.table.iter_rows(named=True)}
     assert set(rows) == {(k, s) for k, s in [("orders", "all"), ("orders", "north"),
                                              ("orders", "south"), ("revenue", "all")]}  # fmt: skip
     south, north = rows["orders", "south"], rows["orders", "north"]
@@ -117,11 +117,11 @@ def test_the_loss_of_the_whole_and_of_each_segment_is_found(
     assert north["loss_lower"] <= 0 <= north["loss_upper"]
     revenue = rows["revenue", "all"]
     assert revenue["loss_lower"] <= 30 * lost <= revenue["loss_upper"]
-    sentence = summary.money(found)
+    sentence = summary.money(costs)
     assert sentence.startswith("It cost ") and "EUR of revenue" in sentence
-    assert "quiet periods" in summary.placebo(found)
-    assert business_plots.course(found).to_dict()["layer"]
-    assert business_plots.losses(found).to_dict()["layer"]
+    assert "quiet periods" in summary.placebo(costs)
+    assert business_plots.course(costs).to_dict()["layer"]
+    assert business_plots.losses(costs).to_dict()["layer"]
 
 
 def test_a_control_narrows_what_the_segment_lost(shop: tuple[Path, float], folder: Path) -> None:
@@ -161,9 +161,9 @@ def test_the_command_prints_the_loss(shop: tuple[Path, float], folder: Path) -> 
     lake, _ = shop
     asked = ["--lake", str(lake), "--specs", str(folder), "--from", "2026-03-22T13:00",
              "--to", "2026-03-22T15:00"]  # fmt: skip
-    found = CliRunner().invoke(apm, ["impact", *asked, "--format", "csv"])
-    assert found.exit_code == 0, found.output
-    assert found.output.splitlines()[0].startswith("kpi,title,unit,money,segment,status,expected")
+    result = CliRunner().invoke(apm, ["impact", *asked, "--format", "csv"])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[0].startswith("kpi,title,unit,money,segment,status,expected")
     shown = CliRunner().invoke(apm, ["impact", *asked])
     assert "95% interval" in shown.output and "as bad in quiet times" in shown.output
     listed = CliRunner().invoke(apm, ["kpis", "--lake", str(lake), "--specs", str(folder)])
@@ -197,10 +197,10 @@ def test_incidents_come_from_hand_else_calendar_and_detector() -> None:
         [Entry("incident", "disk full", datetime(2026, 3, 1, tzinfo=UTC),
                datetime(2026, 3, 1, 1, tzinfo=UTC))]
     )  # fmt: skip
-    found = summary.incidents(known, scored, window_s=300, start="", end="")
-    assert found.select("source", "operations").rows() == [("detector", 2), ("calendar", None)]
-    assert found["start"][0] == datetime(2026, 3, 2, 0, 50)
-    assert found["end"][0] == datetime(2026, 3, 2, 1, 40)
+    incidents = summary.incidents(known, scored, window_s=300, start="", end="")
+    assert incidents.select("source", "operations").rows() == [("detector", 2), ("calendar", None)]
+    assert incidents["start"][0] == datetime(2026, 3, 2, 0, 50)
+    assert incidents["end"][0] == datetime(2026, 3, 2, 1, 40)
     by_hand = summary.incidents(
         known, scored, window_s=300, start="2026-03-02T14:00+02:00", end="2026-03-02T13:00"
     )

@@ -71,26 +71,27 @@ def test_health_counts_operations_and_names_the_furthest() -> None:
     assert executive.health(scores(0), window_s=300) == (
         "Health: 3 of 3 operations stayed within their bounds in the last day of the data."
     )
-    said = executive.health(scores(6), window_s=300)
-    assert said.startswith("Health: 2 of 3 operations")
-    assert "furthest outside was shop GET /: p95 2 s, expected 0.4 s" in said
+    sentence = executive.health(scores(6), window_s=300)
+    assert sentence.startswith("Health: 2 of 3 operations")
+    assert "furthest outside was shop GET /: p95 2 s, expected 0.4 s" in sentence
     assert "no model is trained yet" in executive.health(None, window_s=300)
 
 
 def test_the_budget_names_what_is_overspent_and_what_cannot_be_measured() -> None:
     assert "all 2 objectives are within" in executive.budget(budgets(0.2, 0.7))
     assert "slo-1 (fast) has spent most of it, 70%" in executive.budget(budgets(0.2, 0.7))
-    said = executive.budget(budgets(0.2, 1.3, None))
+    sentence = executive.budget(budgets(0.2, 1.3, None))
     assert (
-        "1 of 2 objectives have overspent" in said and "slo-1 (fast) has spent most, 130%" in said
+        "1 of 2 objectives have overspent" in sentence
+        and "slo-1 (fast) has spent most, 130%" in sentence
     )
-    assert "1 cannot be measured" in said
+    assert "1 cannot be measured" in sentence
     assert "no objective can be measured" in executive.budget(budgets(None))
 
 
 def test_money_compares_whole_weeks_or_says_that_it_cannot() -> None:
-    said = executive.money(measured(14, growth=0.1), None)
-    assert said == (
+    sentence = executive.money(measured(14, growth=0.1), None)
+    assert sentence == (
         "Money: 770 EUR of revenue in the last seven days of the data, 10% more than in the seven "
         "days before; no incident is known."
     )

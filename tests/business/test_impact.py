@@ -37,18 +37,18 @@ def test_the_interval_holds_the_true_loss_and_the_middle_is_near(control: bool) 
     held, errors = [], []
     for seed in range(30):
         draw = business.cut(seed)
-        found = estimate(draw, control=pl.Series(draw.control) if control else None)
-        held.append(found.loss_lower <= draw.loss <= found.loss_upper)
-        errors.append(found.loss / draw.loss - 1)
-        assert found.loss_lower > 0 and found.placebo_p < 0.05
+        impacts = estimate(draw, control=pl.Series(draw.control) if control else None)
+        held.append(impacts.loss_lower <= draw.loss <= impacts.loss_upper)
+        errors.append(impacts.loss / draw.loss - 1)
+        assert impacts.loss_lower > 0 and impacts.placebo_p < 0.05
     assert np.mean(held) >= 0.9
     assert np.mean(np.abs(errors)) < 0.19 and abs(np.mean(errors)) < 0.08
 
 
 def test_a_quiet_time_cost_nothing() -> None:
-    found = [estimate(business.cut(seed, depth=0.0)) for seed in range(20)]
-    assert np.mean([_certain(one) for one in found]) <= 0.1
-    assert np.median([one.placebo_p for one in found]) > 0.2
+    impacts = [estimate(business.cut(seed, depth=0.0)) for seed in range(20)]
+    assert np.mean([_certain(one) for one in impacts]) <= 0.1
+    assert np.median([one.placebo_p for one in impacts]) > 0.2
 
 
 def test_a_control_that_shares_the_trouble_of_the_day_narrows_the_interval() -> None:
@@ -56,25 +56,25 @@ def test_a_control_that_shares_the_trouble_of_the_day_narrows_the_interval() -> 
     for seed in range(10):
         draw = business.cut(seed)
         for control, collected in widths.items():
-            found = estimate(draw, control=pl.Series(draw.control) if control else None)
-            collected.append(found.loss_upper - found.loss_lower)
+            impacts = estimate(draw, control=pl.Series(draw.control) if control else None)
+            collected.append(impacts.loss_upper - impacts.loss_lower)
     assert np.mean(widths[True]) < np.mean(widths[False])
 
 
 def test_few_events_give_a_wide_interval_and_no_negative_expectation() -> None:
     held = []
     for seed in range(20):
-        draw = business.cut(seed, a_window=0.5, depth=0.0)
+        draw = business.cut(seed, per_window=0.5, depth=0.0)
         counts = np.random.default_rng(seed).poisson(draw.figure).astype(float)
-        found = impact.of_incident(
+        impacts = impact.of_incident(
             frame(counts), START + draw.first * STEP, START + draw.last * STEP
         ).impact
-        assert found.expected > 0
-        held.append(found.loss_lower <= 0 <= found.loss_upper)
+        assert impacts.expected > 0
+        held.append(impacts.loss_lower <= 0 <= impacts.loss_upper)
     assert np.mean(held) >= 0.85
 
 
-def test_another_incident_in_the_past_does_not_teach_when_masked() -> None:
+def test_another_incident_in_the_past_has_no_effect_when_masked() -> None:
     draw = business.cut(2)
     hit = np.zeros(draw.figure.size, bool)
     for week in (1, 2, 3):

@@ -137,9 +137,9 @@ def kpi(source: str, folder: Path, *, better: str = "up") -> kpi_specs.Kpi:
 def test_a_figure_is_measured_from_its_source(
     con: duckdb.DuckDBPyConnection, tmp_path: Path, source: str, expected: list[float | None]
 ) -> None:
-    found = kpis.measure(con, kpi(source, tmp_path), window_s=3600)
-    assert found["time"].to_list() == [START.replace(hour=hour) for hour in range(6)]
-    assert found["value"].to_list() == pytest.approx(expected, abs=1e-9)
+    measured = kpis.measure(con, kpi(source, tmp_path), window_s=3600)
+    assert measured["time"].to_list() == [START.replace(hour=hour) for hour in range(6)]
+    assert measured["value"].to_list() == pytest.approx(expected, abs=1e-9)
 
 
 def test_segments_add_up_to_the_whole_and_an_absent_one_had_none(
@@ -169,12 +169,12 @@ def test_local_times_of_a_file_are_placed_by_their_zone(
         " aggregate: sum",
         tmp_path,
     )
-    found = kpis.measure(con, one, window_s=3600)
-    assert found["value"].to_list() == [5, 7, 1, None, None, None]
+    measured = kpis.measure(con, one, window_s=3600)
+    assert measured["value"].to_list() == [5, 7, 1, None, None, None]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("time,value\n2026-03-29 02:30,5\n", r"row 2: .*does not exist or exists twice"),
         ("time,value\n2026-10-25 02:30,5\n", r"does not exist or exists twice in Europe/Berlin"),
@@ -185,11 +185,11 @@ def test_local_times_of_a_file_are_placed_by_their_zone(
     ],
 )
 def test_a_file_that_cannot_be_placed_is_refused_with_its_row(
-    con: duckdb.DuckDBPyConnection, tmp_path: Path, text: str, said: str
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "f.csv").write_text(text)
     one = kpi("kind: file, path: f.csv, zone: Europe/Berlin, aggregate: sum", tmp_path)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         kpis.measure(con, one, window_s=3600)
 
 
@@ -206,15 +206,15 @@ def test_what_the_lake_does_not_have_is_named_and_the_rest_is_measured(
         for name, source in sources.items()
     ]
     (tmp_path / "kpis.yaml").write_text("kpis:\n" + "".join(lines))
-    found = kpis.measure_all(con, kpi_specs.load(tmp_path), window_s=3600)
-    assert list(found.kpis) == ["requests"] and found.values.columns == ["time", "requests"]
-    assert "the lake has nothing for the metric nope" in found.missing["gone"]
-    assert "no.csv" in found.missing["file"]
-    assert kpis.summary(found).filter(kpi="requests")["missing_windows"].item() == 1
+    measured = kpis.measure_all(con, kpi_specs.load(tmp_path), window_s=3600)
+    assert list(measured.kpis) == ["requests"] and measured.values.columns == ["time", "requests"]
+    assert "the lake has nothing for the metric nope" in measured.missing["gone"]
+    assert "no.csv" in measured.missing["file"]
+    assert kpis.summary(measured).filter(kpi="requests")["missing_windows"].item() == 1
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("kind: spans, where: no_such = 1, aggregate: count", "no_such"),
         ("kind: spans, where: 'name =', aggregate: count", "does not fit the lake"),
@@ -222,15 +222,15 @@ def test_what_the_lake_does_not_have_is_named_and_the_rest_is_measured(
     ],
 )
 def test_sql_that_does_not_fit_names_the_kpi(
-    con: duckdb.DuckDBPyConnection, tmp_path: Path, source: str, said: str
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, source: str, message: str
 ) -> None:
-    with pytest.raises(BadParameter, match=said) as caught:
+    with pytest.raises(BadParameter, match=message) as caught:
         kpis.measure(con, kpi(source, tmp_path), window_s=3600)
     assert "KPI one" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("source: {kind: metric, name: x, aggregate: summ}", "kpis.yaml:3: .*aggregate"),
         ("source: {kind: metrics, name: x}", "kpis.yaml:3: .*found"),
@@ -240,11 +240,13 @@ def test_sql_that_does_not_fit_names_the_kpi(
         ("sauce: {}", "kpis.yaml:3: kpis.0.sauce"),
     ],
 )
-def test_a_spec_with_a_typo_is_refused_with_its_line(tmp_path: Path, line: str, said: str) -> None:
+def test_a_spec_with_a_typo_is_refused_with_its_line(
+    tmp_path: Path, line: str, message: str
+) -> None:
     (tmp_path / "kpis.yaml").write_text(
         f"kpis:\n- name: a\n  {line}\n  title: a\n  unit: '1'\n  better: up\n"
     )
-    with pytest.raises(BadParameter, match=said):
+    with pytest.raises(BadParameter, match=message):
         kpi_specs.load(tmp_path)
 
 
@@ -258,13 +260,13 @@ def test_the_projects_kpis_load(workspace: Path) -> None:
 def test_a_grid_between_given_times_has_only_whole_windows(
     con: duckdb.DuckDBPyConnection,
 ) -> None:
-    found = kpis.grid(
+    grid = kpis.grid(
         con,
         window_s=3600,
         since=datetime(2026, 3, 2, 0, 30, tzinfo=UTC),
         until=datetime(2026, 3, 2, 3, 59),
     )
-    assert found["time"].to_list() == [START.replace(hour=1), START.replace(hour=2)]
+    assert grid["time"].to_list() == [START.replace(hour=1), START.replace(hour=2)]
     with pytest.raises(NotFound, match="no whole window"):
         kpis.grid(con, window_s=86_400 * 7)
 
@@ -273,9 +275,9 @@ def test_a_lake_without_a_whole_window_has_no_figure_and_says_why(
     con: duckdb.DuckDBPyConnection, workspace: Path
 ) -> None:
     known = kpi_specs.load(workspace / "specs")
-    found = kpis.measure_all(con, known, window_s=86_400 * 7)
-    assert not found.kpis and set(found.missing) == set(known)
-    assert all("no whole window" in reason for reason in found.missing.values())
+    measured = kpis.measure_all(con, known, window_s=86_400 * 7)
+    assert not measured.kpis and set(measured.missing) == set(known)
+    assert all("no whole window" in reason for reason in measured.missing.values())
     metrics, demand = technical.measure(con, window_s=86_400 * 7, min_requests=3)
-    assert associate(found.values, metrics, demand, max_lag=1).is_empty()
-    assert executive.periods(found).is_empty()
+    assert associate(measured.values, metrics, demand, max_lag=1).is_empty()
+    assert executive.periods(measured).is_empty()

@@ -36,13 +36,13 @@ def test_query_writes_a_file_and_takes_parameters(lake: Path, tmp_path: Path) ->
 
 
 def test_queries_lists_each_with_what_comes_out() -> None:
-    said = CliRunner().invoke(cli.apm, ["queries"]).output
-    assert "slowest_operations" in said and "p95" in said
+    output = CliRunner().invoke(cli.apm, ["queries"]).output
+    assert "slowest_operations" in output and "p95" in output
 
 
 def test_lake_status_shows_the_tables(lake: Path) -> None:
-    said = CliRunner().invoke(cli.apm, ["lake", "status", "--lake", str(lake)]).output
-    assert "spans" in said and "3" in said
+    output = CliRunner().invoke(cli.apm, ["lake", "status", "--lake", str(lake)]).output
+    assert "spans" in output and "3" in output
 
 
 def test_an_import_of_the_past_says_that_retention_would_take_it(
@@ -51,15 +51,15 @@ def test_an_import_of_the_past_says_that_retention_would_take_it(
     file = tmp_path / "more.jsonl"
     file.write_text(json.dumps(as_json(traces(2))))
     asked = ["import", str(file), "--lake", str(lake)]
-    said = CliRunner().invoke(cli.apm, asked).output
-    assert "spans: 2 rows are older than 30 days (TRACES_RETENTION_DAYS)" in said
-    assert "--no-retention" in said
+    output = CliRunner().invoke(cli.apm, asked).output
+    assert "spans: 2 rows are older than 30 days (TRACES_RETENTION_DAYS)" in output
+    assert "--no-retention" in output
     assert "older than" not in CliRunner().invoke(cli.apm, asked).output  # nothing came in
     status = ["lake", "status", "--lake", str(lake)]
     assert "spans: 5 rows are older than 30 days" in CliRunner().invoke(cli.apm, status).output
     monkeypatch.setenv("TRACES_RETENTION_DAYS", "100000")
-    said = CliRunner().invoke(cli.apm, status).output
-    assert "5 rows expire at about 2" in said and "--no-retention" not in said
+    output = CliRunner().invoke(cli.apm, status).output
+    assert "5 rows expire at about 2" in output and "--no-retention" not in output
 
 
 def test_an_import_with_a_bad_file_ends_with_exit_code_1(tmp_path: Path) -> None:

@@ -173,5 +173,5 @@ def test_the_truth_of_a_second_run_is_added_to_that_of_the_first(tmp_path: Path)
         truth = plan.Truth(tmp_path / "truth.json")
         truth.began(fault)
         truth.ended(fault)
-    found = calendar.from_truth(tmp_path / "truth.json").entries(kind="incident")
-    assert {entry.name for entry in found} == {"lock", "leak"}
+    entries = calendar.from_truth(tmp_path / "truth.json").entries(kind="incident")
+    assert {entry.name for entry in entries} == {"lock", "leak"}

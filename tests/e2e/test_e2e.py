@@ -37,7 +37,7 @@ def program() -> Path:
     return built
 
 
-def test_the_javascript_sdk_sends_over_both_doors(tmp_path: Path) -> None:
+def test_the_javascript_sdk_sends_over_both_protocols(tmp_path: Path) -> None:
     npm, node = shutil.which("npm"), shutil.which("node")
     assert npm and node, "Node is not installed"
     subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=HERE / "js", check=True)

@@ -33,7 +33,7 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         ("watches:\n- name: a\n- name: b\n  levle: 1\n", 4, "watches.1.levle: found 1"),
         ("watches:\n- name: a\n- level: 1\n", 3, "watches.1.name: field required"),
@@ -45,13 +45,13 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_named_with_its_line(
-    tmp_path: Path, text: str, line: int, said: str
+    tmp_path: Path, text: str, line: int, message: str
 ) -> None:
     file = write(tmp_path, text)
     with pytest.raises(BadParameter) as caught:
         specs.load(file, File)
     assert f"{file}:{line}: " in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_alias_that_holds_itself_is_refused(tmp_path: Path) -> None:

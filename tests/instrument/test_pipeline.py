@@ -50,6 +50,6 @@ def test_all_signals_arrive_in_the_lake_over_grpc(tmp_path: Path) -> None:
 
 def test_all_signals_can_be_read_on_standard_output() -> None:
     console = {f"OTEL_{signal}_EXPORTER": "console" for signal in ("TRACES", "METRICS", "LOGS")}
-    said = run(**console)
-    assert '"name": "checkout"' in said and "shop.revenue" in said and "password=***" in said
-    assert "hunter2" not in said and "203.0.113.9" not in said
+    output = run(**console)
+    assert '"name": "checkout"' in output and "shop.revenue" in output and "password=***" in output
+    assert "hunter2" not in output and "203.0.113.9" not in output

@@ -51,11 +51,11 @@ def test_one_request_in_a_duty_cycle_is_profiled(
 ) -> None:
     live = Live(Policy(profiling_enabled=True))
     requests(logs[0], live, 0.2, 20, 0.02)
-    found = logs[1].get_finished_logs()
-    assert 2 <= len(found) <= 6  # about every fifth: 20 ms in 100 ms
-    body = str(found[0].log_record.body)
-    assert ":work" in body and found[0].log_record.event_name == "profile.samples"
-    assert found[0].log_record.trace_id and found[0].log_record.span_id
+    profiles = logs[1].get_finished_logs()
+    assert 2 <= len(profiles) <= 6  # about every fifth: 20 ms in 100 ms
+    body = str(profiles[0].log_record.body)
+    assert ":work" in body and profiles[0].log_record.event_name == "profile.samples"
+    assert profiles[0].log_record.trace_id and profiles[0].log_record.span_id
 
 
 def test_profiling_follows_the_policy_of_the_moment(

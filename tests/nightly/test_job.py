@@ -94,8 +94,8 @@ def test_a_run_publishes_thresholds_rules_and_a_report(first: tuple[Path, Nightl
     assert all(contents(out).values())
     assert list((out / "published/prometheus/rules").glob("*.yml"))
     assert result.run_id in (out / "published/report.html").read_text()
-    said = "\n".join(result.lines())
-    assert "report.html" in said and "apm_thresholds.prom" in said
+    summary = "\n".join(result.lines())
+    assert "report.html" in summary and "apm_thresholds.prom" in summary
 
 
 def test_every_threshold_names_run_commit_and_data(

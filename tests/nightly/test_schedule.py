@@ -60,9 +60,9 @@ def wait_for(folder: Path, count: int, limit_s: float = 40.0) -> None:
 
 def stop(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 0, said
-    return said
+    _, output = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    return output
 
 
 def test_the_job_runs_at_its_time_and_a_failure_does_not_stop_the_clock(tmp_path: Path) -> None:

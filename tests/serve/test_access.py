@@ -157,7 +157,7 @@ def test_without_tokens_only_loopback_is_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("tokens:\n- name: a\n  sha256: short\n", "tokens.0.sha256"),
         ("tokens:\n- nam: a\n", "tokens.0.nam"),
@@ -165,10 +165,10 @@ def test_without_tokens_only_loopback_is_served(tmp_path: Path) -> None:
         ("tokens:\n" + 2 * ("- name: a\n  sha256: " + 64 * "a" + "\n"), "twice"),
     ],
 )
-def test_a_token_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_a_token_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "tokens.yaml"
     file.write_text(text)
-    with pytest.raises(BadParameter, match=said):
+    with pytest.raises(BadParameter, match=message):
         load_access(file)
 
 
@@ -233,8 +233,8 @@ def test_the_command_serves_with_a_token_it_made(tmp_path: Path) -> None:
             headers = {**PROTOBUF, "authorization": f"Bearer {token}"}
             assert httpx.post(url, content=GOOD, headers=headers).status_code == 200
             process.terminate()
-            said = process.communicate(timeout=60)[1]
+            output = process.communicate(timeout=60)[1]
         finally:
             process.kill()  # if the test failed; no effect on an ended process
-    assert process.returncode == 0 and "stopped" in said and token not in said
+    assert process.returncode == 0 and "stopped" in output and token not in output
     assert query.connect(tmp_path / "lake").execute("from spans").fetchall()

@@ -243,18 +243,18 @@ def test_the_truth_of_a_recording_gives_incidents_deployments_and_regressions(
     }
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(truth))
-    found = calendar.from_truth(file)
-    assert [(one.kind, one.name, one.labels.get("kind")) for one in found] == [
+    entries = calendar.from_truth(file)
+    assert [(one.kind, one.name, one.labels.get("kind")) for one in entries] == [
         ("deployment", "a 2", None),
         ("incident", "a 2 regression", calendar.REGRESSION),
         ("incident", "slow", "latency"),
         ("incident", "hardly", "latency"),
     ]
-    names = [one.name for one in found.entries(service="a", operation="GET /", signal="rate")]
+    names = [one.name for one in entries.entries(service="a", operation="GET /", signal="rate")]
     assert names == ["a 2", "a 2 regression", "slow"]
-    assert [one.name for one in found.entries(service="b")] == ["hardly"]
-    calendar.write(found, tmp_path / calendar.FILE_NAME)
-    assert calendar.load(tmp_path) == found
+    assert [one.name for one in entries.entries(service="b")] == ["hardly"]
+    calendar.write(entries, tmp_path / calendar.FILE_NAME)
+    assert calendar.load(tmp_path) == entries
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"incidents": [{"name": "x"}]}'])

@@ -28,28 +28,28 @@ def lake(tmp_path: Path) -> Path:
 
 
 def test_cut_windows_are_left_out_and_empty_ones_between_are_kept(lake: Path) -> None:
-    found = _features(lake)
-    assert found.schema == pl.Schema(operations.SCHEMA)
-    assert found["time"].to_list() == [
+    features = _features(lake)
+    assert features.schema == pl.Schema(operations.SCHEMA)
+    assert features["time"].to_list() == [
         MONDAY + timedelta(seconds=s) for s in (300, 600, 900, 1200, 1500)
     ]
-    assert found["count"].to_list() == [4, 0, 3, 1, 1]
+    assert features["count"].to_list() == [4, 0, 3, 1, 1]
 
 
 def test_windows_under_the_minimum_have_a_rate_but_no_latency_and_no_error_ratio(
     lake: Path,
 ) -> None:
-    found = _features(lake)
-    assert found["rate_per_s"].to_list() == pytest.approx([4 / 300, 0, 0.01, 1 / 300, 1 / 300])
+    features = _features(lake)
+    assert features["rate_per_s"].to_list() == pytest.approx([4 / 300, 0, 0.01, 1 / 300, 1 / 300])
     for column in ("latency_p50_s", "latency_p95_s", "latency_p99_s", "error_ratio"):
-        assert found[column].is_null().to_list() == [False, True, False, True, True]
-    assert found["latency_p95_s"][0] == pytest.approx(0.1)
+        assert features[column].is_null().to_list() == [False, True, False, True, True]
+    assert features["latency_p95_s"][0] == pytest.approx(0.1)
 
 
 def test_since_and_until_keep_whole_windows_between_them(lake: Path) -> None:
     since, until = MONDAY + timedelta(seconds=400), MONDAY + timedelta(seconds=1250)
-    found = _features(lake, since=since, until=until)
-    assert found["time"].to_list() == [MONDAY + timedelta(seconds=900)]
+    features = _features(lake, since=since, until=until)
+    assert features["time"].to_list() == [MONDAY + timedelta(seconds=900)]
     with pytest.raises(BadParameter, match="swap them"):
         _features(lake, since=until, until=since)
 
@@ -81,8 +81,8 @@ def test_only_entry_spans_count_and_errors_are_those_with_status_error(tmp_path:
         },
     )
     snapshots.append(tmp_path, {"spans": first})
-    found = _features(tmp_path).filter(pl.col("time") == MONDAY + timedelta(seconds=300))
-    row = found.row(0, named=True)
+    features = _features(tmp_path).filter(pl.col("time") == MONDAY + timedelta(seconds=300))
+    row = features.row(0, named=True)
     assert (row["count"], row["error_count"]) == (3, 1)
     assert row["error_ratio"] == pytest.approx(1 / 3)
     assert row["latency_p50_s"] == pytest.approx(2.0)
@@ -103,8 +103,8 @@ def test_an_operation_that_stops_has_zero_rate_to_the_end_of_the_recording(tmp_p
     for name, days in (("GET /", 20), ("GET /stopped", 16), ("GET /retired", 8)):
         times = [day * 86_400 + second for day in range(days) for second in (310, 40_000)]
         snapshots.append(tmp_path, {"spans": spans(times, name=name)})
-    found = _features(tmp_path)
-    last = found.group_by("operation").agg(pl.col("time").max(), pl.col("rate_per_s").last())
+    features = _features(tmp_path)
+    last = features.group_by("operation").agg(pl.col("time").max(), pl.col("rate_per_s").last())
     ends = {row[0]: row[1:] for row in last.rows()}
     assert ends["GET /stopped"] == (ends["GET /"][0], 0.0)
     assert ends["GET /retired"][0] == MONDAY + timedelta(days=7, seconds=39_900)

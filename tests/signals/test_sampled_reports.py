@@ -58,8 +58,8 @@ def test_a_transactions_counts_and_durations_are_those_of_all_traffic(
 ) -> None:
     full, con = traffic
     (tmp_path / "transactions.yaml").write_text(TRANSACTION)
-    found, hours = transactions_specs.load(tmp_path / "transactions.yaml")
-    gathered = instances.gather(con, found, hours, timeout_s=60, **HOUR)
+    transactions, hours = transactions_specs.load(tmp_path / "transactions.yaml")
+    gathered = instances.gather(con, transactions, hours, timeout_s=60, **HOUR)
     told = instances.summary(gathered).row(0, named=True)
     stated = sampling.traffic(con, service_name="shop", operation="GET /", confidence=0.99, **HOUR)
 

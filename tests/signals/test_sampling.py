@@ -32,8 +32,8 @@ def weights(lake: Path, states: Sequence[str | None]) -> list[float]:
     }
     snapshots.append(lake, {"spans": table("spans", columns)})
     with query.connect(lake) as con:
-        found = con.execute("select sample_weight from spans order by time").fetchall()
-    return [row[0] for row in found]
+        rows = con.execute("select sample_weight from spans order by time").fetchall()
+    return [row[0] for row in rows]
 
 
 def test_the_threshold_in_the_trace_state_says_how_many_a_span_stands_for(tmp_path: Path) -> None:
@@ -82,9 +82,9 @@ def test_a_tenth_of_the_traffic_gives_all_of_it_within_the_interval(
     wide = dict.fromkeys(truths[0], 0.0)
     with query.connect(tmp_path) as con:
         for seed, truth in truths.items():
-            found = sampling.traffic(con, service_name="shop", operation=f"GET /{seed}", **hour)
+            result = sampling.traffic(con, service_name="shop", operation=f"GET /{seed}", **hour)
             for name, value in truth.items():
-                estimate = getattr(found, name)
+                estimate = getattr(result, name)
                 covered[name] += estimate.low <= value <= estimate.high
                 wide[name] += (estimate.high - estimate.low) / value / len(truths)
     assert min(covered.values()) >= LEAST_COVERED, covered
@@ -101,7 +101,7 @@ def test_features_and_named_queries_make_up_for_the_sampling(tmp_path: Path) -> 
     save(tmp_path, pl.concat(kept))
     every: dict[str, object] = {"since": None, "until": None}
     with query.connect(tmp_path) as con:
-        found = operations.features(con, window_s=300, min_requests=3)
+        features = operations.features(con, window_s=300, min_requests=3)
         slow = query.named(con, "slowest_operations", count=12, min_requests=1, **every)
         service = query.named(con, "requests_by_service", window_s=HOUR_S, **every)
     truth = full.group_by("name").agg(
@@ -120,7 +120,7 @@ def test_features_and_named_queries_make_up_for_the_sampling(tmp_path: Path) -> 
     )
     at = pl.from_epoch(full["time"] // 1000, "us").dt.truncate("5m").alias("time")
     counted = full.group_by(at, operation="name").agg(n=pl.len(), failures=pl.col("failed").sum())
-    seen = found.join(counted, on=["operation", "time"])
+    seen = features.join(counted, on=["operation", "time"])
     assert seen.height >= 120
     assert (seen["error_count"] == seen["failures"]).all()  # all errors were kept
     assert (seen["seen_count"] < seen["count"]).all()
@@ -132,8 +132,8 @@ def test_features_and_named_queries_make_up_for_the_sampling(tmp_path: Path) -> 
 def test_the_calls_of_one_trace_are_kept_or_lost_together(tmp_path: Path) -> None:
     save(tmp_path, sampled(all_traffic(1, calls=5), 1))
     with query.connect(tmp_path) as con:
-        found = operations.features(con, window_s=300, min_requests=3)
-    middle = found[len(found) // 2].row(0, named=True)
+        features = operations.features(con, window_s=300, min_requests=3)
+    middle = features[len(features) // 2].row(0, named=True)
     traces = middle["seen_count"] / 5
     assert middle["rate_se_per_s"] == pytest.approx(50 * (0.9 * traces) ** 0.5 / 300, rel=1e-3)
 
@@ -144,7 +144,7 @@ def test_without_sampling_an_interval_is_a_point_and_the_quantile_interpolates(
     full = all_traffic(3)
     save(tmp_path, full)
     with query.connect(tmp_path) as con:
-        found = sampling.traffic(
+        result = sampling.traffic(
             con,
             service_name="shop",
             operation="GET /",
@@ -152,9 +152,9 @@ def test_without_sampling_an_interval_is_a_point_and_the_quantile_interpolates(
             until=MONDAY + timedelta(hours=1),
         )
         windows = operations.features(con, window_s=300, min_requests=3)
-    for estimate in (found.rate, found.error_ratio, found.latency_p95):
+    for estimate in (result.rate, result.error_ratio, result.latency_p95):
         assert estimate.low == estimate.value == estimate.high
-    assert found.rate.value == pytest.approx(6_000 / HOUR_S)
+    assert result.rate.value == pytest.approx(6_000 / HOUR_S)
     assert windows["rate_se_per_s"].max() == 0
     assert (windows["seen_count"] == windows["count"]).all()
 

@@ -36,9 +36,9 @@ def test_gauges_named_utilization_are_shares_averaged_over_instances(tmp_path: P
     }
     snapshots.append(tmp_path, {"metric_points": table("metric_points", rows)})
     with query.connect(tmp_path) as con:
-        found = saturation(con, window_s=300)
-    assert found.schema == pl.Schema(SCHEMA)
-    assert found.select("service_name", "resource", "share").rows() == [
+        shares = saturation(con, window_s=300)
+    assert shares.schema == pl.Schema(SCHEMA)
+    assert shares.select("service_name", "resource", "share").rows() == [
         ("cart", "process.cpu.utilization", 0.5),
         ("cart", "train_ticket.memory_usage_rate", pytest.approx(0.4)),
     ]
@@ -70,16 +70,16 @@ def test_a_forest_finds_a_full_resource_and_names_it(workspace: Path, seed: int)
         schema=SCHEMA,
     )
     knobs = {"window_s": WINDOW_S, "seed": 7, "workers": 1}
-    found = training.train(drawn, params, saturation=resources, **knobs)
-    together = found.scores.filter(signal="together")["score"].to_numpy()
-    assert found.forests["shop", "GET /"].signals[-1] == "saturation"
+    trained = training.train(drawn, params, saturation=resources, **knobs)
+    together = trained.scores.filter(signal="together")["score"].to_numpy()
+    assert trained.forests["shop", "GET /"].signals[-1] == "saturation"
     assert np.mean(together[full] > 1) > 0.9
     assert np.mean(together[~full] > 1) < 0.015
-    hot = found.contributions.filter(pl.col("time").is_in(drawn["time"].filter(full).implode()))
+    hot = trained.contributions.filter(pl.col("time").is_in(drawn["time"].filter(full).implode()))
     assert hot["saturation"].mean() > 0.7  # type: ignore[operator]
     without = training.train(drawn, params, **knobs)
     assert without.forests["shop", "GET /"].signals == ("latency_p95", "rate", "error_ratio")
     assert without.contributions["saturation"].is_null().all()
-    assert without.bounds.equals(found.bounds)
+    assert without.bounds.equals(trained.bounds)
     held_out = evaluate(drawn, params, window_s=WINDOW_S, seed=7, saturation=resources)
     assert held_out.metrics["forest"]["together"]["flagged"] > 0.9 * full.sum() / (7 * 288)

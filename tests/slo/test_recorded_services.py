@@ -105,8 +105,8 @@ def test_a_budget_equals_the_recount_to_the_last_event(
     value: float,
 ) -> None:
     folder = slo_shop.save(tmp_path, SLO.format(name="answers", service=service, value=value))
-    (found,) = reports(trains, slo_specs.load(folder), slo_shop.given())
-    budget = found.budgets[0]
+    (slos,) = reports(trains, slo_specs.load(folder), slo_shop.given())
+    budget = slos.budgets[0]
 
     services = {(one.trace, one.span): one.service for one in raw}
     entries = [
@@ -133,7 +133,7 @@ def test_a_budget_equals_the_recount_to_the_last_event(
     assert total > 200 and bad > 0
     assert (budget.total, budget.bad) == (total, bad)
     assert budget.allowed == Decimal("0.01") * total
-    for burn in found.burns[:4]:
+    for burn in slos.burns[:4]:
         seen, slow = recount({"5m": 5, "30m": 30, "1h": 60, "2h": 120}[burn.window])
         assert burn.total == seen
         if burn.rate is not None:

@@ -130,8 +130,8 @@ def test_a_quantile_is_held_against_every_slice(week: Path, tmp_path: Path) -> N
 
 
 def test_burn_rates_look_back_exactly_their_windows(week: Path, tmp_path: Path) -> None:
-    found = report(week, slo_shop.save(tmp_path, slo_shop.slo(objective="target: 0.9")))
-    rates = {one.window: one for one in found.burns}
+    slo_report = report(week, slo_shop.save(tmp_path, slo_shop.slo(objective="target: 0.9")))
+    rates = {one.window: one for one in slo_report.burns}
 
     at = end_of(WEEK)
     assert list(rates) == ["5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d"]
@@ -156,14 +156,14 @@ def test_maintenance_does_not_count_and_overlaps_count_once(week: Path, tmp_path
         )
     ]  # fmt: skip
     folder = slo_shop.save(tmp_path, slo_shop.slo())
-    found = report(week, folder, slo_shop.given(calendar.of(entries)))
+    slo_report = report(week, folder, slo_shop.given(calendar.of(entries)))
 
     out = slo_shop.tally(WEEK, moment(24), moment(33))
-    budget = found.budgets[0]
+    budget = slo_report.budgets[0]
     assert budget.excluded_total == len(out)
     assert budget.excluded_bad == sum(one.failed for one in out)
     assert budget.total == len(WEEK) - len(out)
-    assert [entry.name for entry in found.maintenance] == ["upgrade", "network"]
+    assert [entry.name for entry in slo_report.maintenance] == ["upgrade", "network"]
 
 
 def test_late_data_restate_what_was_said(tmp_path: Path) -> None:
@@ -201,18 +201,18 @@ def test_the_ledger_keeps_what_changed_and_repeats_nothing(week: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("document", "message"),
     [
         (slo_shop.slo().replace("service: shop, o", "service: shopp, o"), "no service 'shopp'"),
         (slo_shop.slo().replace("GET /", "GET /nowhere"), "no operation 'GET /nowhere'"),
     ],
 )
 def test_a_name_that_the_lake_does_not_know_is_insufficient(
-    week: Path, tmp_path: Path, document: str, said: str
+    week: Path, tmp_path: Path, document: str, message: str
 ) -> None:
     budget = report(week, slo_shop.save(tmp_path, document)).budgets[0]
 
-    assert said in budget.reason
+    assert message in budget.reason
     assert (budget.verdict, budget.attainment, budget.left) == ("insufficient", None, None)
 
 
@@ -245,11 +245,11 @@ def test_a_hole_in_the_data_is_named_and_lowers_what_is_covered(tmp_path: Path) 
 
 
 def test_what_if_keeps_the_counts_and_changes_the_budget(week: Path, tmp_path: Path) -> None:
-    found = report(week, slo_shop.save(tmp_path, slo_shop.slo()), what_if=[Decimal("0.999")])
+    slo_report = report(week, slo_shop.save(tmp_path, slo_shop.slo()), what_if=[Decimal("0.999")])
 
-    assert found.what_if[0].bad == found.budgets[0].bad
-    assert found.what_if[0].allowed == Decimal("0.001") * len(WEEK)
-    assert (found.budgets[0].verdict, found.what_if[0].verdict) == ("met", "missed")
+    assert slo_report.what_if[0].bad == slo_report.budgets[0].bad
+    assert slo_report.what_if[0].allowed == Decimal("0.001") * len(WEEK)
+    assert (slo_report.budgets[0].verdict, slo_report.what_if[0].verdict) == ("met", "missed")
 
 
 def test_a_composite_is_the_weighted_mean_of_its_steps(tmp_path: Path) -> None:
@@ -289,11 +289,11 @@ spec:
 
 
 def test_bad_requests_lead_to_their_traces(week: Path, tmp_path: Path) -> None:
-    found = report(week, slo_shop.save(tmp_path, slo_shop.slo()), violations=5).violations
+    violations = report(week, slo_shop.save(tmp_path, slo_shop.slo()), violations=5).violations
 
-    assert found.height == 5
-    assert found["trace_id"].null_count() == 0
-    assert found["duration_s"].is_sorted(descending=True)
+    assert violations.height == 5
+    assert violations["trace_id"].null_count() == 0
+    assert violations["duration_s"].is_sorted(descending=True)
 
 
 def test_an_empty_lake_is_not_enough(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_sampled_request_counts_for_those_it_stands_for(tmp_path: Path) -> Non
         },
     )
     snapshots.append(tmp_path / "lake", {"spans": spans})
-    found = report(tmp_path / "lake", slo_shop.save(tmp_path, slo_shop.slo()))
-    budget = found.budgets[0]
+    slo_report = report(tmp_path / "lake", slo_shop.save(tmp_path, slo_shop.slo()))
+    budget = slo_report.budgets[0]
     assert (budget.total, budget.bad) == (20 + 4 * 20, 2 + 4 * 2)
-    assert found.completeness.sampled == 20
+    assert slo_report.completeness.sampled == 20

@@ -24,15 +24,15 @@ def refused(folder: Path, *documents: str) -> str:
 
 
 def test_the_slos_of_the_workspace_fit(workspace: Path) -> None:
-    found = {
+    slos = {
         slo.name: slo
         for slo in slo_specs.load(workspace / "specs" / "slos", transactions=frozenset({"order"}))
     }
 
-    assert found["checkout-availability"].objectives[0].target == Decimal("0.985")
-    assert found["buying-journey"].composite
-    assert [one.weight for one in found["buying-journey"].objectives] == [1, 1, 2]
-    assert found["search-latency"].objectives[0].slice_min == 15
+    assert slos["checkout-availability"].objectives[0].target == Decimal("0.985")
+    assert slos["buying-journey"].composite
+    assert [one.weight for one in slos["buying-journey"].objectives] == [1, 1, 2]
+    assert slos["search-latency"].objectives[0].slice_min == 15
 
 
 def test_a_target_in_percent_is_exact(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_target_in_percent_is_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "line", "said"),
+    ("document", "line", "expected"),
     [
         (slo_shop.slo().replace("budgetingMethod", "budgettingMethod"), 14, "budgetingMethod"),
         (slo_shop.slo(method="Ocurrences"), 14, "'Ocurrences', needs one of Occurrences"),
@@ -83,11 +83,11 @@ def test_a_target_in_percent_is_exact(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_with_its_line(
-    tmp_path: Path, document: str, line: int, said: str
+    tmp_path: Path, document: str, line: int, expected: str
 ) -> None:
     message = refused(tmp_path, document)
 
-    assert said in message
+    assert expected in message
     assert f"slos.yaml:{line}: " in message
 
 

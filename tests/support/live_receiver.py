@@ -53,6 +53,6 @@ def exporting(port: int, signal: str = "traces") -> Iterator[grpc.UnaryUnaryMult
 
 def count(lake: Path, table: str = "spans") -> int:
     """Return the number of rows that a query sees."""
-    found = query.connect(lake).execute(f"select count(*) from {table}").fetchone()
-    assert found
-    return int(found[0])
+    row = query.connect(lake).execute(f"select count(*) from {table}").fetchone()
+    assert row
+    return int(row[0])

@@ -27,9 +27,9 @@ def gather(
     write(tmp_path / "lake", spans)
     file = tmp_path / "transactions.yaml"
     file.write_text(specs)
-    found, hours = transactions_specs.load(file)
+    transactions, hours = transactions_specs.load(file)
     con = query.connect(tmp_path / "lake")
-    return instances.gather(con, found, hours, since=MONDAY, until=until, timeout_s=60)
+    return instances.gather(con, transactions, hours, since=MONDAY, until=until, timeout_s=60)
 
 
 def row(found: Instances, name: str) -> dict[str, object]:
@@ -44,15 +44,15 @@ def test_a_root_operation_is_counted_and_judged_in_office_hours(tmp_path: Path) 
         Span(noon(3), "POST /checkout", 0.3),
         Span(19 * 3_600, "POST /checkout", 0.9),  # in the evening, outside the hours of the SLA
     ]
-    found = gather(tmp_path, spans)
-    told = row(found, "checkout")
+    result = gather(tmp_path, spans)
+    told = row(result, "checkout")
 
     assert (told["instances"], told["completed"], told["failed"]) == (5, 4, 1)
     assert (told["judged"], told["attained"], told["attainment"]) == (4, 2, 0.5)
     assert told["verdict"] == "met"
     assert told["latency_p50_s"] == pytest.approx(0.5)
     assert told["value"] == 40
-    worst = instances.violations(found, "checkout")
+    worst = instances.violations(result, "checkout")
     assert worst["duration_s"].to_list() == [0.7, 0.1]
     assert worst["trace_id"].to_list() == ["t0000000000000001", "t0000000000000002"]
 
@@ -64,11 +64,11 @@ def test_a_root_that_has_not_arrived_is_in_flight_then_abandoned(tmp_path: Path)
     ]
     begun = Span(noon(5), "POST /orders", 0.1, service="orders", trace="b", span="b2", parent="b1")
     now = datetime(2026, 3, 2, 11, 5, 30)
-    found = gather(tmp_path, [*whole, begun], until=now)
-    assert (row(found, "checkout")["in_flight"], row(found, "checkout")["judged"]) == (1, 1)
+    result = gather(tmp_path, [*whole, begun], until=now)
+    assert (row(result, "checkout")["in_flight"], row(result, "checkout")["judged"]) == (1, 1)
 
     later = instances.gather(
-        found.con, found.transactions, {"office": Hours.read("UTC", ["mon-fri 00:00-24:00"])},
+        result.con, result.transactions, {"office": Hours.read("UTC", ["mon-fri 00:00-24:00"])},
         since=MONDAY, until=EVENING, timeout_s=60,
     )  # fmt: skip
     told = row(later, "checkout")
@@ -104,11 +104,11 @@ def test_a_sequence_in_a_trace_lasts_from_its_first_to_its_last_step(tmp_path: P
         *order("c", 300, 0.1, failed=True),
         Span(400, "POST /orders", 0.2, service="orders", trace="d", span="d1"),  # never charged
     ]
-    found = gather(tmp_path, spans)
-    told = row(found, "order")
+    result = gather(tmp_path, spans)
+    told = row(result, "order")
     assert (told["completed"], told["failed"], told["abandoned"]) == (2, 1, 1)
     assert (told["judged"], told["attained"], told["verdict"]) == (4, 1, "missed")
-    durations = instances.violations(found, "order")
+    durations = instances.violations(result, "order")
     assert durations.filter(trace_id="b")["duration_s"].item() == pytest.approx(1.2)
 
 
@@ -137,19 +137,19 @@ def test_a_funnel_follows_the_session_and_a_failed_step_may_be_tried_again(
         # without a session id there is no funnel
         Span(30, "GET /"),
     ]
-    found = gather(tmp_path, spans)
-    told = row(found, "buying")
+    result = gather(tmp_path, spans)
+    told = row(result, "buying")
 
     assert told["instances"] == 6
     assert (told["completed"], told["failed"]) == (1, 1)
     assert (told["abandoned"], told["in_flight"]) == (3, 1)
     # An abandoned session is not a violation; a failed payment is.
     assert (told["judged"], told["attained"]) == (2, 1)
-    funnel = instances.funnel(found, "buying")
+    funnel = instances.funnel(result, "buying")
     assert funnel["step"].to_list() == ["look", "take", "pay"]
     assert funnel["reached"].to_list() == [6, 3, 1]
     bought = query.frame(
-        found.con, "select duration_ns, elapsed_ns from transaction_2 where state = 'completed'"
+        result.con, "select duration_ns, elapsed_ns from transaction_2 where state = 'completed'"
     )
     # The duration of the steps, and the elapsed time.
     assert bought.row(0) == (700_000_000, 120_400_000_000)
@@ -172,11 +172,11 @@ def test_parts_by_organization_and_segment_add_up(tmp_path: Path) -> None:
         )
         for number in range(24)
     ]
-    found = gather(tmp_path, spans)
-    parts = instances.summary(found, by="organization_id").filter(transaction="checkout")
+    result = gather(tmp_path, spans)
+    parts = instances.summary(result, by="organization_id").filter(transaction="checkout")
     assert parts["organization_id"].to_list() == ["org-0", "org-1"]
     assert parts["judged"].to_list() == [12, 12]
-    segments = instances.summary(found, by="segment").filter(transaction="checkout")
+    segments = instances.summary(result, by="segment").filter(transaction="checkout")
     assert dict(segments.select("segment", "instances").iter_rows()) == {
         "company": 18,
         "unknown": 6,
@@ -191,9 +191,9 @@ def test_spans_that_arrive_twice_are_one_instance(tmp_path: Path) -> None:
         Span(noon(0) - 9, "GET /", session="a", trace="b", span="b1"),
         Span(noon(0) - 5, "POST /cart", session="a", trace="c", span="c1"),
     ]
-    found = gather(tmp_path, spans)
-    assert row(found, "checkout")["instances"] == 1
-    assert row(found, "buying")["instances"] == 1
+    instances = gather(tmp_path, spans)
+    assert row(instances, "checkout")["instances"] == 1
+    assert row(instances, "buying")["instances"] == 1
 
 
 def test_nothing_measured_is_insufficient(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_nothing_measured_is_insufficient(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "said"),
+    ("old", "new", "line", "message"),
     [
         ("owner: shop", "owmer: shop", 6, "owmer"),
         ("objective: 0.5", "objective: 1.5", 8, "less than 1"),
@@ -219,21 +219,21 @@ def test_nothing_measured_is_insufficient(tmp_path: Path) -> None:
     ],
 )
 def test_a_spec_that_does_not_fit_is_named_with_its_line(
-    tmp_path: Path, old: str, new: str, line: int, said: str
+    tmp_path: Path, old: str, new: str, line: int, message: str
 ) -> None:
     file = tmp_path / "transactions.yaml"
     file.write_text(SPECS.replace(old, new, 1))
     with pytest.raises(BadParameter) as caught:
         transactions_specs.load(file)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert f"{file}:{line}: " in str(caught.value)
 
 
 def test_office_hours_follow_daylight_saving() -> None:
     office = Hours.read("Europe/Berlin", ["mon-sun 09:00-17:00"])
     # Daylight saving time begins in the night to Sunday, 29 March 2026.
-    found = office.intervals(datetime(2026, 3, 28), datetime(2026, 3, 30))
-    assert found == [
+    intervals = office.intervals(datetime(2026, 3, 28), datetime(2026, 3, 30))
+    assert intervals == [
         (datetime(2026, 3, 28, 8), datetime(2026, 3, 28, 16)),
         (datetime(2026, 3, 29, 7), datetime(2026, 3, 29, 15)),
     ]
@@ -257,8 +257,8 @@ def test_a_closed_day_has_no_hours() -> None:
 
 
 def test_the_transactions_of_the_workspace_fit(workspace: Path) -> None:
-    found, hours = transactions_specs.load(workspace / "specs")
-    assert [one.name for one in found] == ["checkout", "order", "buying"]
+    transactions, hours = transactions_specs.load(workspace / "specs")
+    assert [one.name for one in transactions] == ["checkout", "order", "buying"]
     assert set(hours) == {"office"}
 
 
@@ -274,8 +274,8 @@ def test_an_slo_may_be_on_a_transaction(tmp_path: Path) -> None:
     document = slo_shop.slo(good=", status: ok, max_duration_s: 1.0")
     document = document.replace("service: shop, operation: GET /", "transaction: buying")
     slo_shop.save(tmp_path / "slos", document)
-    found = sla.collect(tmp_path / "lake", tmp_path, specs=tmp_path)
+    sla_report = sla.collect(tmp_path / "lake", tmp_path, specs=tmp_path)
     # Too few for a verdict by the workspace's params, but still counted.
-    (budget,) = found.reports[0].budgets
+    (budget,) = sla_report.reports[0].budgets
     assert (budget.total, budget.bad) == (20, 4)
-    assert found.reports[0].violations["trace_id"].null_count() == 0
+    assert sla_report.reports[0].violations["trace_id"].null_count() == 0

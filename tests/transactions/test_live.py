@@ -19,8 +19,8 @@ def watcher(tmp_path: Path) -> Watcher:
     # An order without its charge is running too; only the checkout matters here.
     head, _, rest = SPECS.partition("  order:")
     file.write_text(head + rest[rest.index("  buying:") :])
-    found, hours = transactions_specs.load(file)
-    return Watcher(HotView(tmp_path / "lake"), found, hours, timeout_s=60)
+    transactions, hours = transactions_specs.load(file)
+    return Watcher(HotView(tmp_path / "lake"), transactions, hours, timeout_s=60)
 
 
 def at(seconds: float) -> datetime:

@@ -48,12 +48,12 @@ class Watched:
     sustained: dict[str, Floats]
 
     def by_hour(self, week: Floats) -> Floats:
-        """Return for each evaluation its value of 168; hour 0 is Sunday 00:00 UTC."""
+        """Return 168 values by hour of the week, from Sunday 00:00 UTC on, at each evaluation."""
         return week[hour_of_week(self.times)]
 
 
 def labelled(operation: str) -> str | None:
-    """Return the operation to look labels up by; None, for any, for all of a service."""
+    """Return the operation to match labels with; None, which matches any, for a whole service."""
     return None if operation == ALL_OPERATIONS else operation
 
 
@@ -131,12 +131,12 @@ def measured(
 
 
 def evaluations(seconds: float, step_s: float) -> int:
-    """Return how many evaluations a range of so many seconds covers, at least one."""
+    """Return the number of evaluations in a range of seconds, at least one."""
     return max(int(np.ceil(seconds / step_s)), 1)
 
 
 def seen_within_s(params: Params) -> float:
-    """Return how long a series that is gone counts as 0: longer than `for`, or no alert fires."""
+    """Return how long a series that is gone counts as 0; longer than `for`, so that alerts fire."""
     return max(SEEN_WITHIN_S, 2 * params.thresholds.for_s)
 
 

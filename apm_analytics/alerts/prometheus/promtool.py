@@ -162,7 +162,7 @@ def test(
 
 
 def expects(selected: str, minute: int, value: float | None) -> dict[str, Any]:
-    """Return the check that a series has this value at a minute; None: that it is absent."""
+    """Return the check that a series has this value at a minute; with None, that it is absent."""
     samples = [] if value is None else [{"labels": selected, "value": value}]
     return {"expr": selected, "eval_time": f"{minute}m", "exp_samples": samples}
 

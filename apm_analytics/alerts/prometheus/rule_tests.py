@@ -154,7 +154,7 @@ def week_document(signals: Mapping[str, SignalSpec]) -> dict[str, Any]:
 
 
 def _learned(plan: _Plan, spec: SignalSpec, bound: str) -> Test:
-    """Passed: fires. Kept, or too little traffic: does not."""
+    """An alert fires when its bound is passed, unless there is too little traffic."""
     threshold = plan.busy if spec.name == "rate" else 0.5
     few = threshold if spec.name != "rate" else 0.4 * plan.few
     expected = 0.75 if bound == "upper" else 1.5
@@ -228,7 +228,7 @@ def _static(plan: _Plan) -> list[Test]:
             burst = f"{100 * plan.busy!r}x1 {promtool.steady(value, minutes)}"
             live.append(operation.live(spec, burst if spec.name == "rate" else value))
             live += plan.with_traffic(operation, spec, plan.busy)
-        # A learned bound that is passed as well: stale, it must not fire.
+        # A learned bound is passed as well, but it is stale and must not fire.
         learned = plan.operation(alert)
         edge = 0.5 * threshold if bound == "upper" else 2 * plan.busy
         baseline += [*learned.hourly(bound, spec.name, edge), learned.info(spec.name)]
@@ -311,7 +311,7 @@ def _gone(plan: _Plan) -> Test:
 
 
 def _published(plan: _Plan, spec: SignalSpec, bound: str, thresholds: pl.DataFrame) -> list[Test]:
-    """The published series whose bound varies most over the tested hours, with its own bounds."""
+    """Test the published series whose bound varies most over the tested hours."""
     minutes = max(plan.settled + plan.resolved + 5, 60)
     rows = thresholds.filter(
         pl.col("signal") == spec.name,

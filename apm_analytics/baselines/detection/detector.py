@@ -245,7 +245,7 @@ class SeriesDetector:
             self._advance(times, values)
 
     def _advance(self, times: Floats, values: Floats) -> Floats:
-        found = np.full((times.size, kernel.COLUMNS), np.nan)
+        results = np.full((times.size, kernel.COLUMNS), np.nan)
         begun = 0
         while self._state is None and begun < times.size:
             if np.isfinite(values[begun]) and times[begun] > self._last:
@@ -255,9 +255,9 @@ class SeriesDetector:
                 self._begin(float(np.median(np.diff([time for time, _ in self._first]))))
         if self._state is not None and begun < times.size:
             kernel.advance(
-                *self._state, self._numbers, times[begun:], values[begun:], found[begun:]
+                *self._state, self._numbers, times[begun:], values[begun:], results[begun:]
             )
-        return found
+        return results
 
     def _odd_lately(self, status: Status) -> bool:
         if status != "scored" or self._state is None:

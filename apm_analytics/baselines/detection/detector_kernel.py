@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DAY_S = 86_400.0
-# Horizons of level and spread in points; the third is a single point.
+# Level and spread are measured over the last 1, SHORT and LONG points.
 SHORT, LONG = 8, 64
 MAGNITUDES = 6
 # The same time of day: the last 10 days, 6 slots to either side. Of the week: 4 weeks, 1 slot.
@@ -114,9 +114,9 @@ def advance(
     numbers: Floats,
     times: Floats,
     values: Floats,
-    found: Floats,
+    results: Floats,
 ) -> None:
-    """Add the next points to the state and fill their results into `found`, (n_points, COLUMNS).
+    """Add the next points to the state and fill their results into `results`, (n_points, COLUMNS).
 
     A point without a value, or not later than the previous one, is NaN and changes nothing.
     """
@@ -126,7 +126,7 @@ def advance(
     refractory = surprises.size
     for i in range(times.size):
         time, value = times[i], values[i]
-        found[i, :] = np.nan
+        results[i, :] = np.nan
         if not math.isfinite(value) or not time > facts[LAST]:
             continue
         if time - facts[LAST] > GAP_INTERVALS * numbers[INTERVAL]:
@@ -173,11 +173,11 @@ def advance(
         surprise = math.sqrt(squares / MAGNITUDES) if seen >= LEARNING else 0.0
         novelty = _novelty(facts, surprises, peaks, seen, surprise, numbers[HABIT])
         if seen >= LEARNING:
-            found[i, SURPRISE], found[i, NOVELTY] = surprise, novelty
-            found[i, REACH] = _reach(
+            results[i, SURPRISE], results[i, NOVELTY] = surprise, novelty
+            results[i, REACH] = _reach(
                 histograms[0], bins[0], numbers[QUANTILE], least, numbers[SPIKE_LOG]
             )
-        found[i, EXPECTED], found[i, RESIDUAL] = expected, residual
+        results[i, EXPECTED], results[i, RESIDUAL] = expected, residual
         if surprise > numbers[THRESHOLD]:
             facts[ODD] = seen
         # Update the state.

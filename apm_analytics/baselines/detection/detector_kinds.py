@@ -52,8 +52,8 @@ def kind_of(residuals: Floats, odd: int | None = None) -> Kind:
     ----------
     residuals : float array of shape (n,), n >= 1, in reaches of the expected range; NaN where
         there is no value. Begins before the anomaly.
-    odd : how many of the last points belong to the anomaly or come after it; by default those
-        since the first one outside among the last `AFTER`.
+    odd : number of points from the start of the anomaly to the end; by default it starts at the
+        first point outside among the last `AFTER`.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def episodes_of(score: Floats, residuals: Floats, reach: Floats) -> list[Episode
     odd = np.flatnonzero(score > 1.0)
     if not odd.size:
         return []
-    found = []
+    episodes = []
     runs = np.split(odd, np.flatnonzero(np.diff(odd) > BRIDGED) + 1)
     for run, following in zip(runs, [*runs[1:], None], strict=True):
         start, end = int(run[0]), int(run[-1]) + 1
@@ -99,8 +99,8 @@ def episodes_of(score: Floats, residuals: Floats, reach: Floats) -> list[Episode
         until = max(until, end)
         near = residuals[max(start - BEFORE, 0) : until] / max(reach[start], np.finfo(float).tiny)
         kind = kind_of(near, int(np.isfinite(residuals[start:until]).sum()))
-        found.append(Episode(start, end, float(np.nanmax(score[start:end])), kind))
-    return found
+        episodes.append(Episode(start, end, float(np.nanmax(score[start:end])), kind))
+    return episodes
 
 
 def _lasting(known: Floats) -> Kind | None:

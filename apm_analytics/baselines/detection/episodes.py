@@ -76,7 +76,7 @@ def episodes(
         return pl.DataFrame(schema=EPISODE)
     outside = _with_main_signal(outside, contributions)
     apart = pl.col("time").diff().over(SERIES) > pl.duration(seconds=BRIDGED_WINDOWS * window_s)
-    found = (
+    grouped = (
         outside.with_columns(apart.fill_null(True).cum_sum().over(SERIES).alias("number"))
         .group_by(*SERIES, "number")
         .agg(
@@ -89,7 +89,7 @@ def episodes(
             mainly=pl.col("mainly").drop_nulls().mode().sort().first(),
         )
     )
-    return found.select(pl.col(name).cast(kind) for name, kind in EPISODE.items()).sort(
+    return grouped.select(pl.col(name).cast(kind) for name, kind in EPISODE.items()).sort(
         "score", *SERIES, "start", descending=[True, False, False, False, False]
     )
 
@@ -152,14 +152,16 @@ def anomalous_now(
     )
 
 
-def said_once(found: pl.DataFrame) -> pl.DataFrame:
+def without_repeats(episodes: pl.DataFrame) -> pl.DataFrame:
     """Drop episodes of the forest that overlap one of a signal of the same operation."""
-    single = found.filter(pl.col("signal") != TOGETHER)
-    both = found.filter(pl.col("signal") == TOGETHER).join(single, on=OPERATION, suffix="_single")
+    single = episodes.filter(pl.col("signal") != TOGETHER)
+    both = episodes.filter(pl.col("signal") == TOGETHER).join(
+        single, on=OPERATION, suffix="_single"
+    )
     again = both.filter(
         pl.col("start") < pl.col("end_single"), pl.col("end") > pl.col("start_single")
     )
-    return found.join(again, on=[*SERIES, "start"], how="anti", maintain_order="left")
+    return episodes.join(again, on=[*SERIES, "start"], how="anti", maintain_order="left")
 
 
 def sentence(episode: Mapping[str, Any], now: datetime | None = None) -> str:
@@ -168,7 +170,7 @@ def sentence(episode: Mapping[str, Any], now: datetime | None = None) -> str:
     Parameters
     ----------
     episode : one row of `episodes`.
-    now : the end of the data; for an episode that ended earlier the text ends with when.
+    now : the end of the data; for an episode that ended earlier, the text names its end.
     """
     signal = episode["signal"]
     lasted = words.span((episode["end"] - episode["start"]).total_seconds())
@@ -179,15 +181,15 @@ def sentence(episode: Mapping[str, Any], now: datetime | None = None) -> str:
         return f"unusual as a whole{most} (score {episode['score']:.1f}) for {lasted}{until}"
     low = episode["lower"] is not None and episode["value"] < episode["lower"]
     bound = "lower" if low else "upper"
-    said = words.value(episode["value"], signal)
+    value = words.value(episode["value"], signal)
     expected = words.value(episode["expected"], signal)
     limit = words.value(episode[bound], signal)
     return (
-        f"{words.signal(signal)} {said}, expected {expected} ({bound} {limit}) for {lasted}{until}"
+        f"{words.signal(signal)} {value}, expected {expected} ({bound} {limit}) for {lasted}{until}"
     )
 
 
-def why(found: pl.DataFrame) -> pl.DataFrame:
+def why(episodes: pl.DataFrame) -> pl.DataFrame:
     """Return episodes as a table for the report: when, how long, and why in a sentence."""
     rows = [
         {
@@ -198,7 +200,7 @@ def why(found: pl.DataFrame) -> pl.DataFrame:
             "score": round(row["score"], 1),
             "why": sentence(row).rsplit(" for ", 1)[0],
         }
-        for row in found.iter_rows(named=True)
+        for row in episodes.iter_rows(named=True)
     ]
     columns = ("service", "operation", "from (UTC)", "lasted", "score", "why")
     return pl.DataFrame(rows) if rows else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))

@@ -199,8 +199,8 @@ class ForestDetector:
 
         Returns
         -------
-        float64 of the same shape: the share of the score that goes when that signal is put back
-        to its expected value. Rows sum to 1, or are 0 where no signal alone matters.
+        float64 of the same shape: the share of the score that disappears when that signal is set to
+        its expected value. Rows sum to 1, or are 0 where no signal alone matters.
         """
         if not len(deviations):
             return np.zeros_like(deviations)
@@ -247,13 +247,13 @@ def load(models: Path) -> dict[tuple[str, str], ForestDetector]:
     file = models / FILE_NAME
     if not file.exists():
         raise NotFound(f"no forests at {file}; train first: dvc repro train")
-    found = {}
+    forests = {}
     for row in pl.read_parquet(file).iter_rows(named=True):
         arrays: dict[str, Any] = {
             name: np.array(row[name], dtype=kind) for name, kind in _KINDS.items()
         }
         trees = Trees(**arrays, usual=row["usual"])
-        found[row["service_name"], row["operation"]] = ForestDetector(
+        forests[row["service_name"], row["operation"]] = ForestDetector(
             trees,
             tuple(row["signals"]),
             row["far"],
@@ -261,7 +261,7 @@ def load(models: Path) -> dict[tuple[str, str], ForestDetector]:
             row["limit"],
             row["windows"],
         )
-    return found
+    return forests
 
 
 _KINDS: dict[str, type[np.generic]] = {

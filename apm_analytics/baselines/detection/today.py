@@ -129,10 +129,10 @@ def began(features: pl.DataFrame, params: DetectorParams, window_s: int) -> pl.D
         since = int(np.searchsorted(times, times[-1] - DAY.total_seconds(), side="right"))
         for name, signal in SIGNALS.items():
             values = part[signal.column].cast(pl.Float64).fill_null(np.nan).to_numpy()
-            found = SeriesDetector(params, interval_s=window_s).score(times, values)
+            detection = SeriesDetector(params, interval_s=window_s).score(times, values)
             changes = [
                 one
-                for one in found.episodes()
+                for one in detection.episodes()
                 if one.start >= since and one.kind not in {"spike", "dip"}
             ]
             if part["time"][-1] < last - DAY or not changes:
@@ -145,7 +145,7 @@ def began(features: pl.DataFrame, params: DetectorParams, window_s: int) -> pl.D
                     "kind": worst.kind,
                     "start": part["time"][worst.start],
                     "value": float(np.nanmedian(values[worst.start :])),
-                    "expected": float(np.nanmedian(found.expected[worst.start :])),
+                    "expected": float(np.nanmedian(detection.expected[worst.start :])),
                     "score": worst.score,
                 }
             )
@@ -183,7 +183,7 @@ def operations_table(changed: episodes.Changed) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict.fromkeys(("service", "operation", "today"), pl.String))
 
 
-def shift_table(found: pl.DataFrame) -> pl.DataFrame:
+def shift_table(shifted: pl.DataFrame) -> pl.DataFrame:
     """Return shifts as a table for the report."""
     rows = [
         {
@@ -196,14 +196,14 @@ def shift_table(found: pl.DataFrame) -> pl.DataFrame:
             "range before": f"{words.value(row['low'], row['signal'])} to "
             f"{words.value(row['high'], row['signal'])} in {row['days']} days",
         }
-        for row in found.iter_rows(named=True)
+        for row in shifted.iter_rows(named=True)
     ]
     names = ("service", "operation", "signal", "today", "usual", "change", "range before")
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
 
 
-def began_table(found: pl.DataFrame) -> pl.DataFrame:
-    """Return what began as a table for the report."""
+def began_table(changes: pl.DataFrame) -> pl.DataFrame:
+    """Return the lasting changes as a table for the report."""
     rows = [
         {
             "service": row["service_name"],
@@ -214,7 +214,7 @@ def began_table(found: pl.DataFrame) -> pl.DataFrame:
             "expected": words.value(row["expected"], row["signal"]),
             "score": f"{row['score']:.1f}",
         }
-        for row in found.iter_rows(named=True)
+        for row in changes.iter_rows(named=True)
     ]
     names = ("service", "operation", "since (UTC)", "what", "now", "expected", "score")
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))

@@ -72,7 +72,7 @@ def train_forests(
     saturated : by service, as `saturation_scores` returns it.
     score : also score the history.
     """
-    found = Together()
+    result = Together()
     names, scores = signed_scores(fits)
     may_teach = np.logical_and.reduce([fit.fleet.may_teach for fit in fits])
     fleet = fits[0].fleet
@@ -95,12 +95,12 @@ def train_forests(
                 seed=seed,
             )
         except NotEnoughData as error:
-            found.outcomes.append(Outcome(service, operation, TOGETHER, SKIPPED, str(error)))
+            result.outcomes.append(Outcome(service, operation, TOGETHER, SKIPPED, str(error)))
             continue
-        found.forests[service, operation] = forest
+        result.forests[service, operation] = forest
         if score:
-            _score(found, fleet, row, forest, deviations)
-    return found
+            _score(result, fleet, row, forest, deviations)
+    return result
 
 
 def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
@@ -108,11 +108,11 @@ def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
 
     Returns
     -------
-    Names of the signals, and for each float64 of shape (n_operations, n_time); NaN without a
-    value or a baseline. Measured in bounds, a rare failure among few requests weighs no more than
-    other chance deviations of its signal, however many standard deviations it is.
+    Names of the signals, and for each float64 of shape (n_operations, n_time); NaN without a value
+    or a baseline. A rare failure among few requests may be many standard deviations away, but
+    measured in bounds it weighs no more than other chance deviations.
     """
-    names, found = [], []
+    names, signed = [], []
     for fit in fits:
         scores = np.full(fit.fleet.values.shape, np.nan)
         for fitted, rows in zip(fit.fitted, fit.rows, strict=True):
@@ -121,8 +121,8 @@ def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
             score = fitted.calibration.score(scaled, times, values, fitted.scale)
             scores[rows] = np.sign(values - fitted.scale.backward(scaled)) * score
         names.append(fit.fleet.signal)
-        found.append(scores)
-    return names, found
+        signed.append(scores)
+    return names, signed
 
 
 def saturation_scores(
@@ -154,12 +154,12 @@ def saturation_scores(
     operations = names.select(resources).rows()
     fleet = Fleet(SATURATION, operations, times, values, known, teaches, window_s)
     (scores,) = signed_scores([fitting.fit(fleet, params)])[1]
-    found: dict[str, Floats] = {}
+    by_service: dict[str, Floats] = {}
     for row, (service, _) in enumerate(operations):
-        before = found.get(service, np.full(times.size, np.nan))
+        before = by_service.get(service, np.full(times.size, np.nan))
         further = ~(np.abs(scores[row]) <= np.abs(before)) & ~np.isnan(scores[row])
-        found[service] = np.where(further, scores[row], before)
-    return found
+        by_service[service] = np.where(further, scores[row], before)
+    return by_service
 
 
 def incidents(worst: Floats) -> Flags:
@@ -197,7 +197,7 @@ def long(
 
 
 def _score(
-    found: Together, fleet: Fleet, row: int, forest: ForestDetector, deviations: Floats
+    result: Together, fleet: Fleet, row: int, forest: ForestDetector, deviations: Floats
 ) -> None:
     """Score the windows in which an operation lived."""
     operation = [fleet.operations[row]]
@@ -205,7 +205,7 @@ def _score(
     together = forest.predict(deviations)
     odd = lives & (together > 1.0)
     shares = forest.contributions(deviations[odd])
-    found.contributions.append(
+    result.contributions.append(
         long(
             CONTRIBUTIONS_SCHEMA,
             operation,
@@ -215,7 +215,7 @@ def _score(
             **{name: shares[:, place] for place, name in enumerate(forest.signals)},
         )
     )
-    found.scores.append(
+    result.scores.append(
         long(
             SCORES_SCHEMA,
             operation,

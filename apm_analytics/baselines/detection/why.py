@@ -243,11 +243,11 @@ def _alike(times: NDArray[np.datetime64], deviations: Floats, pattern: Floats) -
     if not times.size or length == 0.0:
         return ()
     distances = np.linalg.norm(np.nan_to_num(deviations) - pattern, axis=1) / length
-    found: list[Past] = []
+    similar: list[Past] = []
     for place in np.argsort(distances, kind="stable"):
-        if distances[place] > ALIKE or len(found) == MOST_ALIKE:
+        if distances[place] > ALIKE or len(similar) == MOST_ALIKE:
             break
         time: datetime = times[place].astype(datetime)
-        if all(abs(time - one.time) >= APART for one in found):
-            found.append(Past(time, float(distances[place])))
-    return tuple(found)
+        if all(abs(time - one.time) >= APART for one in similar):
+            similar.append(Past(time, float(distances[place])))
+    return tuple(similar)

@@ -166,14 +166,16 @@ def loads(
         row: dict[str, Any] = {**dict.fromkeys(LOADS), "limit": limit.limit}
         row |= {"service_name": service, "operation": operation, "peak": _peak(times, rate)}
         try:
-            found = load_limit(times, rate, latency, limit.limit, params, seed=seed)
+            estimate = load_limit(times, rate, latency, limit.limit, params, seed=seed)
         except NotEnoughData as error:
             rows.append({**row, "reason": str(error)})
             continue
-        if found.load is None:
-            rows.append({**row, "reason": found.reason})
+        if estimate.load is None:
+            rows.append({**row, "reason": estimate.reason})
         else:
-            rows.append({**row, "load": found.load, "lower": found.lower, "upper": found.upper})
+            rows.append(
+                {**row, "load": estimate.load, "lower": estimate.lower, "upper": estimate.upper}
+            )
     table = pl.DataFrame(rows, schema=LOADS)
     return table.sort(pl.col("load") / pl.col("peak"), *OPERATION, nulls_last=True)
 

@@ -17,7 +17,7 @@ from apm_analytics.foundation.settings import ForecastParams
 from apm_analytics.signals import OPERATION, SIGNALS
 
 
-def table(found: pl.DataFrame) -> pl.DataFrame:
+def table(forecasts: pl.DataFrame) -> pl.DataFrame:
     """Return `capacity.capacity` as a table for the report."""
     rows = [
         {
@@ -29,14 +29,14 @@ def table(found: pl.DataFrame) -> pl.DataFrame:
             "change per week": _change(row),
             "passes its limit": capacity.sentence(row),
         }
-        for row in found.iter_rows(named=True)
+        for row in forecasts.iter_rows(named=True)
     ]
     names = ("service", "operation", "signal", "limit", "peak of the last week")
     columns = (*names, "change per week", "passes its limit")
     return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String))
 
 
-def load_table(found: pl.DataFrame) -> pl.DataFrame:
+def load_table(loads: pl.DataFrame) -> pl.DataFrame:
     """Return `capacity.loads` as a table for the report."""
     rows = [
         {
@@ -46,7 +46,7 @@ def load_table(found: pl.DataFrame) -> pl.DataFrame:
             "peak rate": words.value(row["peak"], "rate"),
             "reached at a rate of": _load(row),
         }
-        for row in found.iter_rows(named=True)
+        for row in loads.iter_rows(named=True)
     ]
     names = ("service", "operation", "p95 limit", "peak rate", "reached at a rate of")
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))

@@ -225,9 +225,9 @@ def hourly(times: Times, values: Floats) -> tuple[Ints, Floats]:
     hours = np.floor(seconds(times[known]) / HOUR_S).astype(np.int64)
     order = np.lexsort((values[known], hours))
     hours, ordered = hours[order], values[known][order]
-    found, first, sizes = np.unique(hours, return_index=True, return_counts=True)
+    starts, first, sizes = np.unique(hours, return_index=True, return_counts=True)
     medians = (ordered[first + (sizes - 1) // 2] + ordered[first + sizes // 2]) / 2.0
-    return found, medians
+    return starts, medians
 
 
 def _profile(week: Ints, day: Ints, values: Floats) -> Floats:

@@ -106,7 +106,7 @@ class FittedFleet:
 
     def frame(self) -> pl.DataFrame:
         """Return all parameters, one row per series; `fleets_of` is the way back."""
-        n, found = len(self), self.calibration
+        n, calibration = len(self), self.calibration
         knobs = json.dumps(self.estimator.get_params(), sort_keys=True)
         about = pl.DataFrame(
             {
@@ -120,11 +120,11 @@ class FittedFleet:
                 "knobs": [knobs] * n,
                 "least": self.least,
                 "most": self.most,
-                "lowest": found.low,
-                "highest": found.high,
-                "masked": found.masked,
-                "spread": as_lists(found.spread),
-                "requests": as_lists(found.requests),
+                "lowest": calibration.low,
+                "highest": calibration.high,
+                "masked": calibration.masked,
+                "spread": as_lists(calibration.spread),
+                "requests": as_lists(calibration.requests),
             }
         )
         return pl.concat([about, self.estimator.frame()], how="horizontal")

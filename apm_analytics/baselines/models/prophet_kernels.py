@@ -385,9 +385,9 @@ def _descend(
                     s += gram[a, q] * theta[q]
                 left += theta[a] * (s - 2.0 * moments[a])
         left = max(left, 0.0)
-        found = max(2.0 * left / (n + math.sqrt(n * n + 16.0 * left)), SIGMA_FLOOR**2)
-        settled = abs(found - noise) <= NOISE_TOLERANCE * found
-        noise = found
+        variance = max(2.0 * left / (n + math.sqrt(n * n + 16.0 * left)), SIGMA_FLOOR**2)
+        settled = abs(variance - noise) <= NOISE_TOLERANCE * variance
+        noise = variance
         if settled:
             return noise, step + 1
     return noise, NOISE_STEPS

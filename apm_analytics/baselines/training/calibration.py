@@ -147,7 +147,7 @@ def conformal(standard: Floats, scale: Scale, level: float) -> tuple[Floats, Flo
     Parameters
     ----------
     standard : (n, n_windows), residual / spread of quiet windows the models had not seen.
-    level : share of windows inside; what is outside is split over the sides that count.
+    level : share of windows inside; the rest is split over the sides that can be anomalous.
     """
     outside = (1.0 - level) / (2.0 if scale.two_sided else 1.0)
     ordered = np.sort(standard, axis=1)  # NaN last
@@ -162,10 +162,10 @@ def conformal(standard: Floats, scale: Scale, level: float) -> tuple[Floats, Flo
 
 def _beyond(standard: Floats, least: Floats) -> Flags:
     """Flag values far beyond the bulk of their row, on each side; `least` is (n, 1)."""
-    found = np.full((len(standard), 3), np.nan)
+    quantiles = np.full((len(standard), 3), np.nan)
     shares = np.array([1 - MASK_QUANTILE, 0.5, MASK_QUANTILE])
-    row_kernels.quantiles(standard, shares, found)
-    low, middle, high = found[:, :1], found[:, 1:2], found[:, 2:]
+    row_kernels.quantiles(standard, shares, quantiles)
+    low, middle, high = quantiles[:, :1], quantiles[:, 1:2], quantiles[:, 2:]
     above = middle + np.fmax(MASK_FACTOR * (high - middle), least)
     below = middle - np.fmax(MASK_FACTOR * (middle - low), least)
     flags: Flags = (standard > above) | (standard < below)

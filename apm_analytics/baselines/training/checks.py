@@ -225,7 +225,7 @@ def _clock(fleet: Fleet, values: Floats) -> tuple[int, np.datetime64] | None:
     after = (sums[-1] - sums[cuts - 1]) / (counts[-1] - counts[cuts - 1])
     same = ((after - before) ** 2).sum(axis=1)
     chance = 24.0 * noise * (1.0 / cuts + 1.0 / (days - cuts))
-    found: tuple[int, np.datetime64] | None = None
+    change: tuple[int, np.datetime64] | None = None
     best = 0.0
     for shift in CLOCK_HOURS:
         moved = ((after - np.roll(before, shift, axis=1)) ** 2).sum(axis=1)
@@ -233,8 +233,8 @@ def _clock(fleet: Fleet, values: Floats) -> tuple[int, np.datetime64] | None:
         gain[(moved > CLOCK_FIT * same) | (gain < CLOCK_SIGNIFICANCE * chance)] = 0.0
         if gain.max() > best:
             best = float(gain.max())
-            found = shift, fleet.times[0].astype("datetime64[D]") + cuts[gain.argmax()]
-    return found
+            change = shift, fleet.times[0].astype("datetime64[D]") + cuts[gain.argmax()]
+    return change
 
 
 def _by_day_and_hour(fleet: Fleet, scaled: Floats) -> Floats:

@@ -143,10 +143,10 @@ def evaluate(
         result.metrics[FOREST] = {
             "together": {"n_series": len(flagged), "flagged": _rounded(float(np.mean(flagged)))}
         }
-    for signal, found in middles.items():
-        if found:
-            found.sort(key=lambda one: one[0])
-            result.forecasts[signal] = found[len(found) // 2][1]
+    for signal, candidates in middles.items():
+        if candidates:
+            candidates.sort(key=lambda one: one[0])
+            result.forecasts[signal] = candidates[len(candidates) // 2][1]
     return result
 
 

@@ -289,7 +289,7 @@ def _bounds(
     rows: Ints,
     params: BaselineParams,
 ) -> tuple[Floats, Floats]:
-    """Return quantiles of the forecast errors, or of the fit where there are too few."""
+    """Return quantiles of the forecast errors, or of the errors of the fit if those are too few."""
     unseen = backtest.unseen_residuals(
         fleet, taught[:, tested.first :], tested.expected[place][rows], spread
     )
@@ -338,7 +338,7 @@ def _fit_flat(
     usual = np.full((len(fleet), 1), np.nan)
     row_kernels.quantiles(np.where(np.isnan(teaching), np.nan, fleet.requests), half, usual)
     requests = np.where(knows_week[:, None], requests, usual)
-    # No failure in n requests does not mean that there will never be one.
+    # Even after n requests without a failure, failures remain possible.
     seen = np.nansum(np.where(np.isnan(quiet), 0.0, fleet.requests), axis=1, keepdims=True)
     sampled = expected if scale.two_sided else np.maximum(expected, 0.5 / (seen + 1.0))
     width = params.robust_deviations * np.maximum(

@@ -33,7 +33,7 @@ BOUNDS_SCHEMA: Schema = {
 }
 # Length of a gap in the whole recording where there usually are requests; shorter ones are chance.
 GAP_S = 3_600.0
-SLOTS_A_DAY = 24
+SLOTS_PER_DAY = 24
 
 
 @dataclass(frozen=True)
@@ -238,14 +238,16 @@ def _fleets(features: pl.DataFrame, window_s: float, chunk: int) -> Iterator[lis
         requests[:, silent] = np.nan
         may_teach = np.ones(shape, np.bool_)
         may_teach[rows, columns] = ~part["masked"].to_numpy()
-        found = []
+        chunk_fleets = []
         for name, signal in SIGNALS.items():
             values = np.full(shape, np.nan)
             values[rows, columns] = part[signal.column].cast(pl.Float64).fill_null(np.nan)
             values[:, silent] = np.nan
             operations = some.select(OPERATION).rows()
-            found.append(Fleet(name, operations, times, values, requests, may_teach, window_s))
-        yield found
+            chunk_fleets.append(
+                Fleet(name, operations, times, values, requests, may_teach, window_s)
+            )
+        yield chunk_fleets
 
 
 def _recording_gaps(at: Times, count: NDArray[np.int64], times: Times, window_s: float) -> Flags:
@@ -255,9 +257,9 @@ def _recording_gaps(at: Times, count: NDArray[np.int64], times: Times, window_s:
     """
     step = np.timedelta64(int(window_s * 1e6), "us")
     total = np.bincount((at - times[0]) // step, weights=count, minlength=times.size)
-    hour = ((seconds(times) % DAY_S) / DAY_S * SLOTS_A_DAY).astype(np.int64)
-    busy = np.bincount(hour, total > 0, SLOTS_A_DAY) / np.maximum(
-        np.bincount(hour, minlength=SLOTS_A_DAY), 1
+    hour = ((seconds(times) % DAY_S) / DAY_S * SLOTS_PER_DAY).astype(np.int64)
+    busy = np.bincount(hour, total > 0, SLOTS_PER_DAY) / np.maximum(
+        np.bincount(hour, minlength=SLOTS_PER_DAY), 1
     )
     odd = (total == 0) & (busy > 0.5)[hour]
     edges = np.flatnonzero(np.diff(np.r_[False, odd, False].astype(np.int8)))

@@ -81,7 +81,7 @@ def of_workspace(features: pl.DataFrame, settings: Settings) -> Flags:
     )
 
 
-def without_found(chunk: list[Fleet], params: BaselineParams) -> list[Fleet]:
+def without_disturbed(chunk: list[Fleet], params: BaselineParams) -> list[Fleet]:
     """Mask slots of an operation in which any of its signals was disturbed.
 
     A disturbance seldom affects one signal alone, even if the others do not show it clearly. So an

@@ -59,19 +59,19 @@ def _run(workspace: Path, run_id: str | None, progress: bool) -> None:
     if not (workspace / ".git").exists():
         # DVC works outside git only if configured so; config.local applies to this machine only.
         (workspace / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
-    said = bytearray()
+    output = bytearray()
     with subprocess.Popen(
         command, cwd=workspace, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as running:
         assert running.stderr is not None
         # Read as it comes, not by lines: a progress bar redraws its line and never ends it.
         while piece := os.read(running.stderr.fileno(), 4096):
-            said += piece
+            output += piece
             if progress:
                 sys.stderr.write(piece.decode(errors="replace"))
                 sys.stderr.flush()
     if running.returncode != 0:
-        text = said.decode(errors="replace").replace("\r", "\n")
+        text = output.decode(errors="replace").replace("\r", "\n")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         raise ApmError(
             f"training failed: {' | '.join(lines[-SHOWN_LINES:])}; "

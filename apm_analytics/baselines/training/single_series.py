@@ -120,7 +120,7 @@ def compare(
         fleet.signal: fitting.points(
             fleet, np.where(fleet.may_teach, fleet.values, np.nan), params.fit_grid_s
         )
-        for fleet in masks.without_found(chunk, params)
+        for fleet in masks.without_disturbed(chunk, params)
     }
     times, values = grids[signal].times, grids[signal].values[0]
     regressors = {

@@ -107,7 +107,7 @@ def components(comparison: Comparison) -> Chart:
             )
         )
         if name == "trend":
-            # Changes this small are the prior's zeros.
+            # Smaller changes are zero: the prior suppressed them.
             moved = comparison.changepoints.filter(pl.col("change").abs() > 0.01)
             panel += _base(moved).mark_rule(color=RED, opacity=0.5, strokeDash=[3, 3])
         panels.append(panel.properties(width=760, height=100))

@@ -79,7 +79,7 @@ def features(
     last = datetime.fromisoformat(_read_json(derived / SNAPSHOT)["last_time"])
     since = last - timedelta(days=params.snapshot.history_days)
     with query.connect(lake) as con:
-        found = operations.features(
+        measured = operations.features(
             con,
             window_s=params.features.window_s,
             min_requests=params.features.min_requests,
@@ -87,10 +87,10 @@ def features(
             since=since,
         )
         saturated = saturation.saturation(con, window_s=params.features.window_s, since=since)
-    store.write_frame(found, derived / FEATURES)
+    store.write_frame(measured, derived / FEATURES)
     store.write_frame(saturated, derived / SATURATION)
     return (
-        f"features: {len(found)} windows of {found.select(OPERATION).n_unique()} operations, "
+        f"features: {len(measured)} windows of {measured.select(OPERATION).n_unique()} operations, "
         f"saturation of {saturated['service_name'].n_unique()} services"
     )
 
@@ -121,9 +121,9 @@ def train(
         store.write_frame(getattr(trained, name), derived / f"{name}.parquet")
     write_run(models, provenance)
     kinds = Counter(model for one in trained.fleets for model in [one.model] * len(one))
-    said = ", ".join(f"{count} {model}" for model, count in kinds.most_common())
+    counts = ", ".join(f"{count} {model}" for model, count in kinds.most_common())
     skipped = trained.skipped.filter(outcome=SKIPPED)
-    return f"train: {said}, {len(trained.forests)} forests, {len(skipped)} skipped"
+    return f"train: {counts}, {len(trained.forests)} forests, {len(skipped)} skipped"
 
 
 def evaluate(
@@ -136,7 +136,7 @@ def evaluate(
 
     params = settings.params
     history = _read_features(derived)
-    found = evaluation.evaluate(
+    result = evaluation.evaluate(
         history,
         params.baselines,
         window_s=params.features.window_s,
@@ -154,16 +154,16 @@ def evaluate(
         provenance=read_run(models),
         snapshot=content,
         params=params.baselines,
-        evaluation=found,
+        evaluation=result,
         selection=selection,
         skipped=skipped,
         flagged=flagged,
     )
     write_atomic(models / "baselines" / "card.md", cards.baselines_card(described).encode())
     write_atomic(models / FOREST / "card.md", cards.forest_card(described).encode())
-    _write_json(models / "metrics.json", _metrics(content, found, selection, skipped, flagged))
-    _write_plots(derived / PLOTS, found, selection)
-    return f"evaluate: {found.note}"
+    _write_json(models / "metrics.json", _metrics(content, result, selection, skipped, flagged))
+    _write_plots(derived / PLOTS, result, selection)
+    return f"evaluate: {result.note}"
 
 
 def main(stage: Stage) -> None:
@@ -199,7 +199,7 @@ def _season_note(days: float, needed: float) -> str:
 
 def _metrics(
     content: dict[str, Any],
-    found: "Evaluation",
+    evaluation: "Evaluation",
     selection: pl.DataFrame,
     skipped: pl.DataFrame,
     flagged: pl.DataFrame,
@@ -214,12 +214,12 @@ def _metrics(
     return {
         "history": {
             "days": content["history_days"],
-            "holdout_days": round(found.holdout_days, 4),
+            "holdout_days": round(evaluation.holdout_days, 4),
             "skipped": len(skipped.filter(outcome=SKIPPED)),
             "note": content["note"],
         },
         "backtest": _backtest(selection),
-        "holdout": found.metrics,
+        "holdout": evaluation.metrics,
         "trained": shares,
     }
 
@@ -235,15 +235,15 @@ def _backtest(selection: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]
         )
         .sort("model", "signal")
     )
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    nested: dict[str, dict[str, dict[str, float]]] = {}
     for row in summed.iter_rows(named=True):
         numbers = {
             name: value if isinstance(value, int) else float(f"{value:.6g}")
             for name, value in row.items()
             if name not in {"model", "signal"} and value is not None
         }
-        found.setdefault(row["model"], {})[row["signal"]] = numbers
-    return found
+        nested.setdefault(row["model"], {})[row["signal"]] = numbers
+    return nested
 
 
 def _flagged(scores: pl.DataFrame) -> pl.DataFrame:
@@ -258,8 +258,8 @@ def _flagged(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _write_plots(folder: Path, found: "Evaluation", selection: pl.DataFrame) -> None:
-    """Write one CSV per plot of dvc.yaml, without rows for a signal without series."""
+def _write_plots(folder: Path, evaluation: "Evaluation", selection: pl.DataFrame) -> None:
+    """Write one CSV per plot of dvc.yaml; it is empty for a signal without series."""
     from apm_analytics.baselines.training.evaluate import FORECAST_SCHEMA
 
     errors = (
@@ -268,13 +268,13 @@ def _write_plots(folder: Path, found: "Evaluation", selection: pl.DataFrame) -> 
     store.write_csv(errors, folder / "backtest.csv")
     for signal in operations.SIGNALS:
         coverage = (
-            found.scored.filter(signal=signal)
+            evaluation.scored.filter(signal=signal)
             .select(pl.concat_str(OPERATION, separator=" ").alias("series"), "coverage", "mae")
             .sort("coverage", "series")
         )
         store.write_csv(coverage, folder / f"coverage_{signal}.csv")
         empty = pl.DataFrame(schema=FORECAST_SCHEMA)
-        store.write_csv(found.forecasts.get(signal, empty), folder / f"forecast_{signal}.csv")
+        store.write_csv(evaluation.forecasts.get(signal, empty), folder / f"forecast_{signal}.csv")
 
 
 def _read_features(derived: Path) -> pl.DataFrame:

@@ -65,16 +65,16 @@ def summary(
     needed = params.baselines.min_season_days
     models = series_by_model(bounds).group_by("model").agg(pl.col("series").sum()).sort("model")
     learned = " and ".join(f"{words.count(count)} {model}" for model, count in models.rows())
-    said = f"The history covers {words.span(covered)}. Series with a baseline: {learned or 'none'}."
+    text = f"The history covers {words.span(covered)}. Series with a baseline: {learned or 'none'}."
     if covered < needed * 86_400:
-        said += (
+        text += (
             f" That is less than {needed:g} days, so no season could be learned: "
             "all bounds are the same at every hour of the week."
         )
     without = skipped.filter(outcome="skipped").height
     if without:
-        said += f" {words.count(without)} series could not be learned from and have none."
-    return Markdown(said)  # type: ignore[no-untyped-call]
+        text += f" {words.count(without)} series could not be learned from and have none."
+    return Markdown(text)  # type: ignore[no-untyped-call]
 
 
 def series_by_model(bounds: pl.DataFrame) -> pl.DataFrame:

@@ -193,9 +193,9 @@ def bounds_of(fitted: FittedFleet, week: Times) -> pl.DataFrame:
     order = np.argsort(hours[begin], kind="stable")
     medians = {}
     for name in ("expected", "lower", "upper"):
-        found = np.full((len(fitted), int(group[-1]) + 1), np.nan)
-        row_kernels.group_medians(np.ascontiguousarray(getattr(band, name)), group, found)
-        medians[name] = found[:, order].ravel()
+        hourly = np.full((len(fitted), int(group[-1]) + 1), np.nan)
+        row_kernels.group_medians(np.ascontiguousarray(getattr(band, name)), group, hourly)
+        medians[name] = hourly[:, order].ravel()
     per_series = order.size
     return long(
         BOUNDS_SCHEMA,
@@ -217,7 +217,7 @@ def fit_chunk(
     by_library: Collection[Key] = (),
 ) -> tuple[list[FleetFit], Trained]:
     """Fit all signals of some operations, with bounds for `week`; no forests."""
-    chunk = masks.without_found(chunk, params)
+    chunk = masks.without_disturbed(chunk, params)
     fits = [fitting.fit(fleet, params, by_library=by_library) for fleet in chunk]
     trained = Trained(fleets=[fitted for fit in fits for fitted in fit.fitted])
     trained.selection = pl.concat([fit.selection for fit in fits])

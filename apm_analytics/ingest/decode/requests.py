@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # The library decodes this much in about the time that the compiled scanner takes to load.
 SCANNER_PAYS_BYTES = 16 * 1024 * 1024
 # It decodes this much in the time that it takes to set up the scanner's buffers and tables.
-SCANNER_PAYS_A_CALL_BYTES = 8 * 1024
+SCANNER_PAYS_PER_CALL_BYTES = 8 * 1024
 _seen: Counter[str] = Counter()
 _WARM, _BYTES = "warm", "bytes"
 
@@ -105,7 +105,7 @@ class Requests:
         self._scanners: dict[str, Scanner] = {}
         _seen[_BYTES] += expected
         loaded = _seen[_WARM] or _seen[_BYTES] >= SCANNER_PAYS_BYTES
-        self._by_scanner = bool(loaded) and expected >= SCANNER_PAYS_A_CALL_BYTES
+        self._by_scanner = bool(loaded) and expected >= SCANNER_PAYS_PER_CALL_BYTES
 
     def read(self, signal: str, payload: bytes) -> None:
         """Decode one request.

@@ -127,7 +127,7 @@ class _Unzipped(gzip.GzipFile):
 
 
 class _Readable(io.RawIOBase):
-    """An Arrow stream as BufferedReader needs it."""
+    """An Arrow stream with the methods that BufferedReader calls."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream = stream

@@ -70,5 +70,5 @@ class Intake:
 
 def _give_up(answer: asyncio.Future[Outcome]) -> None:
     if not answer.done():
-        said = f"the disk did not answer within {ANSWER_S:g} s; send again"
-        answer.set_exception(Refused(Reason.BUSY, said, 1.0))
+        message = f"the disk did not answer within {ANSWER_S:g} s; send again"
+        answer.set_exception(Refused(Reason.BUSY, message, 1.0))

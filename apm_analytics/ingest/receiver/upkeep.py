@@ -41,8 +41,8 @@ async def compact_often(
         except ApmError as error:
             _log.warning("compaction did not begin: %s", error)
             continue
-        said = await _run("compaction", ("-m", compact_process.__name__, str(lake)), stopping)
-        merged(int(said or 0))
+        output = await _run("compaction", ("-m", compact_process.__name__, str(lake)), stopping)
+        merged(int(output or 0))
 
 
 async def retain_often(lake: Path, stopping: asyncio.Event, every_s: float) -> None:
@@ -72,9 +72,9 @@ async def _run(what: str, command: tuple[str, ...], stopping: asyncio.Event) -> 
     stopped.cancel()
     if not ended.done():
         process.kill()
-    out, said = await ended
+    out, errors = await ended
     if process.returncode == 0:
         return out
     if not stopping.is_set():
-        _log.warning("%s did not finish: %s", what, said.decode(errors="replace").strip())
+        _log.warning("%s did not finish: %s", what, errors.decode(errors="replace").strip())
     return b""

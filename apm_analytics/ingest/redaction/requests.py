@@ -297,7 +297,7 @@ class Redactor:
 
 
 def _occurrences(payload: bytes, texts: list[str]) -> list[int]:
-    """Return every place where one of the texts begins; rewriting at a chance match is harmless."""
+    """Return every offset of the texts; to rewrite at a match by chance does no harm."""
     places: list[int] = []
     for text in map(str.encode, texts):
         at = payload.find(text)
@@ -315,7 +315,7 @@ def _crowded(where: str) -> BadInput:
 
 
 def _needed_parts(rules: PrivacyRules) -> list[Any]:
-    """Lay out the parts that texts need for a pattern to apply, as tables for `scan`."""
+    """Return tables for `scan` of the parts, one of which a text needs to match a pattern."""
     needed = {part for pattern in rules.patterns for part in pattern.needs}
     # The scan itself reports "@", and runs of digits for the patterns without needed parts.
     parts = [bytes(byte | 0x20 for byte in part.encode()) for part in sorted(needed - {"@"})]

@@ -354,7 +354,7 @@ class _TableMaker:
         count, missing = renumber(codes, rows, self._numbers, used, coded)
         used = used[:count]
         if self._in_order and not missing and VARIED * len(coded) < count < len(coded):
-            # They are written one per row, so copy them like that.
+            # Parts store texts that hardly repeat one per row, so copy one per row.
             used = used[coded]
             coded = np.arange(len(coded), dtype=np.int32)
         offsets, content = gather(self._ends, self._arena, used)

@@ -42,7 +42,7 @@ def histogram_point(shared: int, block: int, metric: int, at: int, end: int) -> 
         elif field == 8 << 3 | 2:
             if exemplar(shared, block, start, at) < 0:
                 return ODD
-        elif field == 6 << 3 | 2 or field == 6 << 3 | 1:  # packed, or one alone
+        elif field == 6 << 3 | 2 or field == 6 << 3 | 1:  # packed, or a single item
             if (at - start) & 7:
                 return ODD
             _put_numbers(block, layout.LIST_TWO, layout.LIST_TWO_VALUE, start, at)
@@ -172,7 +172,7 @@ def _buckets(
             return 0, ODD
         if field == 1 << 3:
             offset = _zigzag(value)
-        elif field == 2 << 3 | 2 or field == 2 << 3:  # packed, or one alone
+        elif field == 2 << 3 | 2 or field == 2 << 3:  # packed, or a single item
             while start < at:
                 value, start = varint(start, at)
                 if start < 0 or value < 0:

@@ -47,7 +47,7 @@ WORD = 8
 ) = range(0, 27 * WORD, WORD)
 SHARED_BYTES = 27 * WORD
 RECALLED_PLACES, RECALLED_PLACE_BYTES = 1024, 128  # the first a power of 2
-# The fields of NOVELTY: attributes, by the code of their key where it is one of the first; bodies.
+# The entries of NOVELTY: one for each of the first attribute keys, by code, and one for bodies.
 NOVELTY_KEYS = 4096
 BODIES = NOVELTY_KEYS
 # Marks of a key: unknown, waiting for an answer, without a privacy rule, with one.

@@ -69,7 +69,7 @@ def note(
     text: int,
     length: int,
 ) -> None:
-    """Store what was read if the same message was missed last; else store that it was missed.
+    """Store a message that was missed twice in a row; at its first miss, only note its tag.
 
     A message that comes once thus does not replace one that comes often.
     """

@@ -35,7 +35,7 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Rule:
-    """When parts are merged: at least `parts`, with `factor` times the rows of the largest.
+    """Merge at least `parts` parts that have `factor` times the rows of the largest together.
 
     A row is rewritten at most log(TARGET_ROWS) to the base `factor` times.
     """

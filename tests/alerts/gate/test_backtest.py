@@ -160,7 +160,7 @@ def test_an_alert_fires_in_the_incident_and_with_a_higher_threshold_not(
     assert before.fired.is_empty()
 
 
-def test_a_learned_alert_is_replayed_on_days_that_did_not_teach_it(
+def test_a_learned_alert_is_replayed_on_days_it_was_not_trained_on(
     lake: Path, held: Settings
 ) -> None:
     found = backtest.run(lake, "ApmErrorRatioAboveBaseline", held, NOTHING, since=START)

@@ -32,13 +32,17 @@ def _daily(seed: int, days: float = 21, *, weekend: float = 0.0) -> tuple[Floats
 
 
 def _rows(detector: SeriesDetector, times: Floats, values: Floats) -> Floats:
-    found = [detector.update(t, v) for t, v in zip(times, values, strict=True)]
-    return np.array([(one.score, one.novelty, one.expected, one.lower, one.upper) for one in found])
+    scores = [detector.update(t, v) for t, v in zip(times, values, strict=True)]
+    return np.array(
+        [(one.score, one.novelty, one.expected, one.lower, one.upper) for one in scores]
+    )
 
 
 def _columns(detector: SeriesDetector, times: Floats, values: Floats) -> Floats:
-    found = detector.score(times, values)
-    return np.column_stack([found.score, found.novelty, found.expected, found.lower, found.upper])
+    detection = detector.score(times, values)
+    return np.column_stack(
+        [detection.score, detection.novelty, detection.expected, detection.lower, detection.upper]
+    )
 
 
 @settings(max_examples=12, deadline=None)
@@ -56,8 +60,8 @@ def test_scores_are_the_same_however_a_series_arrives(
     np.testing.assert_array_equal(_rows(streamed, times, values), expected)
     pieces = SeriesDetector(PARAMS, interval_s=interval)
     bounds = [0, *sorted(cuts), times.size]
-    found = [_columns(pieces, times[a:b], values[a:b]) for a, b in pairwise(bounds)]
-    np.testing.assert_array_equal(np.concatenate(found), expected)
+    scores = [_columns(pieces, times[a:b], values[a:b]) for a, b in pairwise(bounds)]
+    np.testing.assert_array_equal(np.concatenate(scores), expected)
 
 
 @pytest.mark.parametrize("cut", [5, 700])
@@ -92,20 +96,20 @@ def test_a_spike_of_six_deviations_is_news_at_its_first_point(seed: int) -> None
     times, values = _daily(seed)
     at = 18 * PER_DAY + 37 * seed
     values[at : at + 3] += 12.0
-    found = SeriesDetector(PARAMS).score(times, values)
-    assert found.score[at] > 1.0 and found.novelty[at] > 1.0
-    assert values[at] > found.upper[at] or found.score[at : at + 3].max() > 1.2
+    detection = SeriesDetector(PARAMS).score(times, values)
+    assert detection.score[at] > 1.0 and detection.novelty[at] > 1.0
+    assert values[at] > detection.upper[at] or detection.score[at : at + 3].max() > 1.2
 
 
 def test_a_quiet_series_is_seldom_anomalous() -> None:
     alarms, anomalous, outside, points = 0, 0, 0, 0
     for seed in range(20):
         times, values = _daily(seed, 28)
-        found = SeriesDetector(PARAMS).score(times, values)
+        detection = SeriesDetector(PARAMS).score(times, values)
         settled = slice(7 * PER_DAY, None)
-        alarms += int((found.novelty[settled] > 1.0).sum())
-        anomalous += int((found.score[settled] > 1.0).sum())
-        beyond = (values > found.upper) | (values < found.lower)
+        alarms += int((detection.novelty[settled] > 1.0).sum())
+        anomalous += int((detection.score[settled] > 1.0).sum())
+        beyond = (values > detection.upper) | (values < detection.lower)
         outside += int(beyond[settled].sum())
         points += values[settled].size
     assert alarms <= 20 * 6  # of a month: less than two a week
@@ -116,20 +120,20 @@ def test_a_quiet_series_is_seldom_anomalous() -> None:
 def test_a_weekend_is_no_anomaly_once_two_were_seen() -> None:
     for seed in SEEDS:
         times, values = _daily(seed, 35, weekend=30.0)
-        found = SeriesDetector(PARAMS).score(times, values)
+        detection = SeriesDetector(PARAMS).score(times, values)
         late = times > times[0] + 21 * DAY_S
-        assert (found.score[late] > 1.0).mean() < 0.01
-        assert np.abs(values - found.expected)[late].mean() < 3.0
+        assert (detection.score[late] > 1.0).mean() < 0.01
+        assert np.abs(values - detection.expected)[late].mean() < 3.0
 
 
 def test_a_constant_series_is_never_anomalous_until_it_moves() -> None:
     times = np.arange(2_000) * EVERY_S
     values = np.full(times.size, 0.3)
     values[1_500:1_503] = 0.31
-    found = SeriesDetector(PARAMS).score(times, values)
-    assert np.nanmax(found.score[:1_500]) < 0.5
-    assert found.novelty[1_500] > 1.0
-    assert np.nanmax(found.score) < 1e7
+    detection = SeriesDetector(PARAMS).score(times, values)
+    assert np.nanmax(detection.score[:1_500]) < 0.5
+    assert detection.novelty[1_500] > 1.0
+    assert np.nanmax(detection.score) < 1e7
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(1e-6, 0.0), (1e9, 0.0), (1.0, -100.0)])
@@ -143,7 +147,7 @@ def test_scores_ignore_the_unit(factor: float, shift: float) -> None:
     np.testing.assert_allclose(scaled[settled], plain[settled], rtol=0.1, atol=0.05)
 
 
-def test_points_without_value_and_late_points_are_named_and_teach_nothing() -> None:
+def test_points_without_value_and_late_points_are_named_and_change_nothing() -> None:
     times, values = _daily(3, 4)
     detector, other = SeriesDetector(PARAMS), SeriesDetector(PARAMS)
     detector.score(times[:-1], values[:-1])
@@ -157,9 +161,9 @@ def test_points_without_value_and_late_points_are_named_and_teach_nothing() -> N
 
 def test_a_short_series_is_learning_and_has_no_score() -> None:
     detector = SeriesDetector(PARAMS)
-    found = [detector.update(60.0 * at, float(at % 3)) for at in range(50)]
-    assert {one.status for one in found} == {"learning"}
-    assert all(np.isnan(one.score) for one in found)
+    scores = [detector.update(60.0 * at, float(at % 3)) for at in range(50)]
+    assert {one.status for one in scores} == {"learning"}
+    assert all(np.isnan(one.score) for one in scores)
     assert detector.interval_s == 60.0
     assert detector.update(3_000.0, 1.0).status == "scored"
 
@@ -171,9 +175,9 @@ def test_a_hole_and_irregular_times_are_no_anomaly() -> None:
         kept = rng.random(times.size) > 0.2
         kept[15 * PER_DAY : 16 * PER_DAY + 100] = False
         times = times + rng.uniform(0.0, 60.0, times.size)
-        found = SeriesDetector(PARAMS).score(times[kept], values[kept])
+        detection = SeriesDetector(PARAMS).score(times[kept], values[kept])
         after = times[kept] > times[16 * PER_DAY]
-        assert (found.score[after] > 1.0).mean() < 0.01
+        assert (detection.score[after] > 1.0).mean() < 0.01
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
@@ -201,8 +205,8 @@ def test_the_kind_of_a_change_is_told(seed: int, kind: str) -> None:
             values[at:] += 0.06 * after
         case _:
             values[at : at + 150] += rng.normal(0.0, 10.0, 150)
-    found = SeriesDetector(PARAMS).score(times, values)
-    episodes = [one for one in found.episodes() if one.end > at]
+    detection = SeriesDetector(PARAMS).score(times, values)
+    episodes = [one for one in detection.episodes() if one.end > at]
     if kind == "trend change":
         # At first it may look like a step, so its kind is checked once it has lasted.
         begun = [one for one in episodes if one.start - at <= 300]
@@ -216,11 +220,11 @@ def test_a_level_shift_looks_like_a_spike_first_and_like_itself_after_an_hour() 
     values[4_500:] += 16.0
     detector = SeriesDetector(PARAMS)
     detector.score(times[:4_500], values[:4_500])
-    found = [
+    scores = [
         detector.update(t, v) for t, v in zip(times[4_500:4_530], values[4_500:4_530], strict=True)
     ]
-    assert found[0].kind == "spike"
-    assert {one.kind for one in found[20:]} == {"level shift"}
+    assert scores[0].kind == "spike"
+    assert {one.kind for one in scores[20:]} == {"level shift"}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -228,8 +232,10 @@ def test_daily_values_have_no_time_of_day_and_a_new_level_stays_one(seed: int) -
     rng = np.random.default_rng(seed)
     values = rng.normal(10.0, 1.0, 300)
     values[200:] += 8.0
-    found = SeriesDetector(PARAMS, interval_s=DAY_S).score(np.arange(300) * float(DAY_S), values)
-    late = [one for one in found.episodes() if one.end > 200]
+    detection = SeriesDetector(PARAMS, interval_s=DAY_S).score(
+        np.arange(300) * float(DAY_S), values
+    )
+    late = [one for one in detection.episodes() if one.end > 200]
     assert (late[0].start, late[0].kind) == (200, "level shift")
 
 

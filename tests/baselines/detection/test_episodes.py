@@ -42,10 +42,10 @@ def now(frame: pl.DataFrame, **options: Any) -> list[dict[str, Any]]:
 
 def test_windows_in_a_row_are_one_episode_and_a_quiet_one_does_not_end_it() -> None:
     frame = scores({("GET /", "latency_p95"): [0.1, 2, 3, 0.5, 4, 0.2, 0.2, 2]})
-    found = episodes.episodes(frame, WINDOW_S).sort("start").to_dicts()
-    assert [(e["windows"], e["score"]) for e in found] == [(3, 4.0), (1, 2.0)]
-    assert found[0]["start"] == START + timedelta(minutes=5)
-    assert found[0]["end"] == START + timedelta(minutes=25)
+    grouped = episodes.episodes(frame, WINDOW_S).sort("start").to_dicts()
+    assert [(e["windows"], e["score"]) for e in grouped] == [(3, 4.0), (1, 2.0)]
+    assert grouped[0]["start"] == START + timedelta(minutes=5)
+    assert grouped[0]["end"] == START + timedelta(minutes=25)
 
 
 def test_what_was_outside_longest_ago_is_not_now() -> None:
@@ -102,8 +102,8 @@ def test_a_sentence_says_value_expectation_bound_and_how_long() -> None:
 def test_a_sentence_says_until_when_something_lasted_that_is_over() -> None:
     frame = scores({("GET /", "rate"): [2.0, 2.0, 0.1, 0.1]})
     (row,) = now(frame)
-    said = episodes.sentence(row, episodes.end_of(frame, WINDOW_S))
-    assert said.endswith("for 10 min until 2 Mar 00:10")
+    sentence = episodes.sentence(row, episodes.end_of(frame, WINDOW_S))
+    assert sentence.endswith("for 10 min until 2 Mar 00:10")
 
 
 def test_a_value_below_its_lower_bound_names_that_bound() -> None:

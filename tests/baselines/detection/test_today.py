@@ -67,12 +67,12 @@ def test_a_level_that_moved_today_is_found_with_its_size(
 ) -> None:
     # Day 27 is a Saturday: against the days before it, half the traffic would be a change.
     features = _changed(_features(27), column, change)
-    found = today.shifts(features, WINDOW_S)
-    assert found.select("operation", "signal", "days").rows() == [("GET /", signal, 3)]
-    row = found.row(0, named=True)
+    shifts = today.shifts(features, WINDOW_S)
+    assert shifts.select("operation", "signal", "days").rows() == [("GET /", signal, 3)]
+    row = shifts.row(0, named=True)
     if signal == "rate":
         assert row["ratio"] == pytest.approx(0.7, abs=0.03)
-        assert today.shift_table(found)["change"][0] in {"-29%", "-30%", "-31%"}
+        assert today.shift_table(shifts)["change"][0] in {"-29%", "-30%", "-31%"}
 
 
 def test_two_days_are_compared_with_each_other_and_only_large_changes_count() -> None:
@@ -101,12 +101,12 @@ def test_a_new_level_that_lasts_is_told_from_a_spike_that_is_over() -> None:
         latency_p95_s=pl.when(spike).then(0.6).otherwise("latency_p95_s")
     )
     features = _changed(features, "latency_p95_s", pl.col("latency_p95_s") * 1.6, hours=6)
-    found = today.began(features, params, WINDOW_S).filter(pl.col("kind") == "level shift")
-    assert found.select("operation", "signal").rows() == [("GET /", "latency_p95")]
-    row = found.row(0, named=True)
+    changes = today.began(features, params, WINDOW_S).filter(pl.col("kind") == "level shift")
+    assert changes.select("operation", "signal").rows() == [("GET /", "latency_p95")]
+    row = changes.row(0, named=True)
     assert abs((row["start"] - (last - timedelta(hours=6))).total_seconds()) <= 900  # type: ignore[operator]
     assert row["value"] == pytest.approx(0.32, rel=0.05)
-    assert today.began_table(found)["what"][0] == "level shift of p95"
+    assert today.began_table(changes)["what"][0] == "level shift of p95"
     assert today.began(features.clear(), params, WINDOW_S).is_empty()
 
 
@@ -128,13 +128,12 @@ def test_a_lake_without_spans_has_nothing_new(tmp_path: Path) -> None:
 
 
 def test_operations_that_are_new_or_gone_are_listed() -> None:
-    found = today.operations_table(Changed(new=[("shop", "GET /new")], gone=[("shop", "GET /old")]))
-    assert found.rows() == [("shop", "GET /new", "new"), ("shop", "GET /old", "gone")]
+    table = today.operations_table(Changed(new=[("shop", "GET /new")], gone=[("shop", "GET /old")]))
+    assert table.rows() == [("shop", "GET /new", "new"), ("shop", "GET /old", "gone")]
 
 
 def _lake(folder: Path) -> Path:
-    """Three days; new on the last: a version, two errors of a known operation, and those of a new
-    one."""
+    """Three days; the last has a new version, new errors and a new operation."""
     spans = [
         # hour, operation, version, failed, error type, message
         (0, "GET /", "1.0", False, None, None),

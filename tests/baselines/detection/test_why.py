@@ -18,8 +18,7 @@ Changes = dict[str, list[tuple[int, int, float]]]
 
 
 def _frames(changes: Changes) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Scores and bounds: busy (value 2 of 1 to 3) from 08:00 to 20:00, quiet (0.5 of 0 to 1)
-    otherwise.
+    """Scores and bounds: 2 in [1, 3] from 08:00 to 20:00, else 0.5 in [0, 1].
 
     changes : signal -> windows [start, end) and what is added to the value there.
     """
@@ -168,8 +167,8 @@ def test_how_often_it_happened_before_and_what_looked_alike() -> None:
     assert card.days == pytest.approx(10.5)
     # Slow and failing at once: like day 6, not like day 3.
     assert card.alike and all(one.time.day == 7 for one in card.alike)
-    said = why_card.table([card])["before"][0]
-    assert "As far out 2 times in 10.5 days before, last on 7 Mar 12:30" in said
+    text = why_card.table([card])["before"][0]
+    assert "As far out 2 times in 10.5 days before, last on 7 Mar 12:30" in text
     other_side = _why({**changes, "latency_p95": [(NOON, NOON + 10, -5.0)]}, NOON, NOON + 10)
     assert other_side.before == 0 and other_side.deviations["latency_p95"] < -1.0
 
@@ -203,9 +202,9 @@ def test_an_episode_of_the_forest_that_says_the_same_again_is_left_out() -> None
     )
     earlier = pl.col("time") == START + timedelta(seconds=WINDOW_S * NIGHT)
     forest = forest.with_columns(score=pl.when(earlier).then(3.0).otherwise("score"))
-    found = findings.episodes(pl.concat([scores, forest]), WINDOW_S)
-    assert found["signal"].to_list().count("together") == 2
-    kept = findings.said_once(found)
+    grouped = findings.episodes(pl.concat([scores, forest]), WINDOW_S)
+    assert grouped["signal"].to_list().count("together") == 2
+    kept = findings.without_repeats(grouped)
     assert kept.select("signal", "start").rows() == [
         ("latency_p95", START + timedelta(seconds=WINDOW_S * NOON)),
         ("together", START + timedelta(seconds=WINDOW_S * NIGHT)),

@@ -43,19 +43,19 @@ def _capacity(features: pl.DataFrame, limits: list[Limit]) -> pl.DataFrame:
 
 def test_every_limit_gets_an_outcome_the_soonest_first() -> None:
     limits = [Limit(signal="latency_p95", limit=0.8), Limit(signal="rate", times_peak=2.0)]
-    found = _capacity(_features(), limits)
-    first = found.row(0, named=True)
+    forecasts = _capacity(_features(), limits)
+    first = forecasts.row(0, named=True)
     assert (first["operation"], first["signal"]) == ("POST /grows", "latency_p95")
     # 0.3 s + 10 ms a day reaches 0.8 s on day 50 of 5 January.
     assert abs((first["on"] - np.datetime64("2026-02-24").astype(object)).days) <= 2
     assert first["earliest"] <= first["on"] <= first["latest"]
     assert first["per_day"] == pytest.approx(0.01, rel=0.05)
     assert capacity.sentence(first).startswith("on ")
-    others = found.slice(1)
+    others = forecasts.slice(1)
     assert others["status"].unique().to_list() == ["not within the horizon"]
     assert others["probability"].max() <= 0.05
     assert "not within the horizon (probability" in capacity.sentence(others.row(0, named=True))
-    rate = found.filter(pl.col("signal") == "rate")
+    rate = forecasts.filter(pl.col("signal") == "rate")
     assert rate["limit"].to_list() == pytest.approx((2 * rate["peak"]).to_list())
 
 
@@ -65,8 +65,8 @@ def test_the_most_particular_limit_counts() -> None:
         Limit(signal="latency_p95", limit=0.2, service="shop", operation="GET /still"),
         Limit(signal="latency_p95", limit=8.0, service="shop"),
     ]
-    found = dict(_capacity(_features(), limits).select("operation", "limit").rows())
-    assert found == {"POST /grows": 8.0, "GET /still": 0.2}
+    forecasts = dict(_capacity(_features(), limits).select("operation", "limit").rows())
+    assert forecasts == {"POST /grows": 8.0, "GET /still": 0.2}
     past = _capacity(_features(), limits).filter(operation="GET /still").row(0, named=True)
     assert capacity.sentence(past) == "already past it"
 
@@ -86,26 +86,26 @@ def test_the_head_room_of_every_operation_has_a_number_or_a_reason() -> None:
     )
     features = pl.concat([queue, _features(days=5).cast({"count": pl.Int32})])
     limits = [Limit(signal="latency_p95", limit=float(np.log(20) / 20))]
-    found = capacity.loads(features, limits, PARAMS, seed=3)
-    assert found["operation"].to_list() == ["POST /queue", "GET /still", "POST /grows"]
-    assert found["load"][0] == pytest.approx(80.0, rel=0.1)
-    assert found["load"][0] > found["peak"][0] > 50.0
-    assert all("5 days have load and latency" in one for one in found["reason"][1:])
-    shown = charts.load_table(found)["reached at a rate of"]
+    loads = capacity.loads(features, limits, PARAMS, seed=3)
+    assert loads["operation"].to_list() == ["POST /queue", "GET /still", "POST /grows"]
+    assert loads["load"][0] == pytest.approx(80.0, rel=0.1)
+    assert loads["load"][0] > loads["peak"][0] > 50.0
+    assert all("5 days have load and latency" in one for one in loads["reason"][1:])
+    shown = charts.load_table(loads)["reached at a rate of"]
     assert "times the peak" in shown[0] and "import more telemetry" in shown[1]
 
 
 def test_a_forecast_is_drawn_with_its_band_and_its_limit() -> None:
     features = _features()
-    found = _capacity(features, [Limit(signal="latency_p95", limit=0.8)])
-    first = found.row(0, named=True)
+    forecasts = _capacity(features, [Limit(signal="latency_p95", limit=0.8)])
+    first = forecasts.row(0, named=True)
     spec = charts.chart(features, first, PARAMS, seed=7).to_dict()
     rows = [row for part in spec["datasets"].values() for row in part]
     ahead = [row for row in rows if row.get("part") == "forecast"]
     assert len(ahead) >= 90 and all(row["lower"] <= row["value"] <= row["upper"] for row in ahead)
     assert {"limit": 0.8} in rows
     assert len([row for row in rows if row.get("part") == "measured"]) == 35
-    shown = charts.table(found)
+    shown = charts.table(forecasts)
     assert shown["passes its limit"][0].startswith("on ")
     assert shown["change per week"][0].startswith("+")
 
@@ -145,8 +145,8 @@ def test_the_load_at_which_latency_passes_its_limit_is_found() -> None:
 def test_latency_that_does_not_depend_on_load_has_no_load_limit() -> None:
     times, load, latency = _queue(1)
     flat = np.random.default_rng(1).permutation(latency)
-    found = capacity.load_limit(times, load, flat, 0.1, PARAMS, seed=1)
-    assert (found.load, found.reason) == (None, "latency does not rise with load")
+    estimate = capacity.load_limit(times, load, flat, 0.1, PARAMS, seed=1)
+    assert (estimate.load, estimate.reason) == (None, "latency does not rise with load")
     far = capacity.load_limit(times, load, latency, 5.0, PARAMS, seed=1)
     assert far.load is None and "too far below the limit to tell" in far.reason
     with pytest.raises(NotEnoughData, match=r"hours of 2 days have load and latency"):

@@ -41,10 +41,10 @@ def test_the_interval_of_a_date_covers_the_truth_as_often_as_it_says(memory: flo
         n = values.size
         limit = truth[n - 168 : n].max() + 25.0
         true = times[n:][(truth[n:] >= limit).argmax()].astype("datetime64[D]").astype(date)
-        found = Growth.fit(times[:n], values, PARAMS, seed=seed).crossing(limit)
-        assert found.status == "within the horizon" and found.on and found.earliest
-        inside.append(found.earliest <= true <= (found.latest or date.max))
-        off.append(abs((found.on - true).days))
+        crossing = Growth.fit(times[:n], values, PARAMS, seed=seed).crossing(limit)
+        assert crossing.status == "within the horizon" and crossing.on and crossing.earliest
+        inside.append(crossing.earliest <= true <= (crossing.latest or date.max))
+        off.append(abs((crossing.on - true).days))
     assert 0.70 <= np.mean(inside) <= 0.90
     assert np.median(off) <= 5
 
@@ -75,10 +75,10 @@ def test_the_growth_a_day_is_found_with_its_interval() -> None:
 def test_without_growth_a_far_limit_is_not_reached_and_the_probability_is_small() -> None:
     for seed in range(5):
         times, values, _ = _growing(seed, per_day=0.0)
-        found = Growth.fit(times[: values.size], values, PARAMS, seed=seed).crossing(300.0)
-        assert found.status == "not within the horizon"
-        assert found.on is None and found.earliest is None and found.latest is None
-        assert found.probability <= 0.05
+        crossing = Growth.fit(times[: values.size], values, PARAMS, seed=seed).crossing(300.0)
+        assert crossing.status == "not within the horizon"
+        assert crossing.on is None and crossing.earliest is None and crossing.latest is None
+        assert crossing.probability <= 0.05
 
 
 def test_a_limit_that_is_passed_every_week_is_past_already() -> None:

@@ -1,5 +1,4 @@
-"""The contract of every estimator: shapes, missing values, odd series, order, table of
-parameters."""
+"""The contract of every estimator: shapes, missing values, odd series, order, parameters."""
 
 import json
 from collections.abc import Callable

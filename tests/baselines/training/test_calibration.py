@@ -69,5 +69,5 @@ def test_noisy_hours_get_wider_bounds() -> None:
 def test_hours_without_a_value_take_the_median_of_all() -> None:
     values = np.where(TIMES[288] > TIMES, 1.0, np.nan)[None, :]
     values[0, :12] = 5.0
-    found = calibration.by_hour(TIMES, values, 0)[0]
-    assert found[24] == 5.0 and found[25:48].tolist() == [1.0] * 23 and found[0] == 1.0
+    medians = calibration.by_hour(TIMES, values, 0)[0]
+    assert medians[24] == 5.0 and medians[25:48].tolist() == [1.0] * 23 and medians[0] == 1.0

@@ -17,27 +17,27 @@ def _evaluate(workspace: Path, frame: pl.DataFrame) -> Evaluation:
 
 
 def test_what_is_published_follows_the_season_of_days_it_has_not_seen(workspace: Path) -> None:
-    found = _evaluate(workspace, features(21, seed=1))
-    assert found.holdout_days == pytest.approx(7)
-    published = found.metrics["published"]
-    model = found.scored.filter(signal="rate")["model"].item()
+    evaluation = _evaluate(workspace, features(21, seed=1))
+    assert evaluation.holdout_days == pytest.approx(7)
+    published = evaluation.metrics["published"]
+    model = evaluation.scored.filter(signal="rate")["model"].item()
     assert model in {"prophet", "time_of_day", "time_of_week"}
-    assert published["rate"] == found.metrics[model]["rate"]
+    assert published["rate"] == evaluation.metrics[model]["rate"]
     assert published["rate"]["mape"] < 0.2
     for signal in ("latency_p95", "rate", "error_ratio"):
         assert published[signal]["coverage_quiet"] >= published[signal]["coverage"] >= 0.98
-    assert found.metrics["forest"]["together"]["flagged"] <= 0.02
-    assert found.forecasts["rate"].height == 7 * 288
-    assert "shorter than" not in found.note
+    assert evaluation.metrics["forest"]["together"]["flagged"] <= 0.02
+    assert evaluation.forecasts["rate"].height == 7 * 288
+    assert "shorter than" not in evaluation.note
 
 
 def test_a_short_history_is_evaluated_without_a_season_and_says_so(workspace: Path) -> None:
     both = pl.concat([features(0.2, seed=1), features(0.2, seed=2, operation="POST /")])
-    found = _evaluate(workspace, both)
-    assert found.holdout_days == pytest.approx(0.05, rel=0.1)
-    assert "only bounds without a season could be evaluated" in found.note
-    assert set(found.metrics) == {"published", "robust"}
-    assert found.scored.height == 6
+    evaluation = _evaluate(workspace, both)
+    assert evaluation.holdout_days == pytest.approx(0.05, rel=0.1)
+    assert "only bounds without a season could be evaluated" in evaluation.note
+    assert set(evaluation.metrics) == {"published", "robust"}
+    assert evaluation.scored.height == 6
 
 
 def test_too_little_to_hold_any_out_is_an_error(workspace: Path) -> None:

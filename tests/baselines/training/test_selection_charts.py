@@ -23,15 +23,15 @@ def frame() -> pl.DataFrame:
 def test_the_gain_is_against_the_better_naive_and_the_least_comes_first(
     frame: pl.DataFrame,
 ) -> None:
-    found = selection_charts.reasons(frame)
-    assert found["model"].to_list() == ["robust", "prophet"]
-    assert found["gain"].to_list() == pytest.approx([0.0, 0.25])
+    reasons = selection_charts.reasons(frame)
+    assert reasons["model"].to_list() == ["robust", "prophet"]
+    assert reasons["gain"].to_list() == pytest.approx([0.0, 0.25])
 
 
 def test_winners_are_counted_by_signal_and_model(frame: pl.DataFrame) -> None:
-    found = {row["model"]: row for row in selection_charts.winners(frame).iter_rows(named=True)}
-    assert (found["prophet"]["won"], found["prophet"]["series"]) == (1, 1)
-    assert (found["seasonal_naive"]["won"], found["seasonal_naive"]["series"]) == (0, 2)
+    winners = {row["model"]: row for row in selection_charts.winners(frame).iter_rows(named=True)}
+    assert (winners["prophet"]["won"], winners["prophet"]["series"]) == (1, 1)
+    assert (winners["seasonal_naive"]["won"], winners["seasonal_naive"]["series"]) == (0, 2)
 
 
 def test_charts_hold_what_is_drawn_and_say_when_there_is_nothing(frame: pl.DataFrame) -> None:

@@ -178,16 +178,16 @@ def test_real_hours_of_many_services_train_without_a_season(
                     ):
                         columns[name].append(value)
     snapshots.append(tmp_path / "lake", {"spans": table("spans", columns)})
-    said = _run_all(tmp_path / "lake", tmp_path, settings.load())
-    assert "no season is learned" in said[0]
+    notes = _run_all(tmp_path / "lake", tmp_path, settings.load())
+    assert "no season is learned" in notes[0]
     bounds = pl.read_parquet(tmp_path / "derived" / "bounds.parquet")
     skipped = pl.read_parquet(tmp_path / "derived" / "skipped.parquet")
-    found = pl.read_parquet(tmp_path / "derived" / "features.parquet")
+    features = pl.read_parquet(tmp_path / "derived" / "features.parquet")
     assert bounds["model"].unique().to_list() == ["robust"]
     keys = ["service_name", "operation", "signal"]
     covered = bounds.select(keys).unique().height
     not_covered = skipped.filter(pl.col("signal") != "together", outcome="skipped").height
-    assert covered + not_covered == 3 * found.select(keys[:2]).unique().height
+    assert covered + not_covered == 3 * features.select(keys[:2]).unique().height
     assert bounds["service_name"].n_unique() >= 20
     assert (
         bounds.select(pl.col("lower", "expected", "upper").is_finite().all()).row(0) == (True,) * 3

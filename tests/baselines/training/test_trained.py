@@ -16,10 +16,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> small_run.SmallRun:
 
 def test_a_short_history_is_said_to_have_no_season(run: small_run.SmallRun) -> None:
     frames = [trained.frame(run.derived, name) for name in ("features", "bounds", "skipped")]
-    said = trained.summary(*frames, settings.load().params).data
-    assert said.startswith("The history covers 47.8 h. Series with a baseline: 15 robust.")
-    assert "less than 7 days, so no season could be learned" in said
-    assert said.endswith("9 series could not be learned from and have none.")
+    sentence = trained.summary(*frames, settings.load().params).data
+    assert sentence.startswith("The history covers 47.8 h. Series with a baseline: 15 robust.")
+    assert "less than 7 days, so no season could be learned" in sentence
+    assert sentence.endswith("9 series could not be learned from and have none.")
 
 
 def test_features_without_a_window_say_what_to_do(run: small_run.SmallRun) -> None:

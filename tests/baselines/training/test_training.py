@@ -150,7 +150,7 @@ def test_threads_chunks_and_order_train_the_same(params: BaselineParams, tmp_pat
     assert again.skipped["reason"].str.starts_with("unsorted times").sum() == 9
 
 
-def test_windows_that_must_not_teach_do_not_move_the_threshold(params: BaselineParams) -> None:
+def test_masked_windows_do_not_move_the_threshold(params: BaselineParams) -> None:
     calm = features(15, seed=3)
     day = (calm["time"] - calm["time"].min()).dt.total_seconds() / 86_400
     masked = day.is_between(11.0, 11.0 + 30 / 24, closed="left")

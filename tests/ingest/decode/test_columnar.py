@@ -30,7 +30,7 @@ def _by_scanner() -> Iterator[None]:
     """Use the scanner for small requests too."""
     otlp.warm_up()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(requests, "SCANNER_PAYS_A_CALL_BYTES", 0)
+        patch.setattr(requests, "SCANNER_PAYS_PER_CALL_BYTES", 0)
         yield
 
 

@@ -9,7 +9,7 @@ import small_report
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_report_opened_from_a_file_draws_its_charts_and_asks_nobody(
+def test_a_report_opened_from_a_file_draws_its_charts_and_makes_no_request(
     tmp_path: Path, server_binary: Callable[[str], Path], scheme: str
 ) -> None:
     report = small_report.make(tmp_path, hostile=True)
