@@ -116,10 +116,11 @@ def signed_scores(fits: Iterable[FleetFit]) -> tuple[list[str], list[Floats]]:
     for fit in fits:
         scores = np.full(fit.fleet.values.shape, np.nan)
         for fitted, rows in zip(fit.fitted, fit.rows, strict=True):
-            values, times = fit.fleet.values[rows], fit.fleet.times
+            values, times = fit.by_present_clock(rows), fit.fleet.times
             scaled = expected_then(fit, fitted, rows)
             score = fitted.calibration.score(scaled, times, values, fitted.scale)
-            scores[rows] = np.sign(values - fitted.scale.backward(scaled)) * score
+            score *= np.sign(values - fitted.scale.backward(scaled))
+            scores[rows] = fit.as_recorded(rows, score)
         names.append(fit.fleet.signal)
         signed.append(scores)
     return names, signed

@@ -46,12 +46,60 @@ class Checked:
     seasonal : bool of shape (n,), true where a season may be looked for.
     teaching : float64 of shape (n, n_time), values to fit.
     outcomes : of all series that are not fitted as they are.
+    clocks : by row, the change of clocks that `teaching` is corrected by.
     """
 
     usable: Flags
     seasonal: Flags
     teaching: Floats
     outcomes: list[Outcome]
+    clocks: dict[int, "ClockChange"]
+
+
+@dataclass(frozen=True)
+class ClockChange:
+    """From `day` (UTC) on, everything happens `hours` later than in the days before."""
+
+    hours: int
+    day: np.datetime64
+
+    def times(self, times: Times) -> Times:
+        """Return times as the clock after the change would have shown them."""
+        shifted: Times = np.where(times < self.day, times + np.timedelta64(self.hours, "h"), times)
+        return shifted
+
+    def align(self, values: Floats, times: Times) -> None:
+        """Move values before the change to where the clock after it puts them, in place.
+
+        Parameters
+        ----------
+        values : float64 of shape (..., n_time); what moves away leaves NaN.
+        times : datetime64 of shape (n_time,), equally spaced.
+        """
+        cut, shift = self._windows(times)
+        _shift(values[..., :cut], shift)
+
+    def undo(self, values: Floats, times: Times) -> None:
+        """Move values that `align` moved back, in place.
+
+        An hour at the change or at the beginning has none: NaN.
+        """
+        cut, shift = self._windows(times)
+        _shift(values[..., :cut], -shift)
+
+    def _windows(self, times: Times) -> tuple[int, int]:
+        cut = int(np.searchsorted(times, self.day.astype("datetime64[us]")))
+        window = (times[1] - times[0]) / np.timedelta64(1, "h")
+        return cut, round(self.hours / window)
+
+
+def _shift(values: Floats, windows: int) -> None:
+    source = values.copy()
+    values[...] = np.nan
+    if windows > 0:
+        values[..., windows:] = source[..., :-windows]
+    else:
+        values[..., :windows] = source[..., -windows:]
 
 
 def check(fleet: Fleet, *, min_windows: int, min_season_days: float) -> Checked:
@@ -69,6 +117,7 @@ def check(fleet: Fleet, *, min_windows: int, min_season_days: float) -> Checked:
     teaching = np.where(fleet.may_teach, fleet.values, np.nan)
     taught = (~np.isnan(teaching)).sum(axis=1)
     outcomes: list[Outcome] = []
+    clocks: dict[int, ClockChange] = {}
     levels, begin = _levels(fleet)
 
     def say(row: int, outcome: str, reason: str) -> None:
@@ -92,17 +141,17 @@ def check(fleet: Fleet, *, min_windows: int, min_season_days: float) -> Checked:
             seasonal[row] = False
             say(row, NO_SEASON, reason)
             continue
-        moved = _clock(fleet, teaching[row])
-        if moved:
-            hours, day = moved
-            _align(fleet, teaching[row], hours, day)
+        change = clock_change(fleet.times, fleet.scale.forward(teaching[row]))
+        if change:
+            change.align(teaching[row], fleet.times)
+            clocks[row] = change
             say(
                 row,
                 MENDED,
-                f"clock change: the day moved by {hours:+d} h on {day}; earlier values were "
-                "shifted to the new clock",
+                f"clock change: the day moved by {change.hours:+d} h on {change.day}; earlier "
+                "values are learned and scored by the new clock",
             )
-    return Checked(usable, seasonal, teaching, outcomes)
+    return Checked(usable, seasonal, teaching, outcomes, clocks)
 
 
 def _too_short(count: int, taught: int, windows: int, min_windows: int) -> str:
@@ -205,9 +254,15 @@ def _gap(fleet: Fleet, row: int) -> str:
     )
 
 
-def _clock(fleet: Fleet, values: Floats) -> tuple[int, np.datetime64] | None:
-    """Find a change of clocks: return the shift in hours and the first day after it."""
-    hours = _by_day_and_hour(fleet, fleet.scale.forward(values))
+def clock_change(times: Times, scaled: Floats) -> ClockChange | None:
+    """Find the day from which on the hours of a series are shifted by one; None without a change.
+
+    Parameters
+    ----------
+    times : datetime64 of shape (n_time,), equally spaced.
+    scaled : float64 of shape (n_time,), on a scale where deviations are as wide at every level.
+    """
+    hours = _by_day_and_hour(times, scaled)
     days = len(hours)
     if days < 2 * CLOCK_DAYS + 1 or np.isnan(hours).mean() > 0.5:
         return None
@@ -225,7 +280,7 @@ def _clock(fleet: Fleet, values: Floats) -> tuple[int, np.datetime64] | None:
     after = (sums[-1] - sums[cuts - 1]) / (counts[-1] - counts[cuts - 1])
     same = ((after - before) ** 2).sum(axis=1)
     chance = 24.0 * noise * (1.0 / cuts + 1.0 / (days - cuts))
-    change: tuple[int, np.datetime64] | None = None
+    found: ClockChange | None = None
     best = 0.0
     for shift in CLOCK_HOURS:
         moved = ((after - np.roll(before, shift, axis=1)) ** 2).sum(axis=1)
@@ -233,13 +288,13 @@ def _clock(fleet: Fleet, values: Floats) -> tuple[int, np.datetime64] | None:
         gain[(moved > CLOCK_FIT * same) | (gain < CLOCK_SIGNIFICANCE * chance)] = 0.0
         if gain.max() > best:
             best = float(gain.max())
-            change = shift, fleet.times[0].astype("datetime64[D]") + cuts[gain.argmax()]
-    return change
+            found = ClockChange(shift, times[0].astype("datetime64[D]") + cuts[gain.argmax()])
+    return found
 
 
-def _by_day_and_hour(fleet: Fleet, scaled: Floats) -> Floats:
+def _by_day_and_hour(times: Times, scaled: Floats) -> Floats:
     """Return the mean of each hour of each day, of shape (n_days, 24); NaN without a value."""
-    at = seconds(fleet.times)
+    at = seconds(times)
     slot = (at // 3_600.0 - at[0] // DAY_S * 24.0).astype(np.int64)
     known = ~np.isnan(scaled)
     size = int(-(-(slot[-1] + 1) // 24) * 24)
@@ -247,15 +302,3 @@ def _by_day_and_hour(fleet: Fleet, scaled: Floats) -> Floats:
     total = np.bincount(slot[known], scaled[known], minlength=size)
     mean: NDArray[np.float64] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
     return mean.reshape(-1, 24)
-
-
-def _align(fleet: Fleet, values: Floats, hours: int, day: np.datetime64) -> None:
-    """Shift the values before `day` by some hours, in place."""
-    cut = int(np.searchsorted(fleet.times, day.astype("datetime64[us]")))
-    shift = round(hours * 3_600.0 / fleet.window_s)
-    moved = np.full(cut, np.nan)
-    if shift > 0:
-        moved[shift:] = values[: cut - shift]
-    else:
-        moved[:shift] = values[-shift:cut]
-    values[:cut] = moved

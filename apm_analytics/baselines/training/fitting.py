@@ -31,6 +31,7 @@ from apm_analytics.baselines.training.calibration import (
     requests_by_hour,
     spread_by_hour,
 )
+from apm_analytics.baselines.training.checks import ClockChange
 from apm_analytics.baselines.training.engines import Key
 from apm_analytics.baselines.training.fleet import NO_SEASON, Fleet, Outcome
 from apm_analytics.foundation.settings import BaselineParams
@@ -58,6 +59,7 @@ class FleetFit:
     quiet : bool of shape (n, n_time), windows that were used.
     forecast : float64 of shape (n, n_forecast) on the model's scale: what the winner forecast for
         the last windows one day ahead; NaN for series without a backtest.
+    clocks : by row, the change of clocks that was corrected before the fit.
     """
 
     fleet: Fleet
@@ -67,6 +69,27 @@ class FleetFit:
     quiet: Flags
     forecast: Floats
     outcomes: list[Outcome]
+    clocks: dict[int, ClockChange]
+
+    def by_present_clock(self, rows: Ints) -> Floats:
+        """Return the values of rows, each moved to where the clock of its end puts it."""
+        values = self.fleet.values[rows]
+        for place, change in self._changes(rows):
+            change.align(values[place], self.fleet.times)
+        return values
+
+    def as_recorded(self, rows: Ints, results: Floats) -> Floats:
+        """Move results on `by_present_clock` back to when their values were recorded, in place."""
+        for place, change in self._changes(rows):
+            change.undo(results[place], self.fleet.times)
+        return results
+
+    def _changes(self, rows: Ints) -> list[tuple[int, ClockChange]]:
+        return [
+            (place, self.clocks[row])
+            for place, row in enumerate(rows.tolist())
+            if row in self.clocks
+        ]
 
 
 def fit(fleet: Fleet, params: BaselineParams, *, by_library: Collection[Key] = ()) -> FleetFit:
@@ -107,6 +130,7 @@ def fit(fleet: Fleet, params: BaselineParams, *, by_library: Collection[Key] = (
         fleet.may_teach.copy(),
         np.full((len(fleet), n_forecast), np.nan),
         outcomes,
+        checked.clocks,
     )
     if flat.size:
         reason_of = {

@@ -251,10 +251,12 @@ def _scores(fit: FleetFit) -> pl.DataFrame:
     fleet = fit.fleet
     parts = [pl.DataFrame(schema=SCORES_SCHEMA)]
     for fitted, rows in zip(fit.fitted, fit.rows, strict=True):
-        values, times = fleet.values[rows], fleet.times
+        times = fleet.times
         scaled = expected_then(fit, fitted, rows)
         band = fitted.calibration.band(scaled, times, fitted.scale)
-        score = fitted.calibration.score(scaled, times, values, fitted.scale)
+        score = fitted.calibration.score(scaled, times, fit.by_present_clock(rows), fitted.scale)
+        results = (band.expected, band.lower, band.upper, score)
+        expected, lower, upper, score = (fit.as_recorded(rows, one) for one in results)
         parts.append(
             long(
                 SCORES_SCHEMA,
@@ -262,10 +264,10 @@ def _scores(fit: FleetFit) -> pl.DataFrame:
                 times.size,
                 time=np.tile(times, len(rows)),
                 signal=fitted.signal,
-                value=values.ravel(),
-                expected=band.expected.ravel(),
-                lower=band.lower.ravel(),
-                upper=band.upper.ravel(),
+                value=fleet.values[rows].ravel(),
+                expected=expected.ravel(),
+                lower=lower.ravel(),
+                upper=upper.ravel(),
                 score=score.ravel(),
                 model=fitted.model,
             ).filter(~np.isnan(fleet.requests[rows]).ravel())

@@ -195,6 +195,30 @@ def test_a_change_of_clocks_is_found_and_the_past_is_shifted_to_the_new_one(
     assert expected.skipped.filter(outcome="mended").is_empty()
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_values_before_a_change_of_clocks_are_scored_by_their_own_clock(
+    params: BaselineParams, hours: int
+) -> None:
+    frame = features(20, seed=4)
+    day = _days(frame)
+    moved = frame.with_columns(pl.col("time") + pl.duration(hours=hours))
+    before = frame.filter(day < 16.5)
+    changed = pl.concat([before, moved.filter(pl.col("time") > before["time"].max())])
+    scores = [
+        training.train(one, params, window_s=300.0, seed=7, workers=1).scores.filter(
+            pl.col("signal") == "rate"
+        )
+        for one in (frame, changed)
+    ]
+    plain, known = (one["score"].drop_nulls().drop_nans().to_numpy() for one in scores)
+    # Two hours at the change have no counterpart.
+    assert known.size > plain.size - 30
+    assert (known > 1).mean() <= (plain > 1).mean() + 0.004
+    shifted = scores[1].filter(pl.col("time") < before["time"].max())
+    same = shifted.join(scores[0], on=["operation", "time"])
+    assert same["value"].eq_missing(same["value_right"]).all()
+
+
 def test_seasons_without_a_change_of_clocks_stay_as_they_are(params: BaselineParams) -> None:
     frames = [features(21, seed=seed, operation=f"GET /{seed}") for seed in range(10, 16)]
     noisy = [
