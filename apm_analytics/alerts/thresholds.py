@@ -11,7 +11,7 @@ from datetime import UTC
 
 import polars as pl
 
-from apm_analytics.alerts.gate.history import KEPT, LEARNED
+from apm_analytics.alerts.gate.history import KEPT, LEARNED, NAIVE
 from apm_analytics.alerts.gate.judge import NOT_JUDGED
 from apm_analytics.alerts.prometheus.signal_specs import BOUNDS
 from apm_analytics.foundation.errors import BadInput, NotEnoughData
@@ -36,7 +36,9 @@ COLUMNS: dict[str, type[pl.DataType] | pl.DataType] = {
     "data_hash": pl.String,
     "trained_at": pl.Datetime("us"),  # UTC
     # The gate's decision, from replays over weeks that the threshold was not trained on.
-    "published": pl.Boolean,  # pages; where false, the static threshold stands in
+    "candidate": pl.String,  # what is in force: this threshold, "static" or "no alert"
+    "published": pl.Boolean,  # this threshold is in force
+    "unproven": pl.Boolean,  # what is in force met no incident in the replay: a guard
     "judgement": pl.String,
     "reason": pl.String,
     "pages_per_week": pl.Float64,
@@ -44,7 +46,7 @@ COLUMNS: dict[str, type[pl.DataType] | pl.DataType] = {
     "recall": pl.Float64,
 }
 SCORES = ("pages_per_week", "precision", "recall")
-DECIDED = ("published", "judgement", "reason", *SCORES)
+DECIDED = ("candidate", "published", "unproven", "judgement", "reason", *SCORES)
 SHOWN = 3  # series that an error message names
 
 
@@ -235,15 +237,14 @@ def _decided(frame: pl.DataFrame, table: pl.DataFrame | None) -> pl.DataFrame:
     if table is None:
         nothing = [pl.lit(None).cast(COLUMNS[name]).alias(name) for name in DECIDED]
         return frame.with_columns(nothing).with_columns(
-            published=pl.lit(True), judgement=pl.lit(NOT_JUDGED)
+            candidate=pl.lit(LEARNED), published=pl.lit(True), judgement=pl.lit(NOT_JUDGED)
         )
-    chosen = table.filter("in_force").select(
-        *BOUND, "judgement", "reason", published=pl.col("candidate") == LEARNED
+    # The thresholds of seasonal naive stand in the levels where it is in force.
+    decided = table.filter("in_force").select(
+        *BOUND,
+        *(name for name in DECIDED if name != "published"),
+        published=pl.col("candidate").is_in([LEARNED, NAIVE]),
     )
-    learned = table.filter(candidate=LEARNED).select(
-        *BOUND, "pages_per_week", "precision", "recall"
-    )
-    decided = chosen.join(learned, on=BOUND, how="left")
     return frame.join(decided, on=BOUND, how="left").with_columns(
         pl.col("published").fill_null(False),
         pl.col("judgement").fill_null(NOT_JUDGED),
@@ -254,7 +255,7 @@ def _decided(frame: pl.DataFrame, table: pl.DataFrame | None) -> pl.DataFrame:
 def _with_kept(frame: pl.DataFrame, table: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
     """Replace rows by yesterday's where the gate keeps those."""
     keeps = table.filter(pl.col("in_force"), candidate=KEPT).select(
-        *BOUND, "judgement", "reason", *SCORES
+        *BOUND, *(name for name in DECIDED if name != "published")
     )
     rows = kept.drop(set(DECIDED) & set(kept.columns)).join(keeps, on=BOUND, how="inner")
     rows = rows.with_columns(published=pl.lit(True)).select(

@@ -101,7 +101,7 @@ class ForecastParams(Spec):
 class ThresholdParams(Spec):
     max_age_s: float = Field(gt=0)
     for_s: float = Field(ge=0)
-    sustained_s: float = Field(ge=60)
+    sustained_s: float = Field(ge=60, lt=3600)  # spans two hours of the week at most
     keep_firing_s: float = Field(ge=0)
     min_requests: int = Field(ge=1)
     min_failures: int = Field(ge=1)

@@ -9,7 +9,8 @@ import polars as pl
 from IPython.display import Markdown
 
 from apm_analytics.alerts.gate.history import LEARNED, NAIVE, STATIC
-from apm_analytics.alerts.gate.judge import BOUND
+from apm_analytics.alerts.gate.judge import BOUND, NOT_WATCHED
+from apm_analytics.alerts.gate.judge import counts as counts_of
 from apm_analytics.alerts.gate.watching import labelled
 from apm_analytics.charts import (
     AT,
@@ -32,15 +33,18 @@ SHOWN = {LEARNED: "learned", STATIC: "static", NAIVE: "naive"}
 
 
 def summary(table: pl.DataFrame, firings: pl.DataFrame) -> Markdown:
-    """Return how many alerts page by a learned threshold, and how they were judged."""
-    chosen = table.filter("in_force")
-    learned = chosen.filter(candidate=LEARNED).height
+    """Return which candidates are in force how often, and how they were judged."""
+    counts = counts_of(table)
+    chosen = table.filter(pl.col("in_force"), pl.col("judgement") != NOT_WATCHED)
     judged = chosen.group_by("judgement").len().sort("len", descending=True)
     by = ", ".join(f"{words.count(count)} by {name}" for name, count in judged.rows())
+    guards = words.count(int(counts["unproven"].sum()))
+    in_force = ", ".join(f"**{words.count(count)}** {name}" for name, count, _ in counts.rows())
     text = (
         f"Of **{words.count(chosen.height)} alerts**, one per operation, signal and bound, "
-        f"**{words.count(learned)}** page by a learned threshold and "
-        f"{words.count(chosen.height - learned)} do not. They were judged: {by}."
+        f"in force are {in_force}. {guards} of them are unproven: "
+        "no incident of the replayed time shows in them, so they stay as guards, as tickets, and "
+        f"only without a false page. They were judged: {by}."
     )
     if firings.height:
         first, last = firings["start"].min(), firings["end"].max()
@@ -53,8 +57,9 @@ def decisions(table: pl.DataFrame) -> pl.DataFrame:
 
     Alerts that are not learned come first, then those that would have paged most.
     """
-    wide = table.filter("in_force").select(
-        *BOUND, pl.col("candidate").alias("in force"), "judgement", "reason"
+    watched = pl.col("judgement") != NOT_WATCHED
+    wide = table.filter(pl.col("in_force"), watched).select(
+        *BOUND, pl.col("candidate").alias("in force"), "unproven", "judgement", "reason"
     )
     for candidate, name in SHOWN.items():
         of_candidate = table.filter(candidate=candidate).select(

@@ -27,6 +27,7 @@ from apm_analytics.foundation.time import HOURS_PER_WEEK
 from apm_analytics.signals import OPERATION, SIGNALS, Schema
 
 LEARNED, NAIVE, STATIC, KEPT = "learned", "seasonal naive", "static", "yesterday's"
+NONE = "no alert"
 WEEK = timedelta(days=7)
 # Live and sustained values need this much history before the first evaluation that counts.
 WARM_UP = timedelta(hours=7)
@@ -103,14 +104,27 @@ def folds(
             bounds = train(history)
         except NotEnoughData:
             continue  # nothing could have paged then
-        candidates = {LEARNED: levels.weeks(levels.learn(history, bounds, params))}
-        earlier = history.filter(pl.col("time") < since - WEEK)
-        if len(earlier) and since - WEEK - first >= WEEK:
-            naive = naive_bounds(history, since, params)
-            candidates[NAIVE] = levels.weeks(levels.learn(earlier, naive, params))
+        candidates = {
+            LEARNED: levels.weeks(levels.learn(history, bounds, params)),
+            NAIVE: levels.weeks(naive_levels(history, since, params)),
+        }
         if kept is not None and until == spans[-1][1]:
             candidates[KEPT] = levels.weeks(kept)
         yield Fold(since, until, candidates)
+
+
+def naive_levels(history: pl.DataFrame, now: datetime, params: Params) -> pl.DataFrame:
+    """Return the seasonal naive thresholds of sustained values from `now` on.
+
+    Returns
+    -------
+    A frame with `BOUNDS_SCHEMA`; empty where the history before `now` has less than two weeks.
+    """
+    first = history["time"].min()
+    if not isinstance(first, datetime) or now - first < 2 * WEEK:
+        return pl.DataFrame(schema=BOUNDS_SCHEMA)
+    earlier = history.filter(pl.col("time") < now - WEEK)
+    return levels.learn(earlier, naive_bounds(history, now, params), params)
 
 
 def naive_bounds(history: pl.DataFrame, now: datetime, params: Params) -> pl.DataFrame:

@@ -1,18 +1,21 @@
-"""Decide which candidate pages for every series: the learned threshold, another one, or static.
+"""Decide which candidate pages for every series: learned, seasonal naive, static, or no alert.
 
 In:  firing intervals of every candidate in the replayed weeks; labelled incidents and anomalies.
 Out: the gate's table, one row per series, bound and candidate: how it would have paged, whether
      it is in force, and why.
+
+Every candidate has the same budget of false pages. One that met no incident in the replayed weeks
+is unproven: it stays in force only without any false page, as a guard.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
 
-from apm_analytics.alerts.gate.history import KEPT, LEARNED, NAIVE, STATIC
+from apm_analytics.alerts.gate.history import KEPT, LEARNED, NAIVE, NONE, STATIC
 from apm_analytics.alerts.gate.watching import evaluations, labelled, rolling_mean
 from apm_analytics.foundation.settings import Params
 from apm_analytics.signals import OPERATION, SERIES, Calendar, Entry, Schema
@@ -21,14 +24,17 @@ BY_INCIDENTS = "incidents"  # labelled incidents of this signal lie in the repla
 BY_PAGES = "pages"  # incidents are labelled, but none of this signal: it should not page
 BY_ANOMALIES = "anomalies"  # nothing is labelled: anomalies stand in for incidents
 NOT_JUDGED = "not judged"  # too little history to replay: no learned threshold pages
-CANDIDATES = (LEARNED, STATIC, NAIVE, KEPT)
+NOT_WATCHED = "not watched"  # specs/signals.yaml does not ask for this bound
+# Of two candidates that paged equally well, the first is preferred.
+CANDIDATES = (LEARNED, KEPT, NAIVE, STATIC)
 BOUND = (*SERIES, "bound")
 ANOMALOUS_SHARE = 0.75  # share of the windows of a sustained value outside their bounds
 WEEK_S = 7 * 86_400.0
 
 TABLE_SCHEMA: Schema = {
     **dict.fromkeys((*BOUND, "candidate"), pl.String),
-    "in_force": pl.Boolean,  # pages from now on; at most one candidate per series and bound
+    "in_force": pl.Boolean,  # pages from now on; one candidate per series and bound
+    "unproven": pl.Boolean,  # met no incident or anomaly: in force only as a guard, as a ticket
     "judgement": pl.String,
     "reason": pl.String,  # why it was decided so; the same in every row of a series and bound
     "pages_per_week": pl.Float64,
@@ -66,6 +72,17 @@ class Score:
     recall: float | None
     delay_s: float | None
 
+    def fault(self, budget: float) -> str | None:
+        """Return why the candidate may not be in force; None when it may."""
+        if self.false_per_week > budget:
+            return (
+                f"{self.false_per_week:.2g} false pages a week, at most {budget:g} are allowed "
+                "(gate.max_pages_per_week)"
+            )
+        if self.false_per_week and not self.recall:
+            return f"{self.false_per_week:.2g} false pages a week and nothing met"
+        return None
+
     @property
     def quality(self) -> float:
         """The harmonic mean of precision and recall; 0 where no event was met."""
@@ -92,7 +109,8 @@ def judge(
     ----------
     firings : as `history.replayed` returns them, of all folds.
     replayed : [since, until) of the folds, UTC without a zone.
-    candidates : the candidates of each (service, operation, signal, bound).
+    candidates : the candidates of each (service, operation, signal, bound) beside no alert; none
+        for a bound that nobody asked to watch.
     incidents : labelled ones; without any in the replayed time, anomalies stand in.
     anomalies : with `ANOMALIES_SCHEMA`, as `sustained_anomalies` returns them.
     params : the numbers of params.yaml.
@@ -108,32 +126,34 @@ def judge(
         for entry in incidents.entries(kind="incident")
         if any(entry.overlaps(since, until) for since, until in replayed)
     ]
-    if not weeks:
-        reason = "too little history to replay it over; static stands in"
-        unknown = (None,) * 5 + (0,)
-        return pl.DataFrame(
-            [(*key, STATIC, True, NOT_JUDGED, reason, *unknown) for key in sorted(candidates)],
-            schema=TABLE_SCHEMA,
-            orient="row",
-        )
     pages = _intervals(firings, (*BOUND, "candidate"))
     anomalous = _intervals(anomalies.filter(_within(replayed)), (*OPERATION, "signal"))
     rows: list[tuple[object, ...]] = []
+    unknown = (None,) * 5 + (0,)
     for key, names in sorted(candidates.items()):
-        service, operation, signal, _ = key
-        events, judgement = _events(service, operation, signal, in_time, anomalous)
+        if not names:
+            reason = f"signals.{key[2]}.bounds of specs/signals.yaml does not list {key[3]}"
+            rows.append((*key, NONE, True, False, NOT_WATCHED, reason, *unknown))
+            continue
+        if not weeks:
+            only = STATIC if STATIC in names else NONE
+            reason = f"too little history to replay it over: {only}"
+            rows.append((*key, only, True, only != NONE, NOT_JUDGED, reason, *unknown))
+            continue
+        events, judgement = _events(*key[:3], in_time, anomalous)
         scores = {
             name: score(pages.get((*key, name), []), events, weeks=weeks, late=late)
-            for name in CANDIDATES
-            if name in names
+            for name in (*CANDIDATES, NONE)
+            if name in names or name == NONE
         }
-        chosen, reason = decide(scores, judgement, params)
+        chosen, reason = decide(scores, judgement, params.gate.max_pages_per_week)
         expected = sum(event.of_signal for event in events)
         rows += [
             (
                 *key,
                 name,
                 name == chosen,
+                name != NONE and not of_name.recall,
                 judgement,
                 reason,
                 *astuple(of_name),
@@ -172,18 +192,65 @@ def score(
     )
 
 
-def decide(scores: Mapping[str, Score], judgement: str, params: Params) -> tuple[str, str]:
-    """Return the candidate that pages from now on, and the reason."""
-    static = scores[STATIC]
-    refusal = _refusal(scores, judgement, params.gate.max_pages_per_week)
-    if refusal is None:
-        learned = scores[LEARNED]
-        return LEARNED, f"{learned}; static {static}"
-    kept = scores.get(KEPT)
-    budget = params.gate.max_pages_per_week
-    if kept and kept.false_per_week <= budget and kept.quality >= static.quality:
-        return KEPT, f"tonight's: {refusal}; yesterday's {kept}"
-    return STATIC, refusal
+def decide(scores: Mapping[str, Score], judgement: str, budget: float) -> tuple[str, str]:
+    """Return the candidate that pages from now on, and the reason.
+
+    Parameters
+    ----------
+    scores : of every candidate, `NONE` among them.
+    judgement : anomalies may be chance, so only labelled incidents tell candidates apart that met
+        the same share with the same precision.
+    budget : false pages a week that an alert may have.
+    """
+    faults = {name: score.fault(budget) for name, score in scores.items()}
+    allowed = [name for name in CANDIDATES if name in scores and not faults[name]]
+
+    def rank(name: str) -> tuple[float, ...]:
+        score = scores[name]
+        if judgement != BY_INCIDENTS or not score.quality:
+            return (score.quality,)
+        # The simpler rule wins where it does as well.
+        return (
+            score.quality,
+            -score.false_per_week,
+            -(score.delay_s or 0.0),
+            name == STATIC,
+        )
+
+    chosen = max(allowed, key=rank, default=NONE)
+    return chosen, "; ".join(_reasons(scores, faults, chosen))
+
+
+def _reasons(
+    scores: Mapping[str, Score], faults: Mapping[str, str | None], chosen: str
+) -> Iterator[str]:
+    """Yield what speaks for the chosen candidate, and why the learned and static ones are not."""
+    if chosen == NONE:
+        yield f"{NONE}: no candidate keeps the budget and meets something"
+    else:
+        unproven = "" if scores[chosen].recall else ", unproven: a guard without a false page"
+        yield f"{chosen}: {scores[chosen]}{unproven}"
+    if LEARNED not in scores:
+        yield "no threshold could be learned: too few quiet windows"
+    for name in (LEARNED, STATIC):
+        if name in scores and name != chosen:
+            yield f"{name}: {faults[name] or scores[name]}"
+
+
+def counts(table: pl.DataFrame) -> pl.DataFrame:
+    """Count the alerts in force by candidate, for everyone who reports them.
+
+    Returns
+    -------
+    One row per candidate: `candidate`, `alerts`, and `unproven`, how many of them are guards.
+    Bounds that nobody asked to watch are left out.
+    """
+    return (
+        table.filter(pl.col("in_force"), pl.col("judgement") != NOT_WATCHED)
+        .group_by("candidate")
+        .agg(alerts=pl.len(), unproven=pl.col("unproven").sum())
+        .sort("alerts", "candidate", descending=[True, False])
+    )
 
 
 def sustained_anomalies(scores: pl.DataFrame, params: Params) -> pl.DataFrame:
@@ -211,37 +278,6 @@ def sustained_anomalies(scores: pl.DataFrame, params: Params) -> pl.DataFrame:
             start = times[max(first - count + 1, 0)]
             rows.append((*key, start.item(), (times[behind - 1] + window).item()))
     return pl.DataFrame(rows, schema=ANOMALIES_SCHEMA, orient="row")
-
-
-def _refusal(scores: Mapping[str, Score], judgement: str, budget: float) -> str | None:
-    """Return why the learned threshold may not page; None when it may."""
-    learned, static, naive = (scores.get(name) for name in (LEARNED, STATIC, NAIVE))
-    assert static is not None
-    if learned is None:
-        return "no threshold could be learned: too few quiet windows"
-    over = learned.false_per_week > budget
-    # A learned threshold over the budget still pages if the static one has more false pages.
-    if over and (
-        static.false_per_week <= learned.false_per_week or static.quality > learned.quality
-    ):
-        return (
-            f"{learned.false_per_week:.2g} false pages a week, at most {budget:g} are allowed "
-            "(gate.max_pages_per_week)"
-        )
-    for name, rival in ((STATIC, static), (NAIVE, naive)):
-        if rival is None or rival.quality <= learned.quality:
-            continue
-        # An anomaly may be chance, so meeting it does not justify paging over the budget.
-        allowed = max(budget, learned.false_per_week)
-        if judgement == BY_INCIDENTS or rival.false_per_week <= allowed:
-            return f"{name} does better: {rival}, learned {learned}"
-    same = judgement == BY_INCIDENTS and static.quality == learned.quality > 0
-    if same and (static.false_per_week, static.delay_s or 0.0) <= (
-        learned.false_per_week,
-        learned.delay_s or 0.0,
-    ):
-        return f"static does as well: {static}"
-    return None
 
 
 def _events(

@@ -22,7 +22,7 @@ from apm_analytics.alerts.gate.watching import ALL_OPERATIONS, Watched, evaluati
 from apm_analytics.alerts.prometheus.signal_specs import BOUNDS
 from apm_analytics.baselines.models import MAD_TO_SD, MIN_LATENCY_S
 from apm_analytics.baselines.models.scales import Floats
-from apm_analytics.baselines.training import BOUNDS_SCHEMA
+from apm_analytics.baselines.training import BOUNDS_SCHEMA, checks
 from apm_analytics.foundation.settings import Params
 from apm_analytics.foundation.time import HOURS_PER_WEEK
 from apm_analytics.signals import SERIES
@@ -120,10 +120,16 @@ def learn(features: pl.DataFrame, bounds: pl.DataFrame, params: Params) -> pl.Da
     known = weeks(bounds)
     parts = [
         week.frame(watched.service, watched.operation, signal)
-        for watched in watch(features, params)
+        for watched in map(_by_present_clock, watch(features, params))
         for signal, week in _levels(watched, known, params)
     ]
     return pl.concat([pl.DataFrame(schema=BOUNDS_SCHEMA), *parts])
+
+
+def _by_present_clock(watched: Watched) -> Watched:
+    """Move what lies before a change of clocks to the hours of today's clock."""
+    change = checks.clock_change(watched.times, np.sqrt(watched.present))
+    return replace(watched, times=change.times(watched.times)) if change else watched
 
 
 def _summed_rate(service: str, known: Weeks) -> Week | None:
@@ -157,24 +163,27 @@ def _level(watched: Watched, signal: str, week: Week, params: Params) -> Week | 
     middle = forward(week.expected)
     # The upper width serves both sides: the lower bound of a sparse rate is cut off at 0.
     width = np.maximum(forward(week.upper) - middle, np.finfo(np.float64).tiny)
-    deviations = (forward(watched.sustained[signal]) - watched.by_hour(middle)) / watched.by_hour(
-        width
-    )
-    judged = np.isfinite(deviations)
+    value, around = forward(watched.sustained[signal]), watched.by_hour(width)
+    above = (value - watched.by_hour(middle)) / around
+    below = (watched.by_hour(middle, np.minimum) - value) / around
+    judged = np.isfinite(above)
     if signal == "latency_p95":
         requests = watched.sustained["rate"] * params.thresholds.sustained_s
         judged &= np.nan_to_num(requests) >= params.thresholds.min_requests
     if judged.sum() < MIN_QUIET:
         return None
     tail = _normal if signal == "rate" else _exponential
-    offset, centred = _centred(deviations[judged], watched.times[judged])
     share = params.thresholds.quiet_passes_per_month * params.features.window_s / MONTH_S
-    above = offset + _reach(centred, share, tail)
-    below = -offset + _reach(-centred, share, tail)
+    most_above, most_below = (
+        offset + _reach(centred, share, tail)
+        for offset, centred in (
+            _centred(one[judged], watched.times[judged]) for one in (above, below)
+        )
+    )
     least = np.full(HOURS_PER_WEEK, LEAST_LATENCY_S if signal == "latency_p95" else 0.0)
     step = np.maximum(LEAST_RATIO * week.expected, least)
-    upper = np.maximum(backward(middle + above * width), week.expected + step)
-    lower = np.minimum(backward(middle - below * width), week.expected - step)
+    upper = np.maximum(backward(middle + most_above * width), week.expected + step)
+    lower = np.minimum(backward(middle - most_below * width), week.expected - step)
     return replace(week, lower=np.maximum(lower, 0.0), upper=upper)
 
 

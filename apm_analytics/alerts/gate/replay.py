@@ -169,7 +169,7 @@ def passes_learned(
             if expected_rate is None:
                 return _never(watched)
             enough = watched.by_hour(expected_rate) * seconds >= least
-            return np.asarray((value < watched.by_hour(threshold)) & enough)
+            return np.asarray((value < watched.by_hour(threshold, np.minimum)) & enough)
         requests = watched.sustained["rate"] * seconds
         passed: Flags = (value > watched.by_hour(threshold)) & (requests >= least)
         if signal == "error_ratio":

@@ -7,6 +7,7 @@ Out: derived/levels.parquet (thresholds of the coming week), derived/gate.parque
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -15,8 +16,9 @@ from apm_analytics.alerts import thresholds
 from apm_analytics.alerts.gate import history, judge, levels
 from apm_analytics.alerts.gate.history import KEPT, LEARNED, NAIVE, STATIC, Train
 from apm_analytics.alerts.gate.judge import Key, Span
+from apm_analytics.alerts.gate.watching import ALL_OPERATIONS
 from apm_analytics.alerts.prometheus import signal_specs
-from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
+from apm_analytics.alerts.prometheus.signal_specs import BOUNDS, SignalSpec
 from apm_analytics.baselines.models import store
 from apm_analytics.baselines.training import engines, masks, stages, training
 from apm_analytics.foundation.settings import Params, Settings
@@ -31,8 +33,9 @@ class Gated:
 
     Parameters
     ----------
-    levels : bounds of sustained values for the coming week, see `levels.learn`; where none could
-        be learned, the bounds of single windows, which the gate never publishes.
+    levels : bounds of sustained values for the coming week, see `levels.learn`, and those of
+        seasonal naive where it is in force; where none could be learned, the bounds of single
+        windows, which the gate never publishes.
     table : with `judge.TABLE_SCHEMA`.
     firings : with `history.FIRINGS_SCHEMA`.
     replayed : [since, until) of each fold, UTC without a zone.
@@ -68,19 +71,18 @@ def run(
     """
     coming = levels.learn(features, bounds, params)
     without = bounds.select(coming.columns).join(coming, on=SERIES, how="anti")
+    naive = history.naive_levels(features, _end(features, params), params)
     kept = None if published is None else thresholds.current(published)
     parts, replayed = [pl.DataFrame(schema=history.FIRINGS_SCHEMA)], []
-    candidates = _candidates({LEARNED: coming, KEPT: kept, STATIC: without}, signals)
+    candidates = _candidates({LEARNED: coming, KEPT: kept, NAIVE: naive, STATIC: without}, signals)
     for fold in history.folds(features, train, params, kept=kept):
         parts.append(history.replayed(features, fold, signals, params))
         replayed.append((fold.since, fold.until))
-        if NAIVE in fold.candidates:
-            with_naive = {key for key in candidates if key[:3] in fold.candidates[NAIVE]}
-            candidates |= {key: candidates[key] | {NAIVE} for key in with_naive}
     firings = pl.concat(parts)
     anomalies = judge.sustained_anomalies(scores, params)
     table = judge.judge(firings, replayed, candidates, incidents, anomalies, params)
-    return Gated(pl.concat([coming, without]), table, firings, replayed)
+    of_week = _with_naive(pl.concat([coming, without]), naive, table)
+    return Gated(of_week, table, firings, replayed)
 
 
 def labels(workspace: Path, lake: Path) -> Calendar:
@@ -127,24 +129,45 @@ def gate_stage(
     )
     for name, frame in ((LEVELS, gated.levels), (TABLE, gated.table), (FIRINGS, gated.firings)):
         store.write_frame(frame, derived / f"{name}.parquet")
-    chosen = gated.table.filter("in_force")["candidate"]
     days = sum((until - since).total_seconds() for since, until in gated.replayed) / 86_400
-    return (
-        f"gate: {days:.1f} days replayed; of {len(chosen)} alerts {(chosen == LEARNED).sum()} are "
-        f"learned, {(chosen == STATIC).sum()} stay static"
+    in_force = ", ".join(
+        f"{alerts} {candidate} ({unproven} unproven)" if unproven else f"{alerts} {candidate}"
+        for candidate, alerts, unproven in judge.counts(gated.table).iter_rows()
     )
+    return f"gate: {days:.1f} days replayed; in force: {in_force}"
 
 
 def _candidates(
     frames: Mapping[str, pl.DataFrame | None], signals: Mapping[str, SignalSpec]
 ) -> dict[Key, frozenset[str]]:
-    """Return the candidates of every series and bound; each has a static one."""
+    """Return the candidates of every series and bound; none where nobody asked for the bound."""
     candidates: dict[Key, frozenset[str]] = {}
     for candidate, frame in frames.items():
         if frame is None:
             continue
         for service, operation, signal in frame.select(SERIES).unique().iter_rows():
-            for bound in signals[signal].bounds:
+            spec = signals[signal]
+            for bound in BOUNDS[signal]:
                 key = (service, operation, signal, bound)
-                candidates[key] = candidates.get(key, frozenset()) | {STATIC, candidate}
+                names = candidates.get(key, frozenset())
+                if bound in spec.bounds:
+                    static = _has_static(spec, bound, operation)
+                    names |= {candidate} - {STATIC} | ({STATIC} if static else frozenset())
+                candidates[key] = names
     return candidates
+
+
+def _has_static(spec: SignalSpec, bound: str, operation: str) -> bool:
+    return operation != ALL_OPERATIONS and getattr(spec.fallback, bound) is not None
+
+
+def _with_naive(of_week: pl.DataFrame, naive: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """Replace the thresholds of series in which seasonal naive is in force."""
+    chosen = table.filter(pl.col("in_force"), candidate=NAIVE).select(SERIES).unique()
+    replaced = naive.join(chosen, on=SERIES, how="semi")
+    return pl.concat([of_week.join(replaced, on=SERIES, how="anti"), replaced])
+
+
+def _end(features: pl.DataFrame, params: Params) -> datetime:
+    last: datetime = features["time"].max()  # type: ignore[assignment]
+    return last + timedelta(seconds=params.features.window_s)

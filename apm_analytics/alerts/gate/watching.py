@@ -38,6 +38,7 @@ class Watched:
     live : signal -> float64 of shape (n,), as Prometheus records it; NaN without a value.
     present : the rate of shape (n,), 0 where its series disappeared a short time ago.
     sustained : as `live`, over the last `thresholds.sustained_s`.
+    look_back_s : how far back the oldest request of a sustained value lies, in seconds.
     """
 
     service: str
@@ -46,10 +47,17 @@ class Watched:
     live: dict[str, Floats]
     present: Floats
     sustained: dict[str, Floats]
+    look_back_s: float
 
-    def by_hour(self, week: Floats) -> Floats:
-        """Return 168 values by hour of the week, from Sunday 00:00 UTC on, at each evaluation."""
-        return week[hour_of_week(self.times)]
+    def by_hour(self, week: Floats, pick: np.ufunc = np.maximum) -> Floats:
+        """Return for each evaluation its value of 168; hour 0 is Sunday 00:00 UTC.
+
+        A sustained value that spans two hours gets the larger of theirs, or the smaller with
+        `np.minimum`: after a shop opens, its requests per second still include the night's.
+        """
+        oldest = self.times - np.timedelta64(int(self.look_back_s), "s")
+        spanned: Floats = pick(week[hour_of_week(self.times)], week[hour_of_week(oldest)])
+        return spanned
 
 
 def labelled(operation: str) -> str | None:
@@ -127,12 +135,18 @@ def measured(
             "error_ratio": rolling_sum(error_ratio * rate, count) / requests,
         }
     live = {"latency_p95": latency_p95, "rate": rate, "error_ratio": error_ratio}
-    return Watched(service, operation, times, live, present, sustained)
+    look_back_s = look_back(params)
+    return Watched(service, operation, times, live, present, sustained, look_back_s)
 
 
 def evaluations(seconds: float, step_s: float) -> int:
     """Return the number of evaluations in a range of seconds, at least one."""
     return max(int(np.ceil(seconds / step_s)), 1)
+
+
+def look_back(params: Params) -> float:
+    """Return the range of sustained values in seconds: one less, as it includes both its ends."""
+    return params.thresholds.sustained_s - 1
 
 
 def seen_within_s(params: Params) -> float:

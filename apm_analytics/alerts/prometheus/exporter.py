@@ -2,7 +2,8 @@
 
 In:  thresholds of one run, one row per (service, operation, signal, bound, hour of the week).
 Out: the text of apm_thresholds.prom: 168 gauges per bound, and their provenance. A threshold that
-     the gate does not publish is left out, so the static alert stands in for it.
+     the gate does not publish is left out; the static alert stands in for it unless
+     apm_alert_off says that this one is over the budget too.
 
 The text is not written by prometheus_client: that sorts labels and writes times as 1.7e+09, which
 changes every published line, and took 0.66 s for 31,000 lines instead of 0.32 s.
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from apm_analytics.alerts.gate.history import NONE
+from apm_analytics.alerts.gate.judge import NOT_WATCHED
 from apm_analytics.signals import SERIES
 
 HELP = {
@@ -23,6 +26,8 @@ HELP = {
     "(0 = Sunday 00:00 UTC), in its base unit.",
     "apm_threshold_pages_per_week": "How often the alert would have fired over the weeks before, "
     "replayed with thresholds trained on earlier weeks.",
+    "apm_threshold_unproven": "The alert in force met no incident in the replayed weeks; always 1.",
+    "apm_alert_off": "No alert keeps the budget of false pages, so none pages; always 1.",
     "apm_baseline_info": "Where the baseline of this signal comes from; always 1.",
     "apm_baseline_trained_timestamp_seconds": "When the baselines were trained, Unix time.",
 }
@@ -47,6 +52,9 @@ def text(thresholds: pl.DataFrame) -> str:
         rows = thresholds.filter(pl.col("bound") == bound, "published").select(*hours, "value")
         lines += _metric(f"apm_baseline_{bound}", _hourly(rows))
     lines += _metric("apm_threshold_pages_per_week", _pages(thresholds.filter("published")))
+    lines += _metric("apm_threshold_unproven", _marks(thresholds.filter("unproven")))
+    off = thresholds.filter(pl.col("judgement") != NOT_WATCHED, candidate=NONE)
+    lines += _metric("apm_alert_off", _marks(off))
     lines += _metric("apm_baseline_info", _infos(thresholds))
     trained = thresholds.select(pl.col("trained_at").dt.epoch("ms").max() / 1000).item()
     lines += _metric("apm_baseline_trained_timestamp_seconds", iter([({}, float(trained))]))
@@ -87,6 +95,12 @@ def _pages(thresholds: pl.DataFrame) -> Iterator[tuple[dict[str, str], float]]:
     rows = thresholds.filter(pl.col("pages_per_week").is_not_null())
     for *key, pages in rows.select(*columns, "pages_per_week").unique().sort(columns).iter_rows():
         yield dict(zip(["service", *columns[1:]], key, strict=True)), pages
+
+
+def _marks(thresholds: pl.DataFrame) -> Iterator[tuple[dict[str, str], float]]:
+    columns = [*SERIES, "bound"]
+    for key in thresholds.select(columns).unique().sort(columns).iter_rows():
+        yield dict(zip(["service", *columns[1:]], key, strict=True)), 1.0
 
 
 def _infos(thresholds: pl.DataFrame) -> Iterator[tuple[dict[str, str], float]]:

@@ -106,6 +106,11 @@ class Operation:
             bound=bound,
         )
 
+    def marked(self, metric: str, signal: str, bound: str) -> Series:
+        """Return a metric of its alert that is always 1."""
+        labels = {"service": self.service, "operation": self.name, "signal": signal, "bound": bound}
+        return series(metric, steady(1.0, self.minutes), **labels)
+
     def info(self, signal: str) -> Series:
         """Return the provenance of its baseline."""
         return series(

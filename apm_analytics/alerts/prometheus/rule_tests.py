@@ -137,7 +137,7 @@ def week_document(signals: Mapping[str, SignalSpec]) -> dict[str, Any]:
     It spans three days, so it has its own file, which evaluates only twice per hour.
     """
     midnight = (HOURS_PER_WEEK - START_HOUR) * 60
-    operation = promtool.Operation(SERVICE, PASSED, midnight + 10)
+    operation = promtool.Operation(SERVICE, PASSED, midnight + 40)
     signal = next(iter(signals))
     recorded = _recorded("upper", SERVICE, PASSED, signal)
     test = {
@@ -148,6 +148,7 @@ def week_document(signals: Mapping[str, SignalSpec]) -> dict[str, Any]:
             promtool.expects(recorded, midnight - 90, None),
             promtool.expects(recorded, midnight - 30, 1.0),
             promtool.expects(recorded, midnight, 2.0),
+            promtool.expects(recorded, midnight + 30, 2.0),
         ],
     }
     return promtool.test_file(rules.FILE_NAME, "30m", [test])
@@ -213,6 +214,7 @@ def _static(plan: _Plan) -> list[Test]:
     minutes = plan.settled + 5
     live: list[Series] = []
     baseline: list[Series] = []
+    off: list[Series] = []
     without, stale, fresh, silent = [], [], [], []
     for spec, bound in plan.watched:
         threshold = getattr(spec.fallback, bound)
@@ -233,6 +235,7 @@ def _static(plan: _Plan) -> list[Test]:
         edge = 0.5 * threshold if bound == "upper" else 2 * plan.busy
         baseline += [*learned.hourly(bound, spec.name, edge), learned.info(spec.name)]
         baseline += learned.hourly("expected", spec.name, edge)
+        off.append(learned.marked("apm_alert_off", spec.name, bound))
         facts = plan.facts(alert, passed, threshold)
         says = rules.static_annotations(spec, bound, facts)
         stale.append((alert, plan.settled, _fired(spec, alert, says)))
@@ -254,6 +257,11 @@ def _static(plan: _Plan) -> list[Test]:
         promtool.test(
             "static alerts are silent beside a fresh baseline",
             [*live, *baseline, promtool.trained(minutes)],
+            fresh,
+        ),
+        promtool.test(
+            "static alerts that the gate turned off are silent",
+            [*live, *off, promtool.trained(minutes)],
             fresh,
         ),
     ]
@@ -312,7 +320,10 @@ def _gone(plan: _Plan) -> Test:
 
 def _published(plan: _Plan, spec: SignalSpec, bound: str, thresholds: pl.DataFrame) -> list[Test]:
     """Test the published series whose bound varies most over the tested hours."""
-    minutes = max(plan.settled + plan.resolved + 5, 60)
+    # In the second hour, sustained values span the first one for a while.
+    seen = math.ceil(plan.params.thresholds.sustained_s / 60)
+    minutes = max(plan.settled + plan.resolved + 5, 60 + seen)
+    milder = max if bound == "upper" else min
     rows = thresholds.filter(
         pl.col("signal") == spec.name,
         pl.col("bound") == bound,
@@ -362,7 +373,8 @@ def _published(plan: _Plan, spec: SignalSpec, bound: str, thresholds: pl.DataFra
                 promtool.expects(firing, plan.settled, 1.0),
                 promtool.expects(firing, plan.settled + plan.resolved, None),
                 promtool.expects(recorded, 59, values[START_HOUR]),
-                promtool.expects(recorded, 60, values[START_HOUR + 1]),
+                promtool.expects(recorded, 60, milder(values[START_HOUR], values[START_HOUR + 1])),
+                promtool.expects(recorded, 60 + seen, values[START_HOUR + 1]),
             ],
         }
     ]

@@ -31,6 +31,7 @@ FRESH = "apm:baseline_fresh:bool"
 NOTEBOOK = "20_baselines.ipynb"
 PRESENT = "apm:rate:present"  # the rate, 0 where its series disappeared a short time ago
 ON = "on (service, operation)"
+UNPROVEN = "; unproven, because no incident of that time shows in it"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Facts:
     run_id: str
     notebook: str
     replayed: str  # pages a week in the gate's replay
+    proof: str = ""  # a remark where the alert met no incident in the replay
 
 
 def document(signals: Mapping[str, SignalSpec], params: Params, notebooks: str) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def learned_annotations(spec: SignalSpec, bound: str, facts: Facts) -> dict[str,
         "description": f"Sustained {spec.title} is {facts.value}{unit}; for this hour of the week "
         f"its {bound} threshold is {facts.threshold}{unit} and {facts.expected}{unit} is expected "
         f"(model {facts.model}, run {facts.run_id}; over the weeks before, it would have fired "
-        f"{facts.replayed} times a week).",
+        f"{facts.replayed} times a week{facts.proof}).",
         "run_id": facts.run_id,
         "notebook": facts.notebook,
     }
@@ -199,12 +201,14 @@ def sustained(signal: str) -> str:
 
 def _joined(params: Params) -> list[dict[str, Any]]:
     """Return the recordings of this hour's threshold of each series, in UTC."""
-    # Two scraped copies of the file differ only while one is replaced; the wider bound applies.
+    # Sustained values of two hours have two thresholds, and two scraped copies of the file differ
+    # while one is replaced; the wider bound applies.
     milder = {"expected": "max", "lower": "min", "upper": "max"}
+    look_back = watching.look_back(params)
     return [
         {
             "record": "apm:hour_of_week:current",
-            "expr": 'count_values("hour_of_week", day_of_week() * 24 + hour())',
+            "expr": f"{_hours('time()')}\nor\n{_hours(f'time() - {look_back:.12g}')}",
         },
         *(
             {
@@ -254,13 +258,14 @@ def _learned(
         run_id=_queried("apm_baseline_info", spec, 'label "run_id"'),
         notebook=_notebook_link(spec, notebooks),
         replayed=_queried("apm_threshold_pages_per_week", spec, 'value | printf "%.2g"', bound),
+        proof=_with_series("apm_threshold_unproven", spec, UNPROVEN, bound, otherwise=""),
     )
     return {
         "alert": alert_name(spec, bound, "Baseline"),
         "expr": f"{passed}\nand on () {FRESH} == 1",
         "for": duration(params.thresholds.for_s),
         "keep_firing_for": duration(params.thresholds.keep_firing_s),
-        "labels": {"severity": spec.severity, "signal": spec.name},
+        "labels": {"severity": _severity(spec, bound), "signal": spec.name},
         "annotations": learned_annotations(spec, bound, facts),
     }
 
@@ -295,10 +300,11 @@ def _static(
         "alert": alert_name(spec, bound, "Static"),
         "expr": f"{passed}\n{_enough(traffic, params)}\n"
         f"unless {ON} (\n"
-        f'  apm:baseline_{bound}:current{{signal="{spec.name}"}} and on () {FRESH} == 1\n'
+        f'  (apm:baseline_{bound}:current{{signal="{spec.name}"}}\n'
+        f'  or apm_alert_off{{signal="{spec.name}",bound="{bound}"}}) and on () {FRESH} == 1\n'
         ")",
         "for": duration(params.thresholds.for_s),
-        "labels": {"severity": spec.severity, "signal": spec.name},
+        "labels": {"severity": _severity(spec, bound), "signal": spec.name},
         "annotations": static_annotations(spec, bound, facts),
     }
 
@@ -344,12 +350,31 @@ def _notebook_link(spec: SignalSpec, notebooks: str) -> str:
     return _with_series("apm_baseline_info", spec, f"{notebooks}/{run_id}/notebooks/{NOTEBOOK}")
 
 
-def _with_series(metric: str, spec: SignalSpec, text: str, bound: str | None = None) -> str:
+def _severity(spec: SignalSpec, bound: str) -> str:
+    """Return the severity: a page becomes a ticket where the alert is unproven."""
+    if spec.severity != "page":
+        return spec.severity
+    return _with_series("apm_threshold_unproven", spec, "ticket", bound, otherwise="page")
+
+
+def _hours(time: str) -> str:
+    """Return one sample of value 1, labelled with the hour of the week of a time."""
+    return f'count_values("hour_of_week", day_of_week(vector({time})) * 24 + hour(vector({time})))'
+
+
+def _with_series(
+    metric: str,
+    spec: SignalSpec,
+    text: str,
+    bound: str | None = None,
+    *,
+    otherwise: str = "unknown",
+) -> str:
     of_bound = f',bound=\\"{bound}\\"' if bound else ""
     series = f'{metric}{{service=%q,operation=%q,signal=\\"{spec.name}\\"{of_bound}}}'
     return (
         f'{{{{ with printf "{series}" $labels.service $labels.operation | query }}}}'
-        f"{text}{{{{ else }}}}unknown{{{{ end }}}}"
+        f"{text}{{{{ else }}}}{otherwise}{{{{ end }}}}"
     )
 
 

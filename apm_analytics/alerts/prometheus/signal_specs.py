@@ -16,12 +16,14 @@ from apm_analytics.foundation.specs import Spec, check
 from apm_analytics.foundation.yaml_documents import Place, read
 
 FILE_NAME = "signals.yaml"
-# Which bounds become thresholds. Low latency and few errors are harmless, too few requests are not.
+# Which bounds can be watched. Low latency and few errors are never a fault.
 BOUNDS: dict[str, tuple[str, ...]] = {
     "latency_p95": ("upper",),
     "rate": ("lower", "upper"),
     "error_ratio": ("upper",),
 }
+# Which are, unless the spec says otherwise: more requests than usual are mostly good news.
+DEFAULT_BOUNDS = BOUNDS | {"rate": ("lower",)}
 METRIC_NAME = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"
 LABEL_NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 
@@ -58,6 +60,7 @@ class SignalSpec(Spec):
     labels: Labels
     promql: str = Field(min_length=1)
     fallback: Fallback
+    bounds: tuple[Literal["lower", "upper"], ...] = ()  # `load` puts the default
 
     @field_validator("promql")
     @classmethod
@@ -68,11 +71,6 @@ class SignalSpec(Spec):
                 "windows"
             )
         return value
-
-    @property
-    def bounds(self) -> tuple[str, ...]:
-        """The bounds of this signal that become thresholds."""
-        return BOUNDS[self.name]
 
 
 class _File(Spec):
@@ -112,20 +110,31 @@ def load(specs: Path) -> dict[str, SignalSpec]:
     misfits = [document.problem(("signals", *place), fault) for place, fault in _misfits(signals)]
     if misfits:
         raise BadParameter("\n".join(misfits))
-    return {name: spec.model_copy(update={"name": name}) for name, spec in signals.items()}
+    return {
+        name: spec.model_copy(update={"name": name, "bounds": spec.bounds or DEFAULT_BOUNDS[name]})
+        for name, spec in signals.items()
+    }
 
 
 def _misfits(signals: Mapping[str, SignalSpec]) -> Iterator[tuple[Place, str]]:
     for name, spec in signals.items():
         if spec.name:
             yield (name, "name"), "unknown key; the key above is the name"
-        for bound in {"upper", "lower"}.difference(BOUNDS[name]):
+        for asked in spec.bounds:
+            if asked not in BOUNDS[name]:
+                yield (
+                    (name, "bounds"),
+                    f"found {asked}, but {name} can be watched for {' and '.join(BOUNDS[name])} "
+                    "only; remove it",
+                )
+        watched = spec.bounds or DEFAULT_BOUNDS[name]
+        for bound in {"upper", "lower"}.difference(watched):
             value = getattr(spec.fallback, bound)
             if value is not None:
                 yield (
                     (name, "fallback", bound),
-                    f"found {value}, but {name} is watched for {' and '.join(BOUNDS[name])} only; "
-                    "remove the key",
+                    f"found {value}, but {name} is watched for {' and '.join(watched)} only; "
+                    "remove the key, or add it to bounds",
                 )
     for key in ("record", "alert"):
         taken: dict[str, str] = {}

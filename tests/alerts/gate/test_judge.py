@@ -7,13 +7,14 @@ import polars as pl
 import pytest
 
 from apm_analytics.alerts.gate import history, judge
-from apm_analytics.alerts.gate.history import FIRINGS_SCHEMA, KEPT, LEARNED, NAIVE, STATIC
+from apm_analytics.alerts.gate.history import FIRINGS_SCHEMA, KEPT, LEARNED, NAIVE, NONE, STATIC
 from apm_analytics.alerts.gate.judge import (
     ANOMALIES_SCHEMA,
     BY_ANOMALIES,
     BY_INCIDENTS,
     BY_PAGES,
     NOT_JUDGED,
+    NOT_WATCHED,
     Event,
 )
 from apm_analytics.foundation import settings
@@ -98,42 +99,83 @@ def test_a_threshold_that_meets_more_incidents_than_the_static_one_is_published(
     assert table[LEARNED]["events"] == 2
 
 
-def test_a_threshold_that_pages_falsely_too_often_is_not_published(params: Params) -> None:
-    noise = [(100.0 + 10 * n, 101.0 + 10 * n) for n in range(4)]
-    table = judged(params, firings(learned=[(10.2, 11), *noise]), incidents((10, 11)))
+def noise(count: int) -> list[Minutes]:
+    """False pages in the two weeks; two are within the budget."""
+    return [(100.0 + 10 * n, 101.0 + 10 * n) for n in range(count)]
+
+
+def test_a_threshold_over_the_budget_is_not_published(params: Params) -> None:
+    fired = firings(learned=[(10.2, 11), *noise(4)], static=[(10.9, 11)])
+    table = judged(params, fired, incidents((10, 11)))
     assert table[STATIC]["in_force"]
     assert "2 false pages a week, at most 0.5" in str(table[STATIC]["reason"])
 
 
-def test_where_the_fall_back_pages_falsely_even_more_the_learned_one_is_the_lesser_evil(
-    params: Params,
+@pytest.mark.parametrize("labelled", [True, False])
+def test_no_alert_is_in_force_where_every_candidate_is_over_the_budget(
+    params: Params, labelled: bool
 ) -> None:
-    noise = [(100.0 + 10 * n, 101.0 + 10 * n) for n in range(4)]
-    more = [(200.0 + 5 * n, 201.0 + 5 * n) for n in range(8)]
-    fired = firings(learned=[(10.2, 11), *noise], static=[(10.9, 11), *noise, *more])
-    table = judged(params, fired, incidents((10, 11)))
+    pages = [(10.2, 11), *noise(4)]
+    fired = firings(learned=pages, naive=pages, static=[*pages, *noise(8)])
+    known = {"labelled": incidents((10, 11))} if labelled else {"labelled": Calendar()}
+    table = judged(params, fired, **known, anomalies=[(10, 11)])
+    assert table[NONE]["in_force"]
+    assert not table[NONE]["unproven"]
+    assert table[NONE]["pages_per_week"] == 0
+    assert "no candidate keeps the budget" in str(table[NONE]["reason"])
+
+
+def test_what_met_nothing_stays_only_as_a_guard_without_a_false_page(params: Params) -> None:
+    labelled = incidents((10, 11), signal="rate")
+    quiet = judged(params, firings(static=noise(1)), labelled)
+    assert quiet[LEARNED]["in_force"]
+    assert quiet[LEARNED]["unproven"]
+    assert "unproven: a guard" in str(quiet[LEARNED]["reason"])
+    learned_pages = judged(params, firings(learned=noise(1)), labelled)
+    assert learned_pages[NAIVE]["in_force"]
+    assert "0.5 false pages a week and nothing met" in str(learned_pages[NAIVE]["reason"])
+    all_page = firings(learned=noise(1), naive=noise(1), static=noise(1))
+    assert judged(params, all_page, labelled)[NONE]["in_force"]
+
+
+def test_false_pages_within_the_budget_are_allowed_to_what_meets_incidents(params: Params) -> None:
+    table = judged(params, firings(learned=[(10.2, 11), *noise(1)]), incidents((10, 11)))
     assert table[LEARNED]["in_force"]
-    missed = firings(learned=noise, static=[(10.9, 11), *noise, *more])
-    assert judged(params, missed, incidents((10, 11)))[STATIC]["in_force"]
+    assert not table[LEARNED]["unproven"]
 
 
-def test_a_fall_back_that_pages_falsely_too_often_does_not_win_by_an_anomaly_it_meets(
+@pytest.mark.parametrize(("rival", "candidate"), [("static", STATIC), ("naive", NAIVE)])
+def test_a_simple_rule_that_does_better_is_in_force(
+    params: Params, rival: str, candidate: str
+) -> None:
+    fired = firings(learned=[(10.2, 11)], **{rival: [(10.2, 11), (50.2, 51)]})
+    table = judged(params, fired, incidents((10, 11), (50, 51)))
+    assert table[candidate]["in_force"]
+    assert "learned: meets 50%" in str(table[candidate]["reason"])
+
+
+def test_a_fall_back_over_the_budget_does_not_win_by_an_anomaly_that_it_meets(
     params: Params,
 ) -> None:
-    noise = [(100.0 + 10 * n, 101.0 + 10 * n) for n in range(4)]
-    fired = firings(static=[(10.2, 11), *noise])
+    fired = firings(static=[(10.2, 11), *noise(4)])
     table = judged(params, fired, incidents(), anomalies=[(10, 11)])
     assert table[LEARNED]["in_force"]
     few = judged(params, firings(static=[(10.2, 11)]), incidents(), anomalies=[(10, 11)])
     assert few[STATIC]["in_force"]
 
 
-@pytest.mark.parametrize("rival", ["static", "naive"])
-def test_a_threshold_that_a_simple_rule_beats_is_not_published(params: Params, rival: str) -> None:
-    fired = firings(learned=[(10.2, 11)], **{rival: [(10.2, 11), (50.2, 51)]})
-    table = judged(params, fired, incidents((10, 11), (50, 51)))
-    assert table[STATIC]["in_force"]
-    assert "does better" in str(table[STATIC]["reason"])
+def test_a_bound_that_nobody_asked_for_has_no_alert_and_says_so(params: Params) -> None:
+    table = judged(params, firings(learned=noise(1)), Calendar(), candidates=())
+    assert table[NONE]["judgement"] == NOT_WATCHED
+    assert "specs/signals.yaml does not list upper" in str(table[NONE]["reason"])
+
+
+def test_alerts_in_force_are_counted_by_candidate(params: Params) -> None:
+    found = pl.DataFrame(schema=ANOMALIES_SCHEMA)
+    keys = {(*KEY[:3], bound): frozenset({LEARNED, STATIC}) for bound in ("lower", "upper")}
+    keys[("shop", "GET /b", "rate", "upper")] = frozenset()
+    table = judge.judge(firings(), [(START, END)], keys, Calendar(), found, params)
+    assert judge.counts(table).rows() == [(LEARNED, 2, 2)]
 
 
 def test_a_threshold_as_good_as_the_static_one_is_published_only_where_it_is_faster(
@@ -152,8 +194,10 @@ def test_a_page_during_an_incident_of_the_operation_in_another_signal_is_not_fal
     table = judged(params, firings(learned=[(10.2, 11)]), incidents((10, 11), signal="rate"))
     assert table[LEARNED]["judgement"] == BY_PAGES
     assert table[LEARNED]["false_per_week"] == 0
+    assert table[LEARNED]["unproven"]
     other = judged(params, firings(learned=[(10.2, 11)]), incidents((10, 11), operation="GET /b"))
     assert other[LEARNED]["false_per_week"] == 0.5
+    assert not other[LEARNED]["in_force"]
 
 
 def test_without_labels_pages_are_held_against_sustained_anomalies(params: Params) -> None:
@@ -165,7 +209,7 @@ def test_without_labels_pages_are_held_against_sustained_anomalies(params: Param
     assert explained[LEARNED]["in_force"]
     assert explained[LEARNED]["pages_per_week"] == 1.5
     unexplained = judged(params, firings(learned=pages), Calendar())
-    assert unexplained[STATIC]["in_force"]
+    assert unexplained[NAIVE]["in_force"]
 
 
 def test_a_quiet_alert_within_the_budget_is_published(params: Params) -> None:
@@ -173,11 +217,10 @@ def test_a_quiet_alert_within_the_budget_is_published(params: Params) -> None:
 
 
 def test_yesterdays_threshold_stays_where_tonights_does_worse(params: Params) -> None:
-    noise = [(100.0 + 10 * n, 101.0 + 10 * n) for n in range(4)]
-    fired = firings(learned=noise, kept=[(10.2, 11)])
+    fired = firings(learned=noise(4), kept=[(10.2, 11)])
     table = judged(params, fired, incidents((10, 11)), candidates=(LEARNED, STATIC, KEPT))
     assert table[KEPT]["in_force"]
-    assert "yesterday's meets 100%" in str(table[KEPT]["reason"])
+    assert "yesterday's: meets 100%" in str(table[KEPT]["reason"])
 
 
 def test_what_could_not_be_learned_or_replayed_stays_static_and_says_so(params: Params) -> None:

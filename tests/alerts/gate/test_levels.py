@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from apm_analytics.alerts.gate import levels, watching
+from apm_analytics.alerts.gate import levels, replay, replayable, watching
+from apm_analytics.alerts.prometheus import signal_specs
 from apm_analytics.baselines.training.fleet import BOUNDS_SCHEMA
 from apm_analytics.foundation import settings
 from apm_analytics.foundation.settings import Params
@@ -120,6 +121,73 @@ def test_an_incident_in_the_history_does_not_move_the_thresholds(params: Params,
             moved = np.abs(getattr(troubled[key], bound) - getattr(week, bound)).max()
             # Other windows are quiet in the two histories, so chance alone moves it a little.
             assert moved <= 0.2 * step, (key, bound)
+
+
+def office(seed: int, days: int, *, moved_after: int | None = None) -> pl.DataFrame:
+    """A service used from 9 to 17 on weekdays; after `moved_after` days an hour later."""
+    frame = features(seed, days, requests=60.0)
+    at = pl.col("time")
+    if moved_after is not None:
+        late = at >= START + timedelta(days=moved_after)
+        at = at - pl.when(late).then(pl.duration(hours=1)).otherwise(pl.duration(hours=0))
+    is_open = at.dt.hour().is_between(9, 16) & (at.dt.weekday() <= 5)
+    closed = {"count": 0, "rate_per_s": 0.0, "error_count": 0}
+    nothing = {"error_ratio": None, "latency_p95_s": None}
+    return frame.with_columns(
+        pl.when(is_open).then(pl.col(name)).otherwise(pl.lit(value)).alias(name)
+        for name, value in (closed | nothing).items()
+    )
+
+
+def office_bounds(opens: int = 9) -> pl.DataFrame:
+    hour = pl.col("hour_of_week")
+    day = hour // 24
+    is_open = (hour % 24).is_between(opens, opens + 7) & day.is_between(1, 5)
+    of_rate = pl.col("signal") == "rate"
+    return flat_bounds(60.0).with_columns(
+        pl.when(is_open | ~of_rate)
+        .then(pl.col(name))
+        .otherwise(0.002 * (name == "upper"))
+        .alias(name)
+        for name in ("expected", "lower", "upper")
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_openings_and_closings_page_nobody_and_a_dead_service_does(
+    params: Params, seed: int
+) -> None:
+    signals = signal_specs.load(settings.load().workspace / "specs")
+    asked = {"rate": signals["rate"].model_copy(update={"bounds": ("lower", "upper")})}
+    weeks = levels.weeks(levels.learn(office(seed, 21), office_bounds(), params))
+
+    def pages(coming: pl.DataFrame) -> list[str]:
+        (watched,) = watching.watch(coming, params)
+        return [
+            alert.name
+            for alert in replayable.generated(asked, params)
+            if alert.threshold is None
+            for _ in replay.firings(alert, watched, weeks, params, since=START)
+        ]
+
+    coming = office(seed + 50, 14)
+    assert pages(coming) == []
+    noon = pl.col("time").is_between(START + timedelta(hours=36), START + timedelta(hours=38))
+    dead = coming.with_columns(
+        pl.when(noon).then(0.0).otherwise(pl.col("rate_per_s")).alias("rate_per_s")
+    )
+    assert pages(dead) == ["ApmRateBelowBaseline"]
+
+
+def test_after_a_change_of_clocks_earlier_weeks_count_by_their_own(params: Params) -> None:
+    plain = levels.weeks(levels.learn(office(1, 28), office_bounds(), params))
+    moved = levels.weeks(levels.learn(office(1, 28, moved_after=24), office_bounds(10), params))
+    for key, week in plain.items():
+        for bound in ("lower", "upper") if key[2] == "rate" else ("upper",):
+            widths = [
+                np.abs(getattr(one, bound) - one.expected).max() for one in (week, moved[key])
+            ]
+            assert widths[1] <= 1.3 * widths[0], (key, bound)
 
 
 def test_a_service_of_several_operations_gets_a_rate_of_all_together(params: Params) -> None:

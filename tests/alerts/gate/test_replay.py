@@ -112,7 +112,8 @@ def test_replayed_intervals_are_those_of_prometheus(
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
-    hours = notation.hours(MINUTES)
+    # The first values reach back into the hour before.
+    hours = [95, *notation.hours(MINUTES)]
     gone = {"a": None, "b": None, "c": 200, "d": 60}
     parts = [operation(name, rng, params, at) for name, at in gone.items()]
     watched = [*parts, together(parts, params)]

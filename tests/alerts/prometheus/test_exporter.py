@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from apm_analytics.alerts import publication, thresholds
+from apm_analytics.alerts.gate.history import NONE
 from apm_analytics.alerts.prometheus import exporter
 from demo.servers import free_port
 
@@ -86,7 +87,10 @@ def test_each_metric_has_one_help_and_one_type_line_and_promtool_agrees(
     server_binary: Callable[[str], Path],
 ) -> None:
     judged = thresholds.thresholds(make_bounds(), make_provenance())
-    text = exporter.text(judged.with_columns(pages_per_week=pl.lit(0.25)))
+    decided = judged.with_columns(
+        pages_per_week=pl.lit(0.25), unproven=pl.lit(True), candidate=pl.lit(NONE)
+    )
+    text = exporter.text(decided)
     lines = text.splitlines()
     for name in exporter.HELP:
         assert sum(line.startswith(f"# HELP {name} ") for line in lines) == 1

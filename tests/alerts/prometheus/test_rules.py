@@ -93,20 +93,21 @@ def test_any_name_of_an_operation_survives_into_the_generated_tests(
     ("correct", "wrong", "test"),
     [
         ("latency_p95:sustained > on", "latency_p95:sustained < on", "ApmLatencyAboveBaseline"),
-        ("apm:rate:sustained > on", "apm:rate:sustained < on", "ApmRateAboveBaseline"),
+        ("apm:rate:sustained < on", "apm:rate:sustained > on", "ApmRateBelowBaseline"),
         ("error_ratio:sustained > on", "error_ratio:sustained < on", "on a published bound"),
-        ("* 1200 >= 5", "* 1200 >= 0", "ApmRateAboveBaseline"),
         ("* 1200 >= 5", "* 1200 >= 0", "ApmRateBelowBaseline"),
-        ("hour()", "hour() + 1", "hour of the week"),
-        ("hour()", "hour() + 1", "on a published bound"),
-        ("day_of_week()", "(day_of_week() + 7)", "the week ends"),
+        ("+ hour(", "+ 1 + hour(", "hour of the week"),
+        ("+ hour(", "+ 1 + hour(", "on a published bound"),
+        ("day_of_week(", "7 + day_of_week(", "the week ends"),
+        ("time() - 1199", "time()", "on a published bound"),
+        ("or apm_alert_off", "or apm_alert_on", "turned off"),
         ("\n          and on () apm:baseline_fresh:bool == 1", "", "for a stale baseline"),
         (" and on () apm:baseline_fresh:bool == 1", "", "for a stale baseline"),
         ("unless on (service", "and on (service", "beside a fresh baseline"),
         ("apm:latency_p95:seconds > 2.0", "apm:latency_p95:seconds > 5.0", "for no baseline"),
         ("apm:error_ratio:ratio > 0.05", "apm:error_ratio:ratio > 0.01", "for no baseline"),
         ("< 0.0033", "< 0.033", "for no baseline"),
-        ("for: 5m", "for: 50m", "ApmRateAboveBaseline"),
+        ("for: 5m", "for: 50m", "ApmLatencyAboveBaseline"),
         ("keep_firing_for: 15m", "keep_firing_for: 16m", "hour of the week"),
         ("> 129600", "> 129000", "waits for the age"),
         ("> 129600", "> 130000", "waits for the age"),
@@ -144,6 +145,18 @@ def test_the_generated_tests_notice_a_wrong_rule(
     assert "FAILED" in run_tests(promtool, noticing)
 
 
+@pytest.mark.usefixtures("promtool")
+def test_a_rate_above_its_bound_and_pages_are_watched_where_the_spec_asks(
+    tmp_path: Path, workspace: Path, params: Params
+) -> None:
+    text = (workspace / "specs" / "signals.yaml").read_text()
+    text = text.replace("    alert: Rate\n", "    alert: Rate\n    bounds: [lower, upper]\n")
+    (tmp_path / "signals.yaml").write_text(text.replace("severity: ticket", "severity: page"))
+    folder = write(tmp_path, tmp_path, params)
+    assert "ApmRateAboveBaseline" in (folder / "rules" / "apm_thresholds.yml").read_text()
+    assert check_with_promtool(folder)
+
+
 def test_each_alert_has_for_severity_and_annotations_with_run_and_notebook(
     workspace: Path, params: Params
 ) -> None:
@@ -152,7 +165,6 @@ def test_each_alert_has_for_severity_and_annotations_with_run_and_notebook(
     assert [rule["alert"] for rule in alerts] == [
         "ApmLatencyAboveBaseline",
         "ApmRateBelowBaseline",
-        "ApmRateAboveBaseline",
         "ApmErrorRatioAboveBaseline",
         "ApmBaselineStale",
         "ApmLatencyAboveStatic",

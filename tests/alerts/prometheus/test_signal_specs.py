@@ -34,7 +34,7 @@ def test_the_projects_signals_load_from_the_folder_and_from_the_file(workspace: 
         "rate": ("1/s", "apm:rate:per_second"),
         "error_ratio": ("1", "apm:error_ratio:ratio"),
     }
-    assert specs["rate"].bounds == ("lower", "upper")
+    assert specs["rate"].bounds == ("lower",)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,8 @@ def test_the_projects_signals_load_from_the_folder_and_from_the_file(workspace: 
         ("rate.fallback.upper", float("nan"), r"rate\.fallback\.upper: found nan"),
         ("latency_p95.fallback.upper", -1, r"latency_p95\.fallback\.upper: found -1"),
         ("latency_p95.fallback.lower", 1, r"latency_p95\.fallback\.lower: found 1.0, but"),
+        ("latency_p95.bounds", ["lower"], r"latency_p95\.bounds: found lower, but .*upper only"),
+        ("rate.fallback.upper", 9, r"rate\.fallback\.upper: found 9.0, .*or add it to bounds"),
         ("latency_p95", None, r"there are \['error_ratio', 'rate'\], needs exactly"),
         ("latency_p95", "fast", r"signals\.latency_p95: found 'fast'; .*valid dict"),
         ("apdex", {}, r"there are \['apdex', .*needs exactly"),
