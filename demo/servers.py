@@ -70,7 +70,7 @@ def _postgres(data: Path) -> Iterator[str]:
     made = ["-D", str(data), "-U", "apm", "-A", "trust", "--no-sync"]
     subprocess.run([initdb, *made], check=True, capture_output=True, cwd="/", **user)
     port = free_port()
-    options = ["fsync=off", "shared_buffers=32MB", f"unix_socket_directories={data}"]
+    options = ["fsync=off", "shared_buffers=32MB", "unix_socket_directories="]  # TCP only
     where = ["-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
     with _running(
         [server, *where, *(word for option in options for word in ("-c", option))], port, **user

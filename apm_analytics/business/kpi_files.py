@@ -10,6 +10,7 @@ import polars as pl
 
 from apm_analytics.business.specs import FileSource
 from apm_analytics.foundation.errors import BadInput, NotFound
+from apm_analytics.foundation.frames import read_parquet
 
 MAX_NAMED = 3
 
@@ -34,9 +35,9 @@ def read(source: FileSource) -> pl.DataFrame:
         )
     try:
         if source.path.suffix.lower() in (".parquet", ".pq"):
-            frame = pl.read_parquet(source.path)
+            frame = read_parquet(source.path)
         else:
-            frame = pl.read_csv(source.path, infer_schema=False)
+            frame = pl.read_csv(source.path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadInput(f"{source.path} cannot be read as CSV or Parquet: {error}") from error
     needed = [source.time, source.value, *([source.segment] if source.segment else [])]

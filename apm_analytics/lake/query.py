@@ -4,6 +4,7 @@ In:  the folder of a lake; SQL, or the name of a query and its parameters.
 Out: a DuckDB connection, Polars frames.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ Connection = duckdb.DuckDBPyConnection
 Relation = duckdb.DuckDBPyRelation
 SqlError = duckdb.Error
 
+_PATTERN = re.compile(r"[*?[]")
 SQL_FOLDER = Path(__file__).parent / "sql"
 VIEWS = sorted((SQL_FOLDER / "views").glob("*.sql"))
 # The name of a query is the name of its file, whatever its topic: names are unique.
@@ -50,7 +52,7 @@ def connect(lake: Path) -> Connection:
     con = offline()
     for table, schema in TABLES.items():
         name = _stored(table)
-        files = [str((lake / part.path).resolve()) for part in parts if part.table == table]
+        files = [literally(lake / part.path) for part in parts if part.table == table]
         if files:
             listed = ", ".join(_quoted(file) for file in files)
             try:
@@ -67,6 +69,26 @@ def connect(lake: Path) -> Connection:
             con.register(name, schema.empty_table())
     create_views(con, [file.stem for file in VIEWS])
     return con
+
+
+def literally(file: Path) -> str:
+    """Return a path for `read_parquet`, which takes `*`, `?` and `[` for a pattern.
+
+    A pattern that is not meant as one reads another lake's files, if their names match.
+
+    Raises
+    ------
+    BadParameter
+        The path has such a character and a backslash, which DuckDB cannot escape.
+    """
+    path = str(file.resolve())
+    escaped = _PATTERN.sub(r"[\g<0>]", path)
+    if escaped != path and "\\" in path:
+        raise BadParameter(
+            f"{path} has a backslash and one of * ? [ in it, which DuckDB cannot read; "
+            "move the lake to a folder without them"
+        )
+    return escaped
 
 
 def offline() -> Connection:

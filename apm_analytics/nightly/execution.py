@@ -28,6 +28,7 @@ from apm_analytics.foundation.errors import BadInput, BadParameter, NotebookFail
 KERNEL = "python3"
 # A cell that takes longer hangs: the slowest one takes seconds.
 CELL_TIMEOUT_S = 1_800
+LONGEST_SOCKET = 103  # bytes of a Unix socket's name; Linux takes four more than macOS
 MAX_CAUSE = 600  # characters of an error message
 _COLOURS = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
@@ -133,10 +134,11 @@ class _OwnKernel(AsyncKernelManager):
     folder: ClassVar[Path]
 
     def __init__(self, **options: Any) -> None:
+        file = self.folder / "kernel.json"
         # Sockets in a private folder: no race for a port, and nothing that others can connect to.
-        super().__init__(
-            transport="ipc", connection_file=str(self.folder / "kernel.json"), **options
-        )
+        # Below a long TMPDIR their names do not fit; then loopback, where messages are signed.
+        fits = len(os.fsencode(file.with_name("kernel-ipc-5"))) <= LONGEST_SOCKET
+        super().__init__(transport="ipc" if fits else "tcp", connection_file=str(file), **options)
         self.started.append(self)
 
     @property

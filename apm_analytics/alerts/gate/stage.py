@@ -21,6 +21,7 @@ from apm_analytics.alerts.prometheus import signal_specs
 from apm_analytics.alerts.prometheus.signal_specs import BOUNDS, SignalSpec
 from apm_analytics.baselines.models import store
 from apm_analytics.baselines.training import engines, masks, stages, training
+from apm_analytics.foundation.frames import read_parquet
 from apm_analytics.foundation.settings import Params, Settings
 from apm_analytics.signals import SERIES, Calendar, calendar
 
@@ -118,14 +119,14 @@ def gate_stage(
     """Write derived/levels, gate and firings: which thresholds page from now on, and why."""
     before = derived.parent / "published" / "thresholds.parquet"
     gated = run(
-        pl.read_parquet(derived / stages.FEATURES),
-        pl.read_parquet(derived / "bounds.parquet"),
-        pl.read_parquet(derived / "scores.parquet"),
+        read_parquet(derived / stages.FEATURES),
+        read_parquet(derived / "bounds.parquet"),
+        read_parquet(derived / "scores.parquet"),
         trainer(settings, progress),
         signal_specs.load(settings.workspace / "specs"),
         labels(settings.workspace, lake),
         settings.params,
-        published=pl.read_parquet(before) if before.exists() else None,
+        published=read_parquet(before) if before.exists() else None,
     )
     for name, frame in ((LEVELS, gated.levels), (TABLE, gated.table), (FIRINGS, gated.firings)):
         store.write_frame(frame, derived / f"{name}.parquet")

@@ -50,10 +50,16 @@ def check(prometheus: Path) -> bool:
         ("check", sorted(prometheus.glob("rules/*.yml"))),
         ("test", sorted(prometheus.glob("tests/*_test.yml"))),
     ):
-        command = [promtool, verb, "rules", *map(str, files)]
+        # Relative: promtool takes the folder of a test for a pattern when it looks for its rules.
+        command = [promtool, verb, "rules", *(str(file.relative_to(prometheus)) for file in files)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+                command,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+                cwd=prometheus,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ApmError(f"promtool {verb} rules did not finish: {error}") from error

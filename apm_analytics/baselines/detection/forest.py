@@ -22,6 +22,7 @@ from apm_analytics.baselines.models.series import Flags
 from apm_analytics.baselines.models.store import write_frame
 from apm_analytics.foundation.compiled import compiled_loop
 from apm_analytics.foundation.errors import NotEnoughData, NotFound
+from apm_analytics.foundation.frames import read_parquet
 from apm_analytics.signals import OPERATION, Schema
 
 # A day of windows of 5 minutes; a forest on fewer isolates noise.
@@ -248,7 +249,7 @@ def load(models: Path) -> dict[tuple[str, str], ForestDetector]:
     if not file.exists():
         raise NotFound(f"no forests at {file}; train first: dvc repro train")
     forests = {}
-    for row in pl.read_parquet(file).iter_rows(named=True):
+    for row in read_parquet(file).iter_rows(named=True):
         arrays: dict[str, Any] = {
             name: np.array(row[name], dtype=kind) for name, kind in _KINDS.items()
         }

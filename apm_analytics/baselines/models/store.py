@@ -15,6 +15,7 @@ import polars as pl
 
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import NotFound
+from apm_analytics.foundation.frames import read_parquet
 
 if TYPE_CHECKING:
     from apm_analytics.baselines.models.fitted import FittedFleet
@@ -35,7 +36,7 @@ def load(models: Path) -> "list[FittedFleet]":
     file = models / PARAMETERS
     if not file.exists():
         raise NotFound(f"no parameters at {file}; train first: dvc repro train")
-    return fitted.fleets_of(pl.read_parquet(file))
+    return fitted.fleets_of(read_parquet(file))
 
 
 def write_frame(frame: pl.DataFrame, file: Path, about: Mapping[str, str] | None = None) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 
 from apm_analytics.baselines.models import store
 from apm_analytics.foundation.errors import BadInput, NotFound
+from apm_analytics.foundation.frames import read_parquet
 from apm_analytics.foundation.provenance import Provenance, as_dict, from_dict
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def load(models: Path, run_id: str) -> "tuple[Provenance, list[FittedFleet]]":
             f"no training run {run_id!r} in {models / RUNS}; kept are "
             f"{', '.join(kept[-SHOWN:]) or 'none'} (baselines.keep_runs in params.yaml)"
         )
-    return _provenance(file), fitted.fleets_of(pl.read_parquet(file))
+    return _provenance(file), fitted.fleets_of(read_parquet(file))
 
 
 def _provenance(file: Path) -> Provenance:

@@ -24,6 +24,7 @@ from apm_analytics.baselines.training.fleet import SKIPPED
 from apm_analytics.foundation import settings as settings_of
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import ApmError, NotEnoughData, NotFound
+from apm_analytics.foundation.frames import read_parquet
 from apm_analytics.foundation.provenance import current_provenance, read_run, write_run
 from apm_analytics.foundation.settings import Settings
 from apm_analytics.lake import query, snapshots
@@ -111,7 +112,7 @@ def train(
         window_s=settings.params.features.window_s,
         seed=settings.params.seed,
         masked=masks.of_workspace(history, settings),
-        saturation=pl.read_parquet(derived / SATURATION),
+        saturation=read_parquet(derived / SATURATION),
         by_library=engines.of_workspace(settings.workspace),
         progress=progress,
     )
@@ -142,14 +143,14 @@ def evaluate(
         window_s=params.features.window_s,
         seed=params.seed,
         masked=masks.of_workspace(history, settings),
-        saturation=pl.read_parquet(derived / SATURATION),
+        saturation=read_parquet(derived / SATURATION),
         by_library=engines.of_workspace(settings.workspace),
         progress=progress,
     )
     content = _read_json(derived / SNAPSHOT)
-    skipped = pl.read_parquet(derived / "skipped.parquet")
-    flagged = _flagged(pl.read_parquet(derived / "scores.parquet"))
-    selection = pl.read_parquet(derived / "selection.parquet")
+    skipped = read_parquet(derived / "skipped.parquet")
+    flagged = _flagged(read_parquet(derived / "scores.parquet"))
+    selection = read_parquet(derived / "selection.parquet")
     described = cards.Training(
         provenance=read_run(models),
         snapshot=content,
@@ -281,7 +282,7 @@ def _read_features(derived: Path) -> pl.DataFrame:
     file = derived / FEATURES
     if not file.exists():
         raise NotFound(f"no features at {file}; run the stage before: dvc repro features")
-    return pl.read_parquet(file)
+    return read_parquet(file)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

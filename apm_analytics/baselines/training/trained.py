@@ -14,6 +14,7 @@ from IPython.display import Markdown
 
 from apm_analytics.charts import words
 from apm_analytics.foundation.errors import NotEnoughData, NotFound
+from apm_analytics.foundation.frames import read_parquet
 from apm_analytics.foundation.settings import Params
 
 # Thresholds that moved by a smaller factor count as unchanged.
@@ -32,19 +33,19 @@ def frame(derived: Path, name: str) -> pl.DataFrame:
     file = derived / f"{name}.parquet"
     if not file.exists():
         raise NotFound(f"no {file}; train first: `apm nightly` or `dvc repro`")
-    return pl.read_parquet(file)
+    return read_parquet(file)
 
 
 def frame_if_there(derived: Path, name: str) -> pl.DataFrame | None:
     """Read one of derived/; None where nothing was trained yet."""
     file = derived / f"{name}.parquet"
-    return pl.read_parquet(file) if file.exists() else None
+    return read_parquet(file) if file.exists() else None
 
 
 def frame_before(release: Path) -> pl.DataFrame | None:
     """Read the thresholds that a release holds; None when it holds none yet."""
     file = release / "thresholds.parquet"
-    return pl.read_parquet(file) if file.exists() else None
+    return read_parquet(file) if file.exists() else None
 
 
 def summary(

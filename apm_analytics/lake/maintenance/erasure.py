@@ -176,21 +176,22 @@ def _suspects(lake: Path, some: Sequence[Part], user: str) -> list[Part]:
     if masking.is_distinctive(user):
         mask = Mask.of(table, user)
         may, parameters = f"{may} or {mask.may_mention()}", {**parameters, **mask.forms}
-    by_file = {str(lake / part.path): part for part in some}
+    by_file = {str((lake / part.path).resolve()): part for part in some}
+    files = [query.literally(lake / part.path) for part in some]
     with query.offline() as con:
-        files = con.execute(
+        suspects = con.execute(
             "select distinct filename"
             " from read_parquet($files, hive_partitioning = false, filename = true)"
             f" where {may}",
-            {**parameters, "files": list(by_file)},
+            {**parameters, "files": files},
         ).fetchall()
-    return [by_file[name] for (name,) in files]
+    return [by_file[name] for (name,) in suspects]
 
 
 def _count(lake: Path, part: Part, user: str) -> tuple[int, int]:
     """Count the rows of a part that carry the id, and the other rows that mention it."""
     carries = f"({_is_the_persons(part.table)}) or ({_exemplar_of(part.table)})"
-    mentions, parameters = "false", {"file": str(lake / part.path), "user": user}
+    mentions, parameters = "false", {"file": query.literally(lake / part.path), "user": user}
     if masking.is_distinctive(user):
         mask = Mask.of(part.table, user)
         mentions, parameters = mask.mentions(), {**parameters, **mask.pattern, **mask.forms}
@@ -209,7 +210,7 @@ def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
 
     def rows() -> Iterator[pa.Table]:
         with query.offline() as con:
-            parameters = {"file": str(lake / part.path), "user": user}
+            parameters = {"file": query.literally(lake / part.path), "user": user}
             columns = "*"
             if masking.is_distinctive(user):
                 mask = Mask.of(part.table, user)

@@ -184,7 +184,7 @@ def _expire(lake: Path, part: Part, periods: RetentionSettings, now_s: float, dr
         stays = (
             f"(coalesce(service_name, '') in (select unnest($odd)) {'' if too_old else 'is false'})"
         )
-        file = {"file": str(lake / part.path), "odd": odd or [""]}
+        file = {"file": query.literally(lake / part.path), "odd": odd or [""]}
         source = f"from read_parquet($file, hive_partitioning = false) where {stays}"
         counted = con.execute(f"select count(*) {source}", file).fetchall() if odd else [(0,)]
         kept = int(counted[0][0])
@@ -317,7 +317,7 @@ def _select(
         found = con.sql(
             f"select {what} from read_parquet($files, hive_partitioning = false) where {where}"
             + (f" group by {by}" if by else ""),
-            params={"files": [str(lake / part.path) for part in some]},
+            params={"files": [query.literally(lake / part.path) for part in some]},
         )
         assert found is not None  # a select gives rows
         return found.to_arrow_table()

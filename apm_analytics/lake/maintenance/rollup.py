@@ -124,7 +124,7 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, p
     source = (
         "read_parquet($files, hive_partitioning = false, filename = true, file_row_number = true)"
     )
-    given = {"files": [str(file) for file in files]}
+    given = {"files": [query.literally(file) for file in files]}
     with query.offline() as con:
         con.execute(
             f"""

@@ -19,6 +19,7 @@ from apm_analytics.baselines.detection import episodes
 from apm_analytics.baselines.training import trained
 from apm_analytics.charts import words
 from apm_analytics.charts.sparklines import sparkline
+from apm_analytics.foundation.frames import read_parquet
 from apm_analytics.foundation.settings import Params
 from apm_analytics.quality import QualityResult
 
@@ -224,4 +225,4 @@ def _time(value: object) -> datetime | None:
 
 
 def _frame(file: Path) -> pl.DataFrame | None:
-    return pl.read_parquet(file) if file.exists() else None
+    return read_parquet(file) if file.exists() else None
