@@ -9,10 +9,12 @@ parts stay for a while, for readers that listed them before.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
 
@@ -24,6 +26,11 @@ GRACE_S = 3_600.0
 # SQLite's default limit of bound variables in one statement is 32,766.
 LOOKUP_CHUNK = 10_000
 
+# A copy is repeated when the manifest changed meanwhile.
+COPY_ATTEMPTS = 50
+COPY_PAUSE_S = 0.02
+
+_PREPARED = "select 1 from sqlite_master where name = 'parts'"
 _SCHEMA = """
 create table if not exists snapshots (
     id integer primary key autoincrement,
@@ -123,18 +130,20 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
     )
     if not create and not file.exists():
         raise missing
-    if create:
-        lake.mkdir(parents=True, exist_ok=True)
-    con = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
-        if create:  # a read-only lake could not switch to a write-ahead log, and can be read
-            con.execute("pragma journal_mode = wal")
-            # A commit is on the disk when it returns, even if the power fails right after.
-            con.execute("pragma synchronous = full")
-            _prepare(con)
-        elif not con.execute("select 1 from sqlite_master where name = 'parts'").fetchone():
-            raise missing  # the process that created the file was killed before its first table
-        yield con
+        if create:
+            lake.mkdir(parents=True, exist_ok=True)
+            with closing(_connected(file)) as con:
+                con.execute("pragma journal_mode = wal")
+                # A commit is on the disk when it returns, even if the power fails right after.
+                con.execute("pragma synchronous = full")
+                _prepare(con)
+                yield con
+        else:
+            with _reading(file) as con:
+                if not con.execute(_PREPARED).fetchone():
+                    raise missing  # its creator was killed before the first table
+                yield con
     except sqlite3.OperationalError as error:
         raise ApmError(
             f"the manifest {file} could not be used: {error}; "
@@ -145,8 +154,6 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
             f"{file} is not a usable manifest: {error}; "
             "restore it from a backup, or import the original files into a new lake"
         ) from error
-    finally:
-        con.close()
 
 
 @contextmanager
@@ -289,6 +296,60 @@ def establish_units(
     return established
 
 
+def _connected(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+    """Open a manifest that this process may not be allowed to write.
+
+    SQLite reads a write-ahead log with the help of an index file. Where there is none and it may
+    not create one, no other process has the manifest open, and a copy is read.
+    """
+    with ExitStack() as stack:
+        con = stack.enter_context(closing(_connected(file)))
+        try:
+            con.execute(_PREPARED).fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (
+                sqlite3.SQLITE_CANTOPEN,
+                sqlite3.SQLITE_READONLY,
+            ):
+                raise
+            folder = stack.enter_context(TemporaryDirectory(prefix="apm-manifest-"))
+            copy = _copied(file, Path(folder))
+            if copy is None:
+                raise
+            con = stack.enter_context(closing(_connected(copy)))
+        yield con
+
+
+def _copied(file: Path, folder: Path) -> Path | None:
+    """Copy a manifest with its logs; None while another process keeps changing it."""
+    sources = [file.with_name(file.name + ending) for ending in ("", "-wal", "-journal")]
+    for _ in range(COPY_ATTEMPTS):
+        before = [_version(source) for source in sources]
+        for source, version in zip(sources, before, strict=True):
+            copy = folder / source.name
+            copy.unlink(missing_ok=True)
+            if version is not None:
+                copy.write_bytes(source.read_bytes())
+        if before == [_version(source) for source in sources]:
+            return folder / file.name
+        time.sleep(COPY_PAUSE_S)
+    return None
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """Return what changes when a file is written; None without the file."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def _insert(con: sqlite3.Connection, parts: Iterable[Part]) -> None:
     con.executemany(
         f"insert into parts ({_FIELDS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -298,7 +359,7 @@ def _insert(con: sqlite3.Connection, parts: Iterable[Part]) -> None:
 
 def _prepare(con: sqlite3.Connection) -> None:
     """Create the tables of a new manifest."""
-    if con.execute("select 1 from sqlite_master where name = 'parts'").fetchone():
+    if con.execute(_PREPARED).fetchone():
         return
     with transaction(con):
         for statement in _SCHEMA.split(";"):

@@ -23,12 +23,20 @@ from jupyter_core.utils import ensure_event_loop
 from papermill.exceptions import PapermillExecutionError
 
 from apm_analytics.foundation.atomic import write_atomic
-from apm_analytics.foundation.errors import BadInput, BadParameter, NotebookFailed, NotFound
+from apm_analytics.foundation.errors import (
+    ApmError,
+    BadInput,
+    BadParameter,
+    NotebookFailed,
+    NotFound,
+)
 
 KERNEL = "python3"
 # A cell that takes longer hangs: the slowest one takes seconds.
 CELL_TIMEOUT_S = 1_800
-LONGEST_SOCKET = 103  # bytes of a Unix socket's name; Linux takes four more than macOS
+# Sockets of kernels go below TMPDIR or, where its name is too long for a socket, below these.
+SHORT_FOLDERS = ("/tmp", "/dev/shm", "/var/tmp")
+LONGEST_FOLDER = 64  # bytes; of 103 for a socket, the rest is the folder and name made here
 MAX_CAUSE = 600  # characters of an error message
 _COLOURS = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
@@ -95,7 +103,10 @@ def execute(
     out.mkdir(parents=True, exist_ok=True)
     executed = out / notebook.name
     executed.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="apm-notebook-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="apm-notebook-") as folder,
+        tempfile.TemporaryDirectory(prefix="apm-kernel-", dir=_short_folder()) as sockets,
+    ):
         # papermill saves after every cell, so a killed kernel leaves its last cell here.
         unfinished = Path(folder) / notebook.name
         try:
@@ -106,7 +117,7 @@ def execute(
                 kernel_name=KERNEL,
                 progress_bar=False,
                 execution_timeout=CELL_TIMEOUT_S,
-                kernel_manager_class=(kernels or Kernels()).manager_class(Path(folder)),
+                kernel_manager_class=(kernels or Kernels()).manager_class(Path(sockets)),
                 resources={"metadata": {"path": str(notebook.resolve().parent)}},
             )
         except Exception as error:  # a failed cell, a dead kernel and a time-out all end here
@@ -116,6 +127,18 @@ def execute(
             if unfinished.exists():
                 write_atomic(executed, unfinished.read_bytes())
     return executed
+
+
+def _short_folder() -> str:
+    """Return the folder for temporary files, or another whose name leaves room for a socket."""
+    for folder in (tempfile.gettempdir(), *SHORT_FOLDERS):
+        if len(os.fsencode(folder)) <= LONGEST_FOLDER and os.access(folder, os.W_OK):
+            return folder
+    raise ApmError(
+        f"TMPDIR is {tempfile.gettempdir()}, longer than {LONGEST_FOLDER} bytes, which leaves no "
+        f"room for the sockets of a kernel, and {', '.join(SHORT_FOLDERS)} are not writable; set "
+        "a shorter TMPDIR"
+    )
 
 
 def _close_loop() -> None:
@@ -134,11 +157,10 @@ class _OwnKernel(AsyncKernelManager):
     folder: ClassVar[Path]
 
     def __init__(self, **options: Any) -> None:
-        file = self.folder / "kernel.json"
         # Sockets in a private folder: no race for a port, and nothing that others can connect to.
-        # Below a long TMPDIR their names do not fit; then loopback, where messages are signed.
-        fits = len(os.fsencode(file.with_name("kernel-ipc-5"))) <= LONGEST_SOCKET
-        super().__init__(transport="ipc" if fits else "tcp", connection_file=str(file), **options)
+        super().__init__(
+            transport="ipc", connection_file=str(self.folder / "kernel.json"), **options
+        )
         self.started.append(self)
 
     @property
