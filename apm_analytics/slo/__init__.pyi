@@ -8,6 +8,7 @@ from . import tables as tables
 from .budget import WINDOWS as WINDOWS
 from .budget import Budget as Budget
 from .budget import Limits as Limits
+from .model import Condition as Condition
 from .model import Objective as Objective
 from .model import Selection as Selection
 from .model import Slo as Slo

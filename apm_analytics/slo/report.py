@@ -4,6 +4,7 @@ In:  a lake, the SLOs, the calendar, earlier statements.
 Out: one `SloReport` per SLO; the same lake and arguments give the same report.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from apm_analytics.slo.budget import WINDOWS, Budget, Burn, Limits, burn_rates, 
 from apm_analytics.slo.ledger import Restatement, Statement
 from apm_analytics.slo.model import Objective, Slo, duration_minutes
 
+MONTH = re.compile(r"(19[789][0-9]|2[01][0-9]{2})-(0[1-9]|1[0-2])")
 MINUTE = timedelta(minutes=1)
 LONGEST_BURN = timedelta(minutes=duration_minutes(WINDOWS[-1]))
 
@@ -254,11 +256,12 @@ def completeness(
 def _period(slo: Slo, at: datetime, month: str | None) -> tuple[datetime, datetime]:
     if month is None:
         return slo.window.period(at)
-    try:
-        year, number = (int(part) for part in month.split("-"))
-        return slo.window.month(year, number)
-    except ValueError as error:
-        raise BadParameter(f"got the month {month!r}, needs one like 2026-03") from error
+    parts = MONTH.fullmatch(month)
+    if not parts:
+        raise BadParameter(
+            f"got the month {month!r}, needs one like 2026-03, of the years 1970 to 2199"
+        )
+    return slo.window.month(int(parts[1]), int(parts[2]))
 
 
 def _maintenance(slo: Slo, period: tuple[datetime, datetime], given: Given) -> list[Entry]:

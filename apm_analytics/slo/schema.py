@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 API_VERSION = "openslo/v1"
+SUFFIXES = (".yaml", ".yml")
 SCHEMA = Path(__file__).with_name("schema.json")
 HEAD = {"apiVersion", "kind", "metadata", "spec"}
 
 
 def read(path: Path) -> dict[tuple[str, str], Document]:
-    """Read a file, or all `*.yaml` of a folder.
+    """Read a file, or all `*.yaml` and `*.yml` of a folder.
 
     Raises
     ------
@@ -35,7 +36,9 @@ def read(path: Path) -> dict[tuple[str, str], Document]:
     """
     if not path.exists():
         raise NotFound(f"no SLOs at {path}; write OpenSLO v1 documents there, see specs/slos")
-    files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     named: dict[tuple[str, str], Document] = {}
     problems: list[str] = []
     for document in (document for file in files for document in documents(file)):

@@ -54,7 +54,7 @@ def load(path: Path, *, transactions: frozenset[str] = frozenset()) -> list[Slo]
 
     Parameters
     ----------
-    path : a folder with `*.yaml`, or one file.
+    path : a folder with `*.yaml` or `*.yml`, or one file.
     transactions : names that a selection may refer to.
 
     Returns

@@ -80,7 +80,7 @@ def seconds(duration: str) -> float:
         The text is not such a duration.
     """
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
-    parts = re.findall(r"(\d+)(ms|[smhdw])", duration)
+    parts = re.findall(r"([0-9]{1,9})(ms|[smhdw])", duration)
     if not parts or "".join(number + unit for number, unit in parts) != duration:
         raise BadParameter(f"got {duration!r}, need a duration such as 5m, 1h30m or 90s")
     return sum(int(number) * units[unit] for number, unit in parts)

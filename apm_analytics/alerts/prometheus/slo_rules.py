@@ -18,7 +18,7 @@ from typing import Any
 from apm_analytics.alerts.prometheus import promtool, rules
 from apm_analytics.foundation.errors import BadParameter
 from apm_analytics.foundation.settings import Params
-from apm_analytics.slo import WINDOWS, Objective, Selection, Slo, duration_minutes
+from apm_analytics.slo import WINDOWS, Condition, Objective, Selection, Slo, duration_minutes
 from apm_analytics.slo import specs as slo_specs
 from apm_analytics.transactions import specs as transactions_specs
 
@@ -71,6 +71,16 @@ class _Watched:
         return "ApmSlo" + "".join(
             part.capitalize() for part in re.split(r"[^a-z0-9]+", self.labels["sloth_slo"])
         )
+
+    def alert_of(self, condition: Condition) -> str:
+        """The name of the alert of one of its conditions."""
+        return self.alert + "".join(part.capitalize() for part in condition.name.split("-"))
+
+    @property
+    def names(self) -> list[str]:
+        """What its rules are called, for people: no other objective may use the same."""
+        alerts = [self.alert, *map(self.alert_of, self.slo.conditions)]
+        return [f"rule group {self.labels['sloth_id']}", *(f"alert {name}" for name in alerts)]
 
     @property
     def budget(self) -> str:
@@ -142,6 +152,8 @@ def tests(slos: Sequence[Slo], params: Params) -> dict[str, Any]:
     worlds = [plain] if plain else []
     worlds += [[one] for one in watched(slos) if _failing_is_good(one)]
     found = [test for world in worlds for test in _tests(world, params)]
+    for number in range(1, max((len(_bounds(one)) for one in plain), default=0)):
+        found += _tests([one for one in plain if len(_bounds(one)) > number], params, number)
     return promtool.test_file(FILE_NAME, "1m", found)
 
 
@@ -175,18 +187,39 @@ def _ratio(one: _Watched, window: str) -> str:
     total = f"sum(rate({_select(CALLS, indicator.total)}[{window}]))"
     failed = _select(CALLS, indicator.total, 'status_code="STATUS_CODE_ERROR"')
     good = indicator.good or Selection(max_duration_s=one.objective.value)
-    if indicator.bad is not None or good.max_duration_s is None:
+    bounds = _bounds(one)
+    if not bounds:
         errors = f"(sum(rate({failed}[{window}])) or 0 * {total})"
         if indicator.bad is None and good.status == "error":
             errors = f"({total} - {errors})"
         if indicator.bad is not None and indicator.bad.status == "ok":
             errors = f"({total} - {errors})"
         return f"{errors}\n/\n({total} > 0)"
-    more = [f'le="{good.max_duration_s:.12g}"']
+    several = f"le=~{_quoted('|'.join(map(re.escape, bounds)))}"
+    more = [several if len(bounds) > 1 else f'le="{bounds[0]}"']
     if good.status == "ok":
         more.append('status_code!="STATUS_CODE_ERROR"')
     within = f"sum(rate({_select(BUCKETS, indicator.total, *more)}[{window}]))"
     return f"1 - (\n  {within}\n  /\n  ({total} > 0)\n)"
+
+
+def _bounds(one: _Watched) -> list[str]:
+    """Return how Prometheus may write the bucket of the requests that are fast enough.
+
+    Version 3 adds `.0` to whole numbers; very large and small ones have an exponent in all
+    versions. An objective without a limit has none.
+    """
+    indicator = one.objective.indicator
+    seconds = (indicator.good or Selection(max_duration_s=one.objective.value)).max_duration_s
+    if indicator.bad is not None or seconds is None:
+        return []
+    exact = Decimal(f"{seconds:.12g}").normalize()
+    bounds = [f"{exact:f}"]
+    if "." not in bounds[0]:
+        bounds.append(f"{bounds[0]}.0")
+    if not -4 <= exact.adjusted() < 6:
+        bounds.append(f"{seconds:.{len(exact.as_tuple().digits) - 1}e}")
+    return bounds
 
 
 def _recordings(one: _Watched) -> Iterator[dict[str, Any]]:
@@ -234,7 +267,7 @@ def _alerts(one: _Watched, params: Params) -> Iterator[dict[str, Any]]:
         passed = f"{condition.threshold!r} * {one.budget}"
         ratio = f"slo:sli_error:ratio_rate{condition.lookback}{one.selector}"
         yield {
-            "alert": one.alert + "".join(part.capitalize() for part in condition.name.split("-")),
+            "alert": one.alert_of(condition),
             "expr": f"max({ratio} {OPERATORS[condition.op]} ({passed})) without (sloth_window)",
             "for": rules.duration(condition.after_s),
             "labels": {"severity": condition.severity},
@@ -279,22 +312,24 @@ def _failing_is_good(one: _Watched) -> bool:
     return (good is not None and good.status == "error") or (bad is not None and bad.status == "ok")
 
 
-def _tests(world: Sequence[_Watched], params: Params) -> Iterator[promtool.Test]:
+def _tests(world: Sequence[_Watched], params: Params, spelling: int = 0) -> Iterator[promtool.Test]:
     many, end = 10 * params.slo.min_events, TEST_MINUTES
     quiet, outage = f"0+0x{end}", OUTAGE_MINUTES
     names = [one.alert for one in world]
+    note = " (another spelling of le)" if spelling else ""
 
     def test(title: str, fine: str, broken: str, minutes: int, fires: bool) -> promtool.Test:
         found: dict[str, promtool.Series] = {}
         for one in world:
-            for series in _inputs(one, fine, broken):
+            for series in _inputs(one, fine, broken, spelling):
                 found[series["series"]] = series
         checks = [
             (one.alert, minute, [_fired(one, "page"), _fired(one, "ticket")] if fires else [])
             for one in world
             for minute in ((outage, minutes) if fires else (minutes,))
         ]
-        return promtool.test(f"{title}: {', '.join(names)}", list(found.values()), checks)
+        named = f"{title}{note}: {', '.join(names)}"
+        return promtool.test(named, list(found.values()), checks)
 
     yield test("quiet when all is well", f"0+{many}x{end}", quiet, end, False)
     yield test(
@@ -307,8 +342,13 @@ def _tests(world: Sequence[_Watched], params: Params) -> Iterator[promtool.Test]
     yield test("says nothing on a handful of requests", quiet, f"0+1x{end}", end, False)
 
 
-def _inputs(one: _Watched, fine: str, broken: str) -> list[promtool.Series]:
-    """Return what the Collector counts while `fine` requests succeed and `broken` ones fail."""
+def _inputs(one: _Watched, fine: str, broken: str, spelling: int) -> list[promtool.Series]:
+    """Return what the Collector counts while `fine` requests succeed and `broken` ones fail.
+
+    Parameters
+    ----------
+    spelling : which of `_bounds` its bucket has.
+    """
     indicator = one.objective.indicator
     operations = indicator.total.operations
     shared = {
@@ -322,12 +362,9 @@ def _inputs(one: _Watched, fine: str, broken: str) -> list[promtool.Series]:
         promtool.series(CALLS, fine, status_code="STATUS_CODE_UNSET", **shared),
         promtool.series(CALLS, broken, status_code="STATUS_CODE_ERROR", **shared),
     ]
-    good = indicator.good or Selection(max_duration_s=one.objective.value)
-    if indicator.bad is None and good.max_duration_s is not None:
-        le = f"{good.max_duration_s:.12g}"
-        found.append(
-            promtool.series(BUCKETS, fine, status_code="STATUS_CODE_UNSET", le=le, **shared)
-        )
+    if bounds := _bounds(one):
+        status = {"status_code": "STATUS_CODE_UNSET", "le": bounds[spelling]}
+        found.append(promtool.series(BUCKETS, fine, **status, **shared))
     return found
 
 
@@ -336,6 +373,18 @@ def _fired(one: _Watched, severity: str) -> dict[str, Any]:
         "exp_labels": {"severity": severity, "sloth_severity": severity, **one.labels},
         "exp_annotations": _annotations(one),
     }
+
+
+def check_names(slos: Sequence[Slo]) -> list[str]:
+    """Return an error per rule group and alert that two objectives share."""
+    first: dict[str, _Watched] = {}
+    return [
+        f"{one.slo.where}: its {name} is also that of {first[name].slo.name} at "
+        f"{first[name].slo.where}; rename one of them"
+        for one in watched(slos)
+        for name in one.names
+        if first.setdefault(name, one) is not one
+    ]
 
 
 def check_conditions(slos: Sequence[Slo]) -> list[str]:

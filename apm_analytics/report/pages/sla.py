@@ -55,7 +55,7 @@ def check(specs: Path | None = None) -> list[str]:
     folder = specs or settings.load().workspace / "specs"
     slos = slo_specs.load(folder / FOLDER, transactions=_names(_transactions(folder)[0]))
     _calendar(folder)
-    problems = slo_rules.check_conditions(slos)
+    problems = slo_rules.check_conditions(slos) + slo_rules.check_names(slos)
     if problems:
         raise BadParameter("\n".join(problems))
     return [
@@ -339,9 +339,12 @@ def _transactions(folder: Path) -> tuple[list[Transaction], dict[str, Hours]]:
 
 def _target(text: str) -> Decimal:
     try:
-        return Decimal(text)
-    except InvalidOperation as error:
-        raise BadParameter(f"got the target {text!r}, needs a number such as 0.999") from error
+        target = Decimal(text)
+    except InvalidOperation:
+        target = Decimal("nan")
+    if not target.is_finite():
+        raise BadParameter(f"got the target {text!r}, needs a number such as 0.999")
+    return target
 
 
 def _calendar(folder: Path) -> calendar.Calendar:
