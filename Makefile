@@ -107,9 +107,9 @@ e2e: .venv/ready ## run the end-to-end tests with a real Collector and the JavaS
 	@$(BIN)/python -m pytest tests/e2e
 
 lock: .venv/ready ## resolve pyproject.toml into requirements.lock
-	@$(BIN)/uv pip compile --quiet --extra dev --extra instrument --extra demo --generate-hashes --no-header --no-annotate \
+	@$(BIN)/uv pip compile --quiet --python-version 3.11.0 --extra dev --extra instrument --extra demo --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --output-file requirements.lock pyproject.toml
-	@$(BIN)/uv pip compile --quiet --prerelease allow --extra bench --constraint requirements.lock \
+	@$(BIN)/uv pip compile --quiet --python-version 3.11.0 --prerelease allow --extra bench --constraint requirements.lock \
 		--generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--output-file bench.lock pyproject.toml
 	@grep -A1000 '^uv==' requirements.lock | awk 'NR>1 && /^[a-z]/{exit} {print}' > bootstrap.lock
