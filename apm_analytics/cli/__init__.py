@@ -1,5 +1,6 @@
 """The `apm` command: parse, call one function, print."""
 
+import io
 import sys
 
 import click
@@ -37,9 +38,15 @@ for command in (
 
 
 def main() -> None:
-    """Run `apm`; an error of ours becomes one line and exit code 1."""
+    """Run `apm`; an error of ours or of the system becomes one line and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         apm()
     except ApmError as error:
         click.echo(f"apm: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"apm: {error}; correct the path or its permissions, or free space", err=True)
         sys.exit(1)

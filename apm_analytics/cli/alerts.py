@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from apm_analytics.cli.options import LAKE, PROGRESS
-
-TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"])
+from apm_analytics.cli.options import LAKE, PROGRESS, TIME, Finite
 
 
 @click.command()
@@ -18,7 +16,7 @@ TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d
 @click.option("--until", type=TIME, help="End of the replay; UTC.  [default: the end of the data]")
 @click.option("--service", help="This service only.")
 @click.option("--operation", help="This operation only.")
-@click.option("--threshold", type=float, help="Replaces the alert's own, in its unit.")
+@click.option("--threshold", type=Finite(), help="Replaces the alert's own, in its unit.")
 @click.option("--for", "wait", metavar="5m", help="Replaces the alert's own.")
 @click.option(
     "--rules",

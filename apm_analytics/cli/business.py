@@ -6,11 +6,8 @@ from pathlib import Path
 
 import click
 
-from apm_analytics.cli.options import LAKE
+from apm_analytics.cli.options import LAKE, TIME
 
-MOMENT = click.DateTime(
-    ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M"]
-)
 SPECS = click.option(
     "--specs",
     type=click.Path(path_type=Path, exists=True),
@@ -46,8 +43,8 @@ def kpis(lake: Path, specs: Path | None, form: str) -> None:
 
 @click.command()
 @LAKE
-@click.option("--from", "start", type=MOMENT, required=True, help="UTC.")
-@click.option("--to", "end", type=MOMENT, required=True, help="UTC.")
+@click.option("--from", "start", type=TIME, required=True, help="UTC.")
+@click.option("--to", "end", type=TIME, required=True, help="UTC.")
 @click.option(
     "--control", multiple=True, metavar="SEGMENT", help="A segment not affected by the incident."
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from apm_analytics.cli.options import LAKE
+from apm_analytics.cli.options import LAKE, OUTPUT
 
 
 @click.command()
@@ -19,7 +19,7 @@ from apm_analytics.cli.options import LAKE
     show_default=True,
 )
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Fill in $NAME.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here.")
+@OUTPUT
 def query(sql: str, lake: Path, form: str, pairs: tuple[str, ...], output: Path | None) -> None:
     """Query the lake by SQL or the name of a query (`apm queries` lists them)."""
     from apm_analytics.lake import answers

@@ -5,19 +5,26 @@ from pathlib import Path
 
 import click
 
-from apm_analytics.cli.options import LAKE
+from apm_analytics.cli.options import LAKE, Finite
 from apm_analytics.foundation.errors import BadParameter
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_PORT = click.IntRange(0, 65_535)  # 0: a free one
 
 
 @click.command()
 @LAKE
 @click.option("--host", help="[default: 0.0.0.0 with --tokens or --tls-client-ca, else 127.0.0.1]")
-@click.option("--grpc-port", default=4317, show_default=True)
-@click.option("--http-port", default=4318, show_default=True)
+@click.option("--grpc-port", type=_PORT, default=4317, show_default=True)
+@click.option("--http-port", type=_PORT, default=4318, show_default=True)
 @click.option("--admin-host", default="127.0.0.1", show_default=True)
-@click.option("--admin-port", default=8888, show_default=True, help="/metrics, /healthz, /readyz")
+@click.option(
+    "--admin-port",
+    type=_PORT,
+    default=8888,
+    show_default=True,
+    help="/metrics, /healthz, /readyz",
+)
 @click.option("--tokens", type=_FILE, envvar="APM_RECEIVE_TOKENS_FILE", help="See `apm token`.")
 @click.option("--tls-cert", type=_FILE, help="PEM.")
 @click.option("--tls-key", type=_FILE, help="PEM.")
@@ -26,17 +33,15 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @click.option("--privacy", type=_FILE, help="[default: specs/privacy.yaml]")
 @click.option("--cors-origin", multiple=True, help="A browser origin that may send.")
-@click.option("--max-request-mb", type=click.FloatRange(0.001, 64), default=16.0, show_default=True)
+@click.option("--max-request-mb", type=Finite(0.001, 64), default=16.0, show_default=True)
 @click.option(
     "--budget-mb",
-    type=click.FloatRange(1, 4096),
+    type=Finite(1, 4096),
     default=64.0,
     show_default=True,
     help="Most MB accepted and not yet written; beyond it senders are asked to retry.",
 )
-@click.option(
-    "--timeout", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Seconds."
-)
+@click.option("--timeout", type=Finite(0.1, 600), default=10.0, show_default=True, help="Seconds.")
 @click.option("--no-retention", is_flag=True, help="Keep everything, whatever its age.")
 def receive(
     lake: Path,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from apm_analytics.cli.options import LAKE, OUT
+from apm_analytics.cli.options import LAKE, OUT, OUTPUT
 
 SPECS = click.option(
     "--specs",
@@ -50,7 +50,7 @@ def validate(specs: Path | None) -> None:
     default="table",
     show_default=True,
 )
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here.")
+@OUTPUT
 @click.option("--state/--no-state", default=False, help="Add this statement to the ledger.")
 def report(
     lake: Path,

@@ -50,9 +50,9 @@ def import_(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the OTLP files and truth.json.  [default: beside the lake]",
 )
-@click.option("--days", type=click.IntRange(1), help="[default: params.yaml]")
-@click.option("--spans", type=click.IntRange(1), help="[default: params.yaml]")
-@click.option("--seed", type=int, help="[default: params.yaml]")
+@click.option("--days", type=click.IntRange(1, 3_650), help="[default: params.yaml]")
+@click.option("--spans", type=click.IntRange(1, 10**9), help="[default: params.yaml]")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: params.yaml]")
 @click.option("--if-missing", is_flag=True, help="Do nothing when there is a lake already.")
 @PROGRESS
 def simulate(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from apm_analytics.cli.options import LAKE
+from apm_analytics.cli.options import LAKE, Finite
 from apm_analytics.cli.slo import SPECS
 
 
@@ -18,7 +18,7 @@ def transactions() -> None:
 @transactions.command("report")
 @LAKE
 @SPECS
-@click.option("--days", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option("--days", type=click.IntRange(1, 36_500), default=30, show_default=True)
 @click.option("--by", type=click.Choice(["segment", "organization_id"]), help="Split by this.")
 def report(lake: Path, specs: Path | None, days: int, by: str | None) -> None:
     """Summarise every transaction of specs/transactions.yaml up to the end of the data."""
@@ -31,7 +31,7 @@ def report(lake: Path, specs: Path | None, days: int, by: str | None) -> None:
 @transactions.command("watch")
 @LAKE
 @SPECS
-@click.option("--interval", type=click.FloatRange(min=0.2), default=5.0, show_default=True)
+@click.option("--interval", type=Finite(min=0.2), default=5.0, show_default=True)
 @click.option("--once", is_flag=True, help="Look once and exit.")
 def watch(lake: Path, specs: Path | None, interval: float, once: bool) -> None:
     """Print every SLA violation as it happens, including instances still running."""

@@ -4,6 +4,7 @@ In:  a path and its whole content.
 Out: the file, with the old or the new content, never in between.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -14,8 +15,10 @@ def write_atomic(file: Path, content: bytes) -> None:
     Raises
     ------
     OSError
-        The disk is full or the folder not writable; the old content stays.
+        The disk is full, the folder not writable or `file` a folder; the old content stays.
     """
+    if not file.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
     file.parent.mkdir(parents=True, exist_ok=True)
     # Not `tempfile`, whose files are private: node-exporter reads them as another user.
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")

@@ -21,6 +21,8 @@ from apm_analytics.lake.schema import TABLES
 # Rows and characters of a text table.
 TEXT_ROWS = 200
 TEXT_WIDTH = 200
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+")
+INTEGER = re.compile(r"[-+]?[0-9]+")
 PARAMETER = re.compile(r"\$([a-z_]+)")
 
 
@@ -134,9 +136,7 @@ def _json(value: object) -> str | None:
 
 
 def _number_or_text(value: str) -> object:
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
+    if not NUMBER.fullmatch(value):
+        return value
+    number = float(value)
+    return int(value) if INTEGER.fullmatch(value) and abs(number) < 2**63 else number

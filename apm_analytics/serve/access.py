@@ -8,6 +8,7 @@ bits, so it cannot be recovered from its hash.
 """
 
 import hashlib
+import json
 import re
 import secrets
 from dataclasses import dataclass, field
@@ -108,14 +109,21 @@ def load_access(file: Path | None) -> Access:
 def new_token(name: str) -> tuple[str, str]:
     """Create a token; return it and its entry for the token file.
 
+    Raises
+    ------
+    BadParameter
+        The name is empty or not printable.
+
     Examples
     --------
     >>> token, entry = new_token("shop")
-    >>> entry.startswith("- name: shop")
+    >>> entry.startswith('- name: "shop"')
     True
     """
+    if not name.isprintable() or not name.strip():
+        raise BadParameter(f"got the name {name!r}, need printable text, such as shop")
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    return token, f'- name: {name}\n  sha256: "{_hash(token)}"\n'
+    return token, f'- name: {json.dumps(name, ensure_ascii=False)}\n  sha256: "{_hash(token)}"\n'
 
 
 def _hash(token: str) -> str:

@@ -34,9 +34,12 @@ def repro(workspace: Path, *, run_id: str | None = None, progress: bool = True) 
         No dvc.yaml in the workspace.
     ApmError
         A stage failed; the message ends with its output. The files of the last training stay.
+        Or a brace in the path of the workspace, which DVC cannot print.
     """
     if not (workspace / "dvc.yaml").exists():
         raise NotFound(f"no dvc.yaml in {workspace}; APM_WORKSPACE names the checkout")
+    if set("{}") & set(str(workspace)):
+        raise ApmError(f"DVC cannot train in {workspace}: rename the folder with a brace in it")
     lock, kept = workspace / LOCK, workspace / "data" / "derived" / LOCK
     kept.parent.mkdir(parents=True, exist_ok=True)
     # A lock that is there already was made by hand or by a killed run, so it is newer.

@@ -106,7 +106,8 @@ def _targets(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
     for path in paths:
         if path.is_dir():
             for file in sorted(path.rglob("*")):
-                if file.is_file() and not set(file.parts) & set(SKIPPED_FOLDERS):
+                inside = file.relative_to(path).parts
+                if file.is_file() and not set(inside) & set(SKIPPED_FOLDERS):
                     yield file, True
         else:
             yield path, False

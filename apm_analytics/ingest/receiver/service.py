@@ -248,8 +248,17 @@ def check(config: Config) -> None:
     Raises
     ------
     BadParameter
-        An address other than loopback, with neither tokens nor client certificates.
+        An address other than loopback, with neither tokens nor client certificates; files that
+        are no certificate and key.
     """
+    if config.tls is not None:
+        try:
+            ssl.create_default_context().load_cert_chain(config.tls.certificate, config.tls.key)
+        except OSError as error:  # also ssl.SSLError
+            raise BadParameter(
+                f"{config.tls.certificate} and {config.tls.key} are no certificate and its key "
+                f"in PEM: {error}"
+            ) from error
     guarded = not config.access.open or (config.tls is not None and config.tls.client_ca)
     if config.host not in LOOPBACK and not guarded:
         raise BadParameter(
@@ -295,11 +304,11 @@ async def _run(config: Config, say: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await receiver.start()
-    # Loaded modules stay in memory, so garbage collection need not visit them.
-    gc.collect()
-    gc.freeze()
     try:
+        await receiver.start()
+        # Loaded modules stay in memory, so garbage collection need not visit them.
+        gc.collect()
+        gc.freeze()
         for line in _lines(receiver):
             say(line)
         await stopping.wait()

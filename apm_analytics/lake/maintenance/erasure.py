@@ -78,10 +78,10 @@ def erase(
     NotFound
         There is no lake at `lake`.
     BadParameter
-        An empty id.
+        An empty id, or one that is not Unicode.
     """
-    if not user.strip():
-        raise BadParameter("got an empty id, need the user.id of one person")
+    if not user.strip() or any("\ud800" <= letter <= "\udfff" for letter in user):
+        raise BadParameter(f"got the id {user!r}, need the user.id of one person")
     now_s = time.time() if now_s is None else now_s
     with open_manifest(lake):
         pass
@@ -175,7 +175,9 @@ def _suspects(lake: Path, some: Sequence[Part], user: str) -> list[Part]:
     may, parameters = f"({_is_the_persons(table)}) or ({_exemplar_of(table)})", {"user": user}
     if masking.is_distinctive(user):
         mask = Mask.of(table, user)
-        may, parameters = f"{may} or {mask.may_mention()}", {**parameters, **mask.forms}
+        may = f"{may} or {mask.may_mention()}"
+        # DuckDB refuses parameters that the statement does not use.
+        parameters |= {name: form for name, form in mask.forms.items() if f"${name}" in may}
     by_file = {str((lake / part.path).resolve()): part for part in some}
     files = [query.literally(lake / part.path) for part in some]
     with query.offline() as con:

@@ -6,11 +6,9 @@ Tests receiver.pipeline, receiver.writer, receiver.repeats and lake.journal toge
 import asyncio
 import os
 import resource
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -22,6 +20,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from live_receiver import count, exporting, running
 from warm_receiver import Started, started
+from write_protection import read_only
 
 from apm_analytics.ingest.receiver import Config, intake, writer
 from apm_analytics.ingest.receiver.pipeline import Pipeline
@@ -61,29 +60,6 @@ def test_a_full_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
         wait_until(lambda: count(tmp_path) == 210)
         receiver.stop()
     assert count(tmp_path) == 210
-
-
-@contextmanager
-def read_only(lake: Path) -> Iterator[None]:
-    """Make a lake read-only, also for root."""
-    folders = [str(lake), *(str(one) for one in lake.rglob("*") if one.is_dir())]
-    top = folders[0]
-    mount = [["mount", "--bind", top, top], ["mount", "-o", "remount,bind,ro", top]]
-    ways = [
-        (mount, [["umount", "--lazy", top]]),
-        ([["chattr", "+i", *folders]], [["chattr", "-i", *folders]]),
-    ]
-    if os.geteuid() != 0:
-        ways = [([["chmod", "a-w", *folders]], [["chmod", "u+w", *folders]])]
-    for there, back in ways:
-        if all(subprocess.run(one, capture_output=True).returncode == 0 for one in there):
-            try:
-                yield
-            finally:
-                for one in back:
-                    subprocess.run(one, check=True)
-            return
-    pytest.fail("neither mount nor chattr may make a folder read-only here")
 
 
 def test_a_read_only_disk_refuses_and_recovers_by_itself(tmp_path: Path) -> None:
