@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from apm_analytics.alerts import publication, thresholds
 from apm_analytics.alerts.gate.history import NONE
 from apm_analytics.alerts.prometheus import exporter
+from apm_analytics.foundation import settings as workspace_settings
 from demo.servers import free_port
 
 OLD, NEW = "20261123T020000Z-4f2a", "20261124T020000Z-77aa"
@@ -214,14 +215,18 @@ def publish(out: Path, run_id: str, workspace: Path, monkeypatch: pytest.MonkeyP
 
 
 def check_this_hour(port: int, prometheus_folder: Path) -> None:
-    """`apm:baseline_*:current` of every series is the value of the current hour."""
+    """`apm:baseline_*:current` is the wider value of the hours that the look-back spans."""
+    look_back = timedelta(seconds=workspace_settings.load().params.thresholds.sustained_s)
     frame = pl.read_parquet(prometheus_folder.parent / "thresholds.parquet")
-    for bound in ("upper", "lower"):
+    for bound, wider in (("upper", max), ("lower", min)):
         rows = frame.filter(pl.col("bound") == bound)
         count = len(rows) // 168
         before = datetime.now(UTC)
         found = ask(port, f"apm:baseline_{bound}:current", until=has(count))
-        hours = {(t.isoweekday() % 7) * 24 + t.hour for t in (before, datetime.now(UTC))}
+        spans = [
+            [(t.isoweekday() % 7) * 24 + t.hour for t in (now - look_back, now)]
+            for now in (before, datetime.now(UTC))
+        ]
         values = {
             (service, operation, signal, hour): value
             for service, operation, signal, hour, value in rows.select(
@@ -231,7 +236,9 @@ def check_this_hour(port: int, prometheus_folder: Path) -> None:
         for item in found:
             labels, value = item["metric"], float(item["value"][1])
             key = (labels.get("service", ""), labels.get("operation", ""), labels["signal"])
-            assert value in {values[(*key, hour)] for hour in hours}, labels
+            assert value in {wider(values[(*key, hour)] for hour in hours) for hours in spans}, (
+                labels
+            )
 
 
 def test_a_real_prometheus_joins_the_threshold_of_this_hour(
