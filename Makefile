@@ -99,9 +99,10 @@ bench-gate: .venv/ready ## measure recall and false pages of the alerts on simul
 bench-peers: .venv/ready
 	@$(BIN)/uv pip install --quiet --require-hashes -r bench.lock --python $(BIN)/python
 
-fuzz: .venv/ready ## decode a million mutated requests, and JSON; compare with the protobuf library
+fuzz: .venv/ready ## decode a million mutated requests, and JSON; compare with the library; forge stamps
 	@$(BIN)/python tests/support/fuzz_columnar.py --requests 1000000
 	@$(BIN)/python tests/support/fuzz_json.py --documents 200000
+	@$(BIN)/python tests/support/fuzz_stamps.py --requests 120000
 
 e2e: .venv/ready ## run the end-to-end tests with a real Collector and the JavaScript SDK (needs Go and Node)
 	@$(BIN)/python -m pytest tests/e2e

@@ -12,19 +12,21 @@ import hashlib
 _MARK = ";"
 
 
-def fingerprint(payload: bytes) -> str:
-    """Return the length and hash of a request."""
-    return f"{len(payload)}-{hashlib.blake2b(payload, digest_size=16).hexdigest()}"
+def fingerprint(payload: bytes, stamp: bytes = b"") -> str:
+    """Return the length and hash of a request; the same bytes of two tenants are two requests."""
+    digest = hashlib.blake2b(payload, digest_size=16)
+    digest.update(stamp)
+    return f"{len(payload)}-{digest.hexdigest()}"
 
 
-def sent_as(kind: str, payload: bytes) -> str:
+def sent_as(kind: str, payload: bytes, stamp: bytes = b"") -> str:
     """Return the kind of a journal entry whose bytes differ from those that were sent."""
-    return f"{kind}{_MARK}{fingerprint(payload)}"
+    return f"{kind}{_MARK}{fingerprint(payload, stamp)}"
 
 
-def sent_fingerprint(kind: str, payload: bytes) -> str:
+def sent_fingerprint(kind: str, payload: bytes, stamp: bytes = b"") -> str:
     """Return the fingerprint of the sent bytes of a journal entry."""
-    return kind.partition(_MARK)[2] or fingerprint(payload)
+    return kind.partition(_MARK)[2] or fingerprint(payload, stamp)
 
 
 def plain_kind(kind: str) -> str:

@@ -5,13 +5,14 @@ Out: the outcome of each request; tables with the lake's columns, and dead lette
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 import pyarrow as pa
 
 from apm_analytics.foundation.errors import BadInput
+from apm_analytics.ingest import stamps
 from apm_analytics.ingest.decode import otlp
 from apm_analytics.ingest.decode.records import Limits
 from apm_analytics.ingest.decode.requests import Requests
@@ -114,11 +115,11 @@ class Stage:
                 if kind.startswith("metrics"):
                     metrics.setdefault(kind, []).append(place)
                     continue
-                results[place] = Taken(self._take_one(kind, kept[place].payload), kept[place])
+                results[place] = Taken(self._take_one(kind, kept[place]), kept[place])
             except BadInput as error:
                 results[place] = error
         for kind, places in metrics.items():
-            taken = self._take_metrics(kind, [kept[place].payload for place in places])
+            taken = self._take_metrics(kind, [kept[place] for place in places])
             for place, result in zip(places, taken, strict=True):
                 results[place] = (
                     Taken(result, kept[place]) if isinstance(result, Outcome) else result
@@ -137,34 +138,36 @@ class Stage:
 
     def _take_redacted(self, entry: Entry, redactor: Redactor) -> tuple[Entry, Outcome]:
         signal = plain_kind(entry.kind)
-        requests, sink = self._requests_of(signal)
+        requests, sink = self._requests_of(signal, entry)
         before = len(sink.rejected)
         left = requests.read_redacted(signal, entry.payload, redactor)
         return _kept(entry, left), _outcome(sink.rejected[before:])
 
-    def _take_one(self, kind: str, payload: bytes) -> Outcome:
+    def _take_one(self, kind: str, entry: Entry) -> Outcome:
         signal = kind.removesuffix(JSON)
-        requests, sink = self._requests_of(signal)
+        requests, sink = self._requests_of(signal, entry)
         before = len(sink.rejected)
         if signal == kind:
-            requests.read(signal, payload)
+            requests.read(signal, entry.payload)
         else:
-            _read_json(signal, payload, requests, sink, self._limits)
+            _read_json(signal, entry.payload, requests, sink, self._limits)
         return _outcome(sink.rejected[before:])
 
-    def _requests_of(self, signal: str) -> tuple[Requests, Sink]:
+    def _requests_of(self, signal: str, entry: Entry) -> tuple[Requests, Sink]:
+        """Return what reads a signal, set to the stamp of the entry that is read next."""
         sink = self._sinks.get(signal)
         if sink is None:
             sink = self._sinks[signal] = Sink()
             self._requests[signal] = Requests(sink, self._limits, None, self._expected)
+        sink.stamp = stamps.pairs(entry.stamp)
         return self._requests[signal], sink
 
-    def _take_metrics(self, kind: str, payloads: list[bytes]) -> list[Outcome | BadInput]:
-        decoded = _decode_metrics(kind, payloads, self._limits, {})
+    def _take_metrics(self, kind: str, entries: list[Entry]) -> list[Outcome | BadInput]:
+        decoded = _decode_metrics(kind, entries, self._limits, {})
         refused = self._units.refused(decoded.tables)
         if refused:
             # Rare: decode again, now that the metrics to reject are known.
-            decoded = _decode_metrics(kind, payloads, self._limits, refused)
+            decoded = _decode_metrics(kind, entries, self._limits, refused)
         for name, table in decoded.tables.items():
             self._metrics.setdefault(name, []).append(table)
         self._letters += map(_letter, decoded.rejected)
@@ -175,7 +178,7 @@ class Stage:
             BadInput(decoded.broken[number])
             if number in decoded.broken
             else _outcome(rejected.get(number, []))
-            for number in range(len(payloads))
+            for number in range(len(entries))
         ]
 
 
@@ -185,7 +188,7 @@ def _as_protobuf(entry: Entry) -> Entry:
     transcoded = transcode.to_protobuf(entry.payload) if json else None
     if transcoded is None or transcoded[0] != signal:
         return entry
-    return Entry(sent_as(signal, entry.payload), transcoded[1])
+    return replace(entry, kind=sent_as(signal, entry.payload, entry.stamp), payload=transcoded[1])
 
 
 def _kept(entry: Entry, left: bytes) -> Entry:
@@ -193,21 +196,25 @@ def _kept(entry: Entry, left: bytes) -> Entry:
     if left is entry.payload:
         return entry
     known = plain_kind(entry.kind) != entry.kind
-    return Entry(entry.kind if known else sent_as(entry.kind, entry.payload), left)
+    kind = entry.kind if known else sent_as(entry.kind, entry.payload, entry.stamp)
+    return replace(entry, kind=kind, payload=left)
 
 
 def _decode_metrics(
-    kind: str, payloads: list[bytes], limits: Limits, refused: Mapping[tuple[str, str, str], str]
+    kind: str, entries: list[Entry], limits: Limits, refused: Mapping[tuple[str, str, str], str]
 ) -> DecodedRequests:
+    payloads = [entry.payload for entry in entries]
     if not kind.endswith(JSON):
-        return otlp.decode_requests(kind, payloads, limits, refused)
+        stamped = [stamps.pairs(entry.stamp) for entry in entries]
+        return otlp.decode_requests(kind, payloads, limits, refused, stamped)
     sink = Sink(refused)
     requests = Requests(sink, limits, refused, sum(map(len, payloads)))
     broken: dict[int, str] = {}
-    for number, payload in enumerate(payloads):
+    for number, entry in enumerate(entries):
         sink.document = number
+        sink.stamp = stamps.pairs(entry.stamp)
         try:
-            _read_json(kind.removesuffix(JSON), payload, requests, sink, limits)
+            _read_json(kind.removesuffix(JSON), entry.payload, requests, sink, limits)
         except BadInput as error:
             broken[number] = str(error)
     decoded = requests.finish()
@@ -254,6 +261,7 @@ def _letter(rejected: Rejected) -> Letter:
         "path": rejected.path,
         "reason": rejected.reason,
         "record": rejected.record,
+        **({"stamp": dict(rejected.stamp)} if rejected.stamp else {}),
     }
 
 

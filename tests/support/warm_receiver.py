@@ -15,6 +15,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import otlp_requests
 import pytest
@@ -57,11 +58,16 @@ class Started:
 
 
 @contextmanager
-def started(lake: Path) -> Iterator[Started]:
-    """Start a receiver; a process that the block has not ended is killed."""
+def started(lake: Path, **options: Any) -> Iterator[Started]:
+    """Start a receiver; a process that the block has not ended is killed.
+
+    Parameters
+    ----------
+    options : further fields of its `Config`.
+    """
     _warm_up()
     ours, theirs = _fork_server.Pipe()
-    process = _fork_server.Process(target=_serve, args=(lake, theirs), daemon=True)
+    process = _fork_server.Process(target=_serve, args=(lake, options, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -80,12 +86,13 @@ def _warm_up() -> None:
         forkserver.ensure_running()
 
 
-def _serve(lake: Path, report: Connection) -> None:
-    asyncio.run(_run(lake, report))
+def _serve(lake: Path, options: dict[str, Any], report: Connection) -> None:
+    asyncio.run(_run(lake, options, report))
 
 
-async def _run(lake: Path, report: Connection) -> None:
-    receiver = Receiver(Config(lake, grpc_port=0, http_port=0, admin_port=0, rules=RULES))
+async def _run(lake: Path, options: dict[str, Any], report: Connection) -> None:
+    config = Config(lake, grpc_port=0, http_port=0, admin_port=0, rules=RULES, **options)
+    receiver = Receiver(config)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     await receiver.start()

@@ -16,7 +16,7 @@ import pyarrow as pa
 from apm_analytics.foundation import varint
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import protobuf
-from apm_analytics.ingest.decode.columns import SERVICE
+from apm_analytics.ingest.decode.columns import SERVICE, Stamp
 from apm_analytics.ingest.decode.records import Limits
 from apm_analytics.ingest.decode.sink import RefusedUnits
 from apm_analytics.ingest.wire import assembly, layout
@@ -48,14 +48,14 @@ class Scanner:
         self._refused_units = refused_units
         self.state = State(signal, expected, limits, allocate)
         self._contexts: list[tuple[Any, ...]] = []
-        self._known: dict[bytes, int] = {}
+        self._known: dict[tuple[bytes, Stamp], int] = {}
         self._context_of: list[int] = []
         self._bytes = 0
         # Of the last request: the buffers before it, and the bytes of its resources and scopes.
         self._began: tuple[Any, int, int] = (self.state.mark(), 0, 0)
         self.bodies: set[bytes] = set()
 
-    def take(self, payload: bytes) -> bool:
+    def take(self, payload: bytes, stamp: Stamp = ()) -> bool:
         """Take one request and return True, or return False and leave no row."""
         state = self.state
         if self._bytes + len(payload) > MAX_BYTES:
@@ -77,7 +77,7 @@ class Scanner:
         self._began = (mark, groups, self._bytes)
         if (
             result == 0
-            and self._take_contexts(payload, buffer.address)
+            and self._take_contexts(payload, buffer.address, stamp)
             and not self._has_refused_unit(metrics)
         ):
             self._bytes += len(payload)
@@ -100,7 +100,7 @@ class Scanner:
         contexts = np.array(self._context_of, dtype=np.int32)
         return assembly.tables(self.state, self._contexts, contexts, in_order=in_order)
 
-    def _take_contexts(self, payload: bytes, address: int) -> bool:
+    def _take_contexts(self, payload: bytes, address: int, stamp: Stamp) -> bool:
         """Let the library read the resources and scopes; return False if they are damaged."""
         state = self.state
         owners, starts, ends = (
@@ -114,29 +114,29 @@ class Scanner:
         first = len(self._context_of)
         entries = state.column(layout.HEAD, layout.GROUP_ENTRY, np.int64)[first:].tolist()
         for group, entry in enumerate(entries, first):
-            context = self._context(heads.get(-1 - entry, b""), heads.get(group, b""))
+            context = self._context(heads.get(-1 - entry, b""), heads.get(group, b""), stamp)
             if context is None:
                 return False
             self._context_of.append(context)
         # A resource without any scope has no row, and may still be damaged.
         alone = {owner for owner in heads if owner < 0} - {-1 - entry for entry in entries}
-        return all(self._context(heads[owner], b"") is not None for owner in alone)
+        return all(self._context(heads[owner], b"", stamp) is not None for owner in alone)
 
-    def _context(self, entry: bytes, group: bytes) -> int | None:
+    def _context(self, entry: bytes, group: bytes, stamp: Stamp) -> int | None:
         body = entry + _message(_LENGTH_FIELD_2, group)
         if len(body) > MAX_CONTEXT_BYTES:
             return None
         self.bodies.add(body)
-        known = self._known.get(body)
+        known = self._known.get((body, stamp))
         if known is not None:
             return known
         try:
             request = protobuf.parse(self._signal, _message(_LENGTH_FIELD_1, body))
         except BadInput:
             return None
-        self._contexts.append(protobuf.only_context(self._signal, request))
-        self._known[body] = len(self._contexts) - 1
-        return self._known[body]
+        self._contexts.append(protobuf.only_context(self._signal, request, stamp))
+        number = self._known[body, stamp] = len(self._contexts) - 1
+        return number
 
     def _has_refused_unit(self, first: int) -> bool:
         """Return whether a metric from row `first` of the heads on is to be rejected."""

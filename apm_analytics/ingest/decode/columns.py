@@ -31,6 +31,8 @@ UNKNOWN_SERVICE = "unknown_service"
 
 Value = str | bool | int | float | bytes | list[Any] | dict[str, Any] | None
 Pairs = Iterable[tuple[str, Value]]
+# Resource attributes that a sender's token adds to everything it sends; see `context`.
+Stamp = tuple[tuple[str, str], ...]
 _Sparse = tuple[list[int], list[Any], list[str]]
 
 
@@ -126,12 +128,19 @@ def context(
     scope_version: str,
     scope: Pairs,
     scope_schema_url: str,
+    stamp: Stamp = (),
 ) -> tuple[Any, ...]:
-    """Return the values that all records of one scope share, in the order of `CONTEXT_COLUMNS`."""
+    """Return the values that all records of one scope share, in the order of `CONTEXT_COLUMNS`.
+
+    Every encoding ends here, so a stamp set here cannot be forged by the form of a request. A
+    sender's own attribute with a stamped key is kept under another name.
+    """
     columns: dict[str, str | None] = dict.fromkeys(RESOURCE_COLUMNS.values())
     rest: list[tuple[str, Value]] = []
-    for key, value in resource:
-        column = RESOURCE_COLUMNS.get(OLD_RESOURCE_NAMES.get(key, key))
+    stamped = {_resource_name(key) for key, _ in stamp}
+    own = ((f"{k}.duplicate" if _resource_name(k) in stamped else k, v) for k, v in resource)
+    for key, value in (*stamp, *own) if stamp else resource:
+        column = RESOURCE_COLUMNS.get(_resource_name(key))
         if column and columns[column] is None and isinstance(value, str):
             columns[column] = value
         else:
@@ -147,6 +156,10 @@ def context(
         text_pairs(rest) or None,
         resource_schema_url or None,
     )
+
+
+def _resource_name(key: str) -> str:
+    return OLD_RESOURCE_NAMES.get(key, key)
 
 
 class TableBuilder:

@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import damage, records
-from apm_analytics.ingest.decode.columns import Value, as_text, context, text_pairs
+from apm_analytics.ingest.decode.columns import Stamp, Value, as_text, context, text_pairs
 from apm_analytics.ingest.decode.records import Limits, Reject
 from apm_analytics.ingest.decode.sink import Sink
 from apm_analytics.ingest.json import otlp as otlp_json
@@ -150,7 +150,8 @@ def read_request(signal: str, request: Any, sink: Sink, limits: Limits) -> None:
     names = SIGNALS[signal]
     for i, entry in enumerate(getattr(request, top)):
         for j, group in enumerate(getattr(entry, middle)):
-            sink.open_context(_context(entry, group), partial(_wrapped, signal, entry, group))
+            shared = _context(entry, group, sink.stamp)
+            sink.open_context(shared, partial(_wrapped, signal, entry, group))
             for k, record in enumerate(getattr(group, leaf)):
                 path = f"{names[0]}[{i}].{names[1]}[{j}].{names[2]}[{k}]"
                 try:
@@ -159,11 +160,11 @@ def read_request(signal: str, request: Any, sink: Sink, limits: Limits) -> None:
                     sink.reject_record(signal, f"{path}.{error.field}", error.reason, record)
 
 
-def only_context(signal: str, request: Any) -> tuple[Any, ...]:
+def only_context(signal: str, request: Any, stamp: Stamp) -> tuple[Any, ...]:
     """Return the shared values of a request of one resource with one scope."""
     top, middle, _ = _GROUPS[signal]
     entry = getattr(request, top)[0]
-    return _context(entry, getattr(entry, middle)[0])
+    return _context(entry, getattr(entry, middle)[0], stamp)
 
 
 def _wrapped(signal: str, entry: Any, group: Any, record: Any) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _wrapped(signal: str, entry: Any, group: Any, record: Any) -> dict[str, Any]
     return wrapped(signal, around, scope, MessageToDict(record))
 
 
-def _context(entry: Any, group: Any) -> tuple[Any, ...]:
+def _context(entry: Any, group: Any, stamp: Stamp) -> tuple[Any, ...]:
     pairs = _pairs(entry.resource.attributes)
     if entry.resource.dropped_attributes_count:
         pairs.append(("otel.dropped_attributes_count", entry.resource.dropped_attributes_count))
@@ -183,6 +184,7 @@ def _context(entry: Any, group: Any) -> tuple[Any, ...]:
         group.scope.version,
         _pairs(group.scope.attributes),
         group.schema_url,
+        stamp,
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import protobuf
+from apm_analytics.ingest.decode.columns import Stamp
 from apm_analytics.ingest.decode.records import Limits
 from apm_analytics.ingest.decode.sink import Decoded, DecodedRequests, RefusedUnits, Sink
 
@@ -54,12 +55,14 @@ def decode_requests(
     payloads: Sequence[bytes],
     limits: Limits | None = None,
     refused_units: RefusedUnits | None = None,
+    stamps: Sequence[Stamp] = (),
 ) -> DecodedRequests:
     """Decode many Export*ServiceRequests of one signal into one set of tables.
 
     Parameters
     ----------
     limits : the limits of valid times; by default 2000-01-01 to a day from now.
+    stamps : what the token of each request's sender adds to it; nothing by default.
 
     Returns
     -------
@@ -78,6 +81,7 @@ def decode_requests(
     broken: dict[int, str] = {}
     for number, payload in enumerate(payloads):
         sink.document = number
+        sink.stamp = stamps[number] if stamps else ()
         try:
             requests.read(signal, payload)
         except BadInput as error:
@@ -217,4 +221,4 @@ class Requests:
 
             scanner = Scanner(signal, self._expected, self._limits, self._refused_units)
             self._scanners[signal] = scanner
-        return scanner.take(payload)
+        return scanner.take(payload, self._sink.stamp)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from apm_analytics.ingest.decode.columns import SERVICE, TableBuilder
+from apm_analytics.ingest.decode.columns import SERVICE, Stamp, TableBuilder
 from apm_analytics.ingest.decode.records import Reject
 
 # (service, metric, unit) -> why metric points in this unit are rejected.
@@ -20,13 +20,14 @@ RefusedUnits = Mapping[tuple[str, str, str], str]
 
 @dataclass(frozen=True)
 class Rejected:
-    """One rejected record; `record` is OTLP JSON with its resource and scope."""
+    """One rejected record; `record` is OTLP JSON with its resource and scope, without `stamp`."""
 
     signal: str
     path: str
     reason: str
     record: Any
     document: int = 0
+    stamp: Stamp = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class DecodedRequests(Decoded):
 
 
 class Sink:
-    """Collects the records of several documents; `document` is the number of the present one."""
+    """Collects the records of several documents.
+
+    `document` is the number of the present one, `stamp` what its sender's token adds to it.
+    """
 
     def __init__(self, refused_units: RefusedUnits | None = None) -> None:
         self._refused_units = refused_units or {}
@@ -58,6 +62,7 @@ class Sink:
         self.rejected: list[Rejected] = []
         self.warnings: Counter[str] = Counter()
         self.document = 0
+        self.stamp: Stamp = ()
         self._context: tuple[Any, ...] = ()
 
     def open_context(self, values: tuple[Any, ...], wrap: Callable[[Any], Any]) -> None:
@@ -82,7 +87,7 @@ class Sink:
 
     def reject(self, signal: str, path: str, reason: str, record: Any) -> None:
         """Reject a piece of a document without its resource and scope."""
-        self.rejected.append(Rejected(signal, path, reason, record, self.document))
+        self.rejected.append(Rejected(signal, path, reason, record, self.document, self.stamp))
 
     def reject_record(self, signal: str, path: str, reason: str, record: Any) -> None:
         """Reject one record of the present resource and scope."""

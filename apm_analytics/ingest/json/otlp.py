@@ -16,7 +16,7 @@ import orjson
 
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import records
-from apm_analytics.ingest.decode.columns import as_text, context, text_pairs
+from apm_analytics.ingest.decode.columns import Stamp, as_text, context, text_pairs
 from apm_analytics.ingest.decode.records import Limits, Reject
 from apm_analytics.ingest.decode.sink import Sink
 from apm_analytics.ingest.json import fields
@@ -115,7 +115,7 @@ def _read_signal(signal: str, document: Json, sink: Sink, limits: Limits, damage
             try:
                 if damage:
                     _refuse_damage(damage, {**entry, middle: {**group, leaf: None}})
-                shared = _context(entry, resource, group, scope)
+                shared = _context(entry, resource, group, scope, sink.stamp)
             except (Reject, AttributeError, TypeError, ValueError) as error:
                 alone = {top: [{**entry, middle: [group]}]}
                 sink.reject(signal, scope_path, f"resource or scope: {error}", alone)
@@ -168,7 +168,9 @@ def _objects(
             )
 
 
-def _context(entry: Json, resource: Json, group: Json, scope: Json) -> tuple[Any, ...]:
+def _context(
+    entry: Json, resource: Json, group: Json, scope: Json, stamp: Stamp
+) -> tuple[Any, ...]:
     pairs = list(fields.pairs(resource.get("attributes")))
     if resource.get("droppedAttributesCount"):
         pairs.append(
@@ -184,6 +186,7 @@ def _context(entry: Json, resource: Json, group: Json, scope: Json) -> tuple[Any
         fields.text(scope, "version"),
         fields.pairs(scope.get("attributes")),
         fields.text(group, "schemaUrl"),
+        stamp,
     )
 
 

@@ -7,10 +7,11 @@ Out: the outcome, once the request is on the disk; or `Refused`.
 import asyncio
 from collections.abc import Callable
 
+from apm_analytics.ingest import stamps
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
-from apm_analytics.ingest.receiver.stamps import stamped
 from apm_analytics.ingest.staging import Outcome
+from apm_analytics.lake.journal import Entry
 from apm_analytics.serve import Access, Readers, Reason, Refused, Sender
 
 # Timeout (s) of a response. A sender is then asked to retry; if the slow disk stored the request
@@ -55,14 +56,13 @@ class Intake:
         """
         if sender.rate is not None:
             sender.rate.take(len(payload))
-        if sender.resource:
-            payload = stamped(kind, payload, sender.resource)
-        answer = self._pipeline.submit(kind, payload)
+        stamp = stamps.stamp(sender.resource)
+        answer = self._pipeline.submit(kind, payload, stamp)
         timer = answer.get_loop().call_later(ANSWER_S, _give_up, answer)
         try:
             return await answer
         except asyncio.CancelledError:
-            self._pipeline.unheard(payload, answer)
+            self._pipeline.unheard(Entry(kind, payload, stamp), answer)
             raise
         finally:
             timer.cancel()

@@ -69,7 +69,7 @@ class Pipeline:
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._units = Units(lake)
         self._repeats = Repeats()
-        self._unheard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._unheard: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self._held = 0
         # Guards _held and _oldest, so that `submit` never waits for the disk.
         self._counting = threading.Lock()
@@ -84,7 +84,7 @@ class Pipeline:
         old = self._journal.adopt()
         for segment in old:
             for entry in journal.read(segment).entries:
-                self._repeats.remember(sent_fingerprint(entry.kind, entry.payload))
+                self._repeats.remember(sent_fingerprint(entry.kind, entry.payload, entry.stamp))
         self._writer = Writer(
             lake, metrics, self._units, old=old, take=self._take, written=self._release
         )
@@ -109,12 +109,13 @@ class Pipeline:
         self._writer.start()
         self._thread.start()
 
-    def submit(self, kind: str, payload: bytes) -> asyncio.Future[Outcome]:
+    def submit(self, kind: str, payload: bytes, stamp: bytes = b"") -> asyncio.Future[Outcome]:
         """Queue one request.
 
         Parameters
         ----------
         kind : traces, metrics or logs; with the suffix `+json` for OTLP JSON.
+        stamp : what the sender's token adds to the request, see `ingest.stamps`.
 
         Raises
         ------
@@ -135,13 +136,13 @@ class Pipeline:
             if self._oldest is None:
                 self._oldest = time.monotonic()
         answer: _Answer = asyncio.get_running_loop().create_future()
-        self._waiting.put((Entry(kind, payload), answer))
+        self._waiting.put((Entry(kind, payload, stamp), answer))
         return answer
 
-    def unheard(self, payload: bytes, answer: asyncio.Future[Outcome]) -> None:
+    def unheard(self, entry: Entry, answer: asyncio.Future[Outcome]) -> None:
         """Record that a sender hung up before its response: if accepted, it will be retried."""
         if not answer.cancelled() and answer.exception() is None:
-            self._unheard.put(payload)
+            self._unheard.put(entry)
 
     def stop(self) -> None:
         """Answer and write all queued requests, then stop."""
@@ -182,7 +183,8 @@ class Pipeline:
     def _commit(self, waiting: list[_Waiting]) -> None:
         started = time.monotonic()
         while not self._unheard.empty():
-            self._repeats.remember(fingerprint(self._unheard.get()))
+            entry = self._unheard.get()
+            self._repeats.remember(fingerprint(entry.payload, entry.stamp))
         fresh: list[_Waiting] = []
         answers: list[tuple[_Waiting, Outcome | Refused]] = []
         released = 0
@@ -190,7 +192,7 @@ class Pipeline:
             entry, answer = item
             if answer.done():  # the sender hung up before its request was accepted
                 released += len(entry.payload)
-            elif self._repeats.taken(entry.payload):
+            elif self._repeats.taken(entry.payload, entry.stamp):
                 self._metrics.repeated.inc()
                 released += len(entry.payload)
                 answers.append((item, Outcome()))
@@ -217,7 +219,7 @@ class Pipeline:
             self._metrics.requests.labels(entry.kind).inc()
             self._metrics.accepted_bytes.labels(entry.kind).inc(len(entry.payload))
             if answer.done():  # the sender hung up; the next group may hold a retry
-                self._repeats.remember(fingerprint(entry.payload))
+                self._repeats.remember(fingerprint(entry.payload, entry.stamp))
         if released:
             self._release(released)
         self._tell(answers)
@@ -237,7 +239,7 @@ class Pipeline:
                 if not answer.done():
                     answer.set_exception(result)
             elif answer.done():
-                self._unheard.put(entry.payload)
+                self._unheard.put(entry)
             else:
                 answer.set_result(result)
 

@@ -33,11 +33,11 @@ class Repeats:
         self._remembered[fingerprint] = now
         self._lengths.add(int(fingerprint.partition("-")[0]))
 
-    def taken(self, payload: bytes) -> bool:
-        """Return whether these bytes were accepted before."""
+    def taken(self, payload: bytes, stamp: bytes = b"") -> bool:
+        """Return whether these bytes were accepted before, from a sender with this stamp."""
         if len(payload) not in self._lengths or not payload:
             return False
-        since = self._remembered.get(fingerprint(payload))
+        since = self._remembered.get(fingerprint(payload, stamp))
         if since is not None and time.monotonic() - since < REMEMBERED_S:
             return True
         self._drop_old()

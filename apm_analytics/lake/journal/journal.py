@@ -31,15 +31,21 @@ DAMAGED = ".damaged"
 # The entries of one write are adjacent; a head of zeros ends them, and the next write starts at a
 # block boundary.
 MAGIC = b"APMJRNL2"
-_HEAD = struct.Struct("<IIB")  # bytes of the payload, CRC-32 of kind and payload, bytes of the kind
+# Bytes of stamp and payload, CRC-32 of kind, stamp and payload, bytes of the kind.
+_HEAD = struct.Struct("<IIB")
+_STAMPED = "|"  # in the kind of a stamped entry, before the number of bytes of its stamp
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One acknowledged request; `kind` is at most 255 bytes of ASCII."""
+    """One acknowledged request; `kind` is at most 255 bytes of ASCII without `|`.
+
+    `stamp` is what its sender's token adds to it; the journal does not interpret it.
+    """
 
     kind: str
     payload: bytes
+    stamp: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -240,10 +246,16 @@ def read(segment: Segment) -> Content:
             if _cut_short(content, start, end):
                 break
             return Content(entries, len(content) - at, damaged=True)
-        entries.append(Entry(kind.decode("ascii"), payload))
+        entries.append(_unpacked(kind.decode("ascii"), payload))
         at, begins = end, False
     # Zeros: reserved but never written, or lost in a power failure.
     return Content(entries, len(content[at:].rstrip(b"\0")))
+
+
+def _unpacked(kind: str, content: bytes) -> Entry:
+    kind, _, stamp_size = kind.partition(_STAMPED)
+    size = int(stamp_size or 0)
+    return Entry(kind, content[size:], content[:size])
 
 
 def _cut_short(content: bytes, start: int, end: int) -> bool:
@@ -255,9 +267,12 @@ def _cut_short(content: bytes, start: int, end: int) -> bool:
 def _pieces(entries: Sequence[Entry]) -> list[bytes]:
     pieces: list[bytes] = []
     for entry in entries:
-        kind = entry.kind.encode("ascii")
-        checksum = zlib_ng.crc32(entry.payload, zlib_ng.crc32(kind))
-        pieces += (_HEAD.pack(len(entry.payload), checksum, len(kind)) + kind, entry.payload)
+        stamp = entry.stamp
+        name = f"{entry.kind}{_STAMPED}{len(stamp)}" if stamp else entry.kind
+        kind = name.encode("ascii")
+        checksum = zlib_ng.crc32(entry.payload, zlib_ng.crc32(kind + stamp))
+        size = len(stamp) + len(entry.payload)
+        pieces += (_HEAD.pack(size, checksum, len(kind)) + kind + stamp, entry.payload)
     return pieces
 
 

@@ -34,7 +34,10 @@ def writer(tmp_path: Path) -> Iterator[Journal]:
 
 
 def test_a_segment_gives_back_what_was_appended(writer: Journal) -> None:
-    many = [Entry("traces", bytes([number % 256]) * number) for number in range(1000)]
+    many = [
+        Entry("traces", bytes([number % 256]) * number, b"stamp" * (number % 3))
+        for number in range(1000)
+    ]
     writer.append(many)
     writer.append([Entry("logs+json", b"{}")])
     (segment,) = writer.rotate()
