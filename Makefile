@@ -54,7 +54,7 @@ lab: .venv/ready ## open the notebooks in JupyterLab on loopback
 		$(if $(filter 0,$(shell id -u)),--allow-root)
 
 servers: ## install the Debian packages that the tests start (needs root)
-	@missing=""; for p in prometheus prometheus-node-exporter chromium postgresql redis-server; do \
+	@missing=""; for p in prometheus prometheus-node-exporter chromium postgresql redis-server faketime; do \
 		dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	test -z "$$missing" || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }

@@ -5,16 +5,19 @@ Out: the outcome of each request; tables with the lake's columns, and dead lette
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest import stamps
 from apm_analytics.ingest.decode import otlp
-from apm_analytics.ingest.decode.records import Limits
+from apm_analytics.ingest.decode.records import INT64_END, Limits
 from apm_analytics.ingest.decode.requests import Requests
 from apm_analytics.ingest.decode.sink import DecodedRequests, Rejected, Sink
 from apm_analytics.ingest.files import dead_letters
@@ -99,6 +102,9 @@ class Stage:
         ApmError
             The manifest, which holds the units, cannot be read.
         """
+        if not self._requests and not self._metrics:
+            # The stage of an idle receiver may be days old when its first entry comes.
+            self._limits = Limits.around_now()
         results: dict[int, Taken | BadInput] = {}
         metrics: dict[str, list[int]] = {}
         # Journalled JSON already has the form in which it was accepted.
@@ -180,6 +186,29 @@ class Stage:
             else _outcome(rejected.get(number, []))
             for number in range(len(entries))
         ]
+
+
+def times(entries: Sequence[Entry]) -> NDArray[np.int64]:
+    """Return the times of all records of some requests, also of those that would be rejected.
+
+    Returns
+    -------
+    int array of shape (n_records,), in nanoseconds since 1970; of requests that cannot be read,
+    nothing.
+    """
+    limits = Limits(0, INT64_END - 1)
+    sink = Sink()
+    requests = Requests(sink, limits, None, sum(len(entry.payload) for entry in entries))
+    for entry in entries:
+        signal, json, _ = plain_kind(entry.kind).partition(JSON)
+        with suppress(BadInput):
+            if json:
+                _read_json(signal, entry.payload, requests, sink, limits)
+            else:
+                requests.read(signal, entry.payload)
+    tables = requests.finish().tables.values()
+    found = [table["time"].cast(pa.int64()).to_numpy() for table in tables]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def _as_protobuf(entry: Entry) -> Entry:

@@ -19,6 +19,10 @@ class Units:
         self._lake = lake
         self._known: dict[tuple[str, str], str] = {}
 
+    def forget(self) -> None:
+        """Look up every metric again, because the manifest was replaced."""
+        self._known.clear()
+
     def refused(self, tables: dict[str, pa.Table]) -> dict[tuple[str, str, str], str]:
         """Return why to reject each (service, metric, unit) whose unit has changed.
 

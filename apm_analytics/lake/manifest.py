@@ -184,6 +184,15 @@ def newest_snapshot(con: sqlite3.Connection) -> int:
     return int(row[0]) if row else 0
 
 
+def last_commit_s(con: sqlite3.Connection) -> float | None:
+    """Return when new data was last committed, in seconds since 1970; None before the first."""
+    row = con.execute(
+        "select (julianday(committed_at) - 2440587.5) * 86400.0 from snapshots"
+        " order by id desc limit 1"
+    ).fetchone()
+    return float(row[0]) if row else None
+
+
 def arrived_parts(con: sqlite3.Connection, table: str, after: int) -> list[Part]:
     """List the parts that snapshots after `after` added, including those replaced since."""
     rows = con.execute(

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,3 +57,11 @@ def count(lake: Path, table: str = "spans") -> int:
     row = query.connect(lake).execute(f"select count(*) from {table}").fetchone()
     assert row
     return int(row[0])
+
+
+def wait_until(true: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait until a condition holds that another thread or process brings about."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, f"not true after {within_s} s"
+        time.sleep(0.02)

@@ -59,11 +59,10 @@ def make_admin_app(pipeline: Pipeline, metrics: Metrics) -> Starlette:
         return PlainTextResponse("alive\n")
 
     async def readiness(_: Request) -> Response:
-        if pipeline.ready:
+        hindrance = pipeline.hindrance()
+        if not hindrance:
             return PlainTextResponse("ready\n")
-        return PlainTextResponse(
-            "not ready: replaying the journal, or the lake cannot be written\n", 503
-        )
+        return PlainTextResponse(f"not ready: {hindrance}\n", 503)
 
     return Starlette(
         routes=[

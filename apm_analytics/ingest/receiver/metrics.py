@@ -100,14 +100,25 @@ class Metrics:
         lag_seconds: Callable[[], float],
         held_bytes: Callable[[], float],
         connections: Callable[[], float],
+        ready: Callable[[], float],
+        troubles: Mapping[str, Callable[[], float]],
     ) -> None:
         """Register functions whose values are read at each scrape of `/metrics`."""
         for name, text, function in (
             ("journal_lag_seconds", "Age of the oldest request not yet in a part.", lag_seconds),
             ("held_bytes", "Bytes accepted and not yet in a part.", held_bytes),
             ("http_connections", "Open HTTP connections.", connections),
+            ("ready", "1 while the receiver is ready, as /readyz says.", ready),
         ):
             Gauge(f"apm_receiver_{name}", text, registry=self.registry).set_function(function)
+        trouble = Gauge(
+            "apm_receiver_trouble",
+            "1 for the cause why every request is refused.",
+            ["cause"],
+            registry=self.registry,
+        )
+        for cause, function in troubles.items():
+            trouble.labels(cause).set_function(function)
 
     def wrote(
         self, *, rows: Mapping[str, int], letters: int, seconds: float, lag_seconds: float

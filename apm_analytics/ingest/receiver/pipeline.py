@@ -17,11 +17,12 @@ from pathlib import Path
 
 from apm_analytics.foundation.errors import ApmError
 from apm_analytics.ingest.kinds import fingerprint, sent_fingerprint
+from apm_analytics.ingest.receiver.health import RETRY_S, Health
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.repeats import Repeats
 from apm_analytics.ingest.receiver.writer import Batch, Writer
 from apm_analytics.ingest.redaction.requests import Redactor
-from apm_analytics.ingest.staging import Outcome, Stage, Taken
+from apm_analytics.ingest.staging import Outcome, Stage, Taken, times
 from apm_analytics.ingest.units import Units
 from apm_analytics.lake.journal import Entry, Journal, journal
 from apm_analytics.serve import Reason, Refused
@@ -32,7 +33,8 @@ MAX_GROUP_BYTES = 8 * 1024 * 1024
 # Above this size (bytes), parts are written at once instead of after the next `FLUSH_S`.
 FLUSH_BYTES = 16 * 1024 * 1024
 MIN_STAGE_BYTES = 1024 * 1024
-RETRY_S = 1.0
+# Requests of one group whose times are compared with the clock while it is not confirmed.
+MAX_PROBED = 8
 
 _log = logging.getLogger(__name__)
 _Answer = asyncio.Future[Outcome]
@@ -81,12 +83,19 @@ class Pipeline:
         self._oldest: float | None = None
         self._stopping = False
         self._journal = Journal(lake)
+        self.health = Health(lake, journal=lambda: self._journal.folder, reopen=self._reopen)
         old = self._journal.adopt()
         for segment in old:
             for entry in journal.read(segment).entries:
                 self._repeats.remember(sent_fingerprint(entry.kind, entry.payload, entry.stamp))
         self._writer = Writer(
-            lake, metrics, self._units, old=old, take=self._take, written=self._release
+            lake,
+            metrics,
+            self._units,
+            self.health,
+            old=old,
+            take=self._take,
+            written=self._release,
         )
         self._thread = threading.Thread(target=self._run, name="group commit", daemon=True)
 
@@ -96,8 +105,18 @@ class Pipeline:
 
     @property
     def ready(self) -> bool:
-        """Return whether old segments are replayed and the lake can be written."""
-        return self._writer.healthy and self._writer.replayed and not self._stopping
+        """Return whether nothing is in the way, see `hindrance`."""
+        return not self.hindrance()
+
+    def hindrance(self) -> str:
+        """Return why the receiver is not ready, for operators; empty if it is."""
+        if self._stopping:
+            return "the receiver is stopping"
+        if self.health.trouble is not None:
+            return str(self.health.trouble)
+        if not self._writer.healthy:
+            return f"the lake cannot be written: {self._writer.failure}"
+        return "" if self._writer.replayed else "the journal of an earlier receiver is replayed"
 
     def lag_seconds(self) -> float:
         """Return the age of the oldest request that is not in a part (s)."""
@@ -108,6 +127,7 @@ class Pipeline:
         """Start replaying the segments of earlier receivers and accepting requests."""
         self._writer.start()
         self._thread.start()
+        self.health.start([self._thread, self._writer.thread])
 
     def submit(self, kind: str, payload: bytes, stamp: bytes = b"") -> asyncio.Future[Outcome]:
         """Queue one request.
@@ -120,10 +140,13 @@ class Pipeline:
         Raises
         ------
         Refused
-            The receiver is stopping, or its budget is used up.
+            The receiver is stopping or in trouble, or its budget is used up.
         """
         if self._stopping:
             raise Refused(Reason.UNAVAILABLE, "the receiver is stopping; send again", RETRY_S)
+        trouble = self.health.refused()
+        if trouble is not None:
+            raise trouble.refusal()
         with self._counting:
             if self._held and self._held + len(payload) > self._budget:
                 raise Refused(
@@ -147,6 +170,7 @@ class Pipeline:
     def stop(self) -> None:
         """Answer and write all queued requests, then stop."""
         self._stopping = True
+        self.health.stop()
         self._waiting.put(None)
         self._thread.join()
         self._writer.stop()
@@ -203,9 +227,7 @@ class Pipeline:
         except ApmError as error:
             self._metrics.journal_failures.inc()
             _log.error("%d requests were refused: %s", len(fresh), error)
-            # The response does not reveal paths.
-            said = "the receiver's disk refused; nothing was acknowledged; free space there"
-            results = [Refused(Reason.BUSY, said, RETRY_S)] * len(fresh)
+            results = [self.health.refusal(error)] * len(fresh)
         except Exception:
             # A bug must not end this thread: no request would be answered again.
             _log.exception("a group of %d requests could not be taken", len(fresh))
@@ -245,6 +267,8 @@ class Pipeline:
 
     def _take_in(self, entries: list[Entry]) -> list[Outcome | Refused]:
         """Redact and decode entries, and write the valid ones to the journal."""
+        self.health.check_places()
+        self.health.check_clock(lambda: times(entries[:MAX_PROBED]))
         with self._lock:
             taken = self._stage.take(entries, self._redactor)
             kept = [
@@ -273,6 +297,16 @@ class Pipeline:
         if self._staged_bytes > FLUSH_BYTES:
             self._writer.ask()
         return results
+
+    def _reopen(self) -> None:
+        """Continue in a new journal; what is staged is written to it again."""
+        with self._lock:
+            fresh = Journal(self._lake)
+            if self._staged:
+                fresh.append(self._staged)
+            self._journal.abandon()
+            self._journal = fresh
+            self._units.forget()
 
     def _take(self) -> Batch | None:
         with self._lock:

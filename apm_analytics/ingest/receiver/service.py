@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -27,6 +28,7 @@ from apm_analytics.foundation.errors import ApmError, BadParameter
 from apm_analytics.foundation.privacy import PrivacyRules
 from apm_analytics.ingest.decode import otlp
 from apm_analytics.ingest.receiver import compiling, grpc_endpoint, http_endpoint
+from apm_analytics.ingest.receiver.health import LOOK_S, Cause
 from apm_analytics.ingest.receiver.intake import Intake
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.pipeline import Pipeline
@@ -162,6 +164,10 @@ class Receiver:
             lag_seconds=self.pipeline.lag_seconds,
             held_bytes=lambda: self.pipeline.held_bytes,
             connections=lambda: open_connections(server),
+            ready=lambda: self.pipeline.ready,
+            troubles={
+                cause.name.lower(): partial(self.pipeline.health.has, cause) for cause in Cause
+            },
         )
         self._tasks.append(
             asyncio.create_task(
@@ -170,7 +176,14 @@ class Receiver:
         )
         if config.retain:
             self._tasks.append(
-                asyncio.create_task(retain_often(config.lake, self._stopping, RETAIN_EVERY_S))
+                asyncio.create_task(
+                    retain_often(
+                        config.lake,
+                        self._stopping,
+                        RETAIN_EVERY_S,
+                        lambda: self.pipeline.health.trouble is None,
+                    )
+                )
             )
 
     async def stop(self) -> None:
@@ -311,10 +324,15 @@ async def _run(config: Config, say: Callable[[str], None]) -> None:
         gc.freeze()
         for line in _lines(receiver):
             say(line)
-        await stopping.wait()
+        while not stopping.is_set() and not receiver.pipeline.health.has(Cause.THREAD_ENDED):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), LOOK_S)
     finally:
+        trouble = receiver.pipeline.health.trouble
         await receiver.stop()
         gc.unfreeze()
+    if trouble is not None and trouble.cause is Cause.THREAD_ENDED:
+        raise ApmError(f"{trouble}; what was acknowledged is in the journal")
     say("stopped; everything acknowledged is in the lake or its journal")
 
 

@@ -45,9 +45,19 @@ async def compact_often(
         merged(int(output or 0))
 
 
-async def retain_often(lake: Path, stopping: asyncio.Event, every_s: float) -> None:
-    """Run `apm lake retain` every `every_s` seconds; a run completes what an earlier one left."""
+async def retain_often(
+    lake: Path, stopping: asyncio.Event, every_s: float, fit: Callable[[], bool]
+) -> None:
+    """Run `apm lake retain` every `every_s` seconds; a run completes what an earlier one left.
+
+    Parameters
+    ----------
+    fit : returns whether the clock and the lake can be trusted; with a wrong clock, retention
+        would remove what is young.
+    """
     while not await _stopped_within(stopping, every_s):
+        if not fit():
+            continue
         command = ("-m", lean.__name__, "lake", "retain", "--lake", str(lake))
         await _run("retention", command, stopping)
 

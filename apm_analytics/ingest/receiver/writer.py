@@ -15,6 +15,7 @@ from pathlib import Path
 
 from apm_analytics.foundation.errors import ApmError, BadInput
 from apm_analytics.ingest import staging
+from apm_analytics.ingest.receiver.health import Health
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.repeats import REMEMBERED_S
 from apm_analytics.ingest.staging import Rows, Stage
@@ -58,6 +59,7 @@ class Writer:
         lake: Path,
         metrics: Metrics,
         units: Units,
+        health: Health,
         *,
         old: Sequence[Segment],
         take: Callable[[], Batch | None],
@@ -72,12 +74,14 @@ class Writer:
         self._asked = threading.Event()
         self._stop = threading.Event()
         self._kept: list[tuple[float, Segment]] = []
-        self._thread = threading.Thread(target=self._run, name="lake writer", daemon=True)
+        self._health = health
+        self.thread = threading.Thread(target=self._run, name="lake writer", daemon=True)
         self.healthy = True
+        self.failure = ""
 
     def start(self) -> None:
         """Start the thread, which calls `take`."""
-        self._thread.start()
+        self.thread.start()
 
     @property
     def replayed(self) -> bool:
@@ -92,9 +96,12 @@ class Writer:
         """Write staged requests and stop; on a failed write they stay in the journal."""
         self._stop.set()
         self._asked.set()
-        self._thread.join()
+        self.thread.join()
 
     def _run(self) -> None:
+        # With a wrong clock, a replay would set records aside.
+        while self._health.trouble is not None and not self._stop.wait(RETRY_S):
+            pass
         with ExitStack() as stack:
             with suppress(ApmError):  # the disk may be full: appends report that and try again
                 stack.enter_context(snapshots.kept_open(self._lake))
@@ -107,9 +114,9 @@ class Writer:
             self._asked.wait(FLUSH_S)
             self._asked.clear()
             self._flush()
-            self._forget(time.time())
+            self._forget(time.monotonic())
         self._flush()
-        self._forget(time.time() + KEPT_S)
+        self._forget(time.monotonic() + KEPT_S)
 
     def _flush(self) -> None:
         batch = self._take()
@@ -124,20 +131,20 @@ class Writer:
             done = True
         if done:
             self._written(batch.size)
-            until = time.time() + KEPT_S
+            until = time.monotonic() + KEPT_S
             self._kept += [(until, segment) for segment in batch.segments]
 
     def _persist(self, write: Callable[[], None]) -> bool:
         """Retry until the write succeeds; return False if stopped before."""
         while True:
             try:
-                write()
+                self._attempt(write)
             except BadInput:
                 raise
             except ApmError as error:
                 if self.healthy:
                     _log.error("%s; what was acknowledged is in the journal", error)
-                self.healthy = False
+                self.healthy, self.failure = False, str(error)
                 self._metrics.write_failures.inc()
                 if self._stop.wait(RETRY_S):
                     return False
@@ -146,6 +153,15 @@ class Writer:
                     _log.warning("the lake can be written again")
                 self.healthy = True
                 return True
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        """Write, unless the lake is gone: writing would begin another one in its place."""
+        self._health.check_places()
+        try:
+            write()
+        except BadInput:
+            self._health.check(closely=True)  # is it the lake, not the rows?
+            raise
 
     def _write(self, batch: Batch, rows: Rows) -> None:
         started = time.monotonic()
@@ -177,8 +193,8 @@ class Writer:
         if content.damaged:
             _set_aside(segment)
         else:
-            until = segment.path.stat().st_mtime + REMEMBERED_S
-            self._kept.append((until, segment))
+            age_s = max(time.time() - segment.path.stat().st_mtime, 0.0)
+            self._kept.append((time.monotonic() + REMEMBERED_S - age_s, segment))
 
     def _forget(self, now: float) -> None:
         gone = [segment for until, segment in self._kept if until <= now]

@@ -62,6 +62,8 @@ class BlockFile:
         self._room[filled : filled + empty] = bytes(empty)
         self._write(at, filled + empty)
         os.fdatasync(self._file)
+        if os.fstat(self._file).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the file was removed", str(self.path))
         self.end = at + filled + empty
 
     def take_back(self) -> None:

@@ -164,6 +164,15 @@ class Journal:
             os.close(lock)
         self._owned.clear()
 
+    def abandon(self) -> None:
+        """Close a journal whose folder was removed."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        for lock in self._owned.values():
+            os.close(lock)
+        self._owned.clear()
+
     def _begin(self) -> BlockFile:
         file = BlockFile(self.folder / f"{uuid.uuid4().hex}{SUFFIX}", self._room)
         try:

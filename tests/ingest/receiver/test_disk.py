@@ -7,8 +7,6 @@ import asyncio
 import os
 import resource
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -18,7 +16,7 @@ import otlp_requests
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from live_receiver import count, exporting, running
+from live_receiver import count, exporting, running, wait_until
 from warm_receiver import Started, started
 from write_protection import read_only
 
@@ -203,11 +201,3 @@ def test_json_that_is_kept_as_protobuf_is_known_again_after_a_crash(
         assert post(receiver) == 200
         receiver.stop()
     assert count(tmp_path) == 3
-
-
-def wait_until(true: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Wait until a condition holds that another thread or process brings about."""
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, f"not true after {within_s} s"
-        time.sleep(0.02)
