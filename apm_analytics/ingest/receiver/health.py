@@ -89,8 +89,9 @@ class Health:
         self.trouble = self._lake_trouble()
         if self.trouble is None:
             self.clock = Clock(_last_commit_s(lake))
-        else:
-            _log.error("%s", self.trouble)
+            self.trouble = self._clock_trouble()
+        if self.trouble is not None:
+            _log.error("requests are refused: %s", self.trouble)
 
     def start(self, watched: Sequence[threading.Thread]) -> None:
         """Start looking; `watched` threads must live until `stop`."""
