@@ -1,6 +1,7 @@
 """Commands that query and maintain the lake: `apm query`, `apm queries`, `apm lake`."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -149,8 +150,6 @@ def lake_erase(lake: Path, user: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 def lake_retain(lake: Path, dry_run: bool) -> None:
     """Remove records older than their retention, and roll up old metric points."""
-    from datetime import UTC, datetime
-
     from tqdm import tqdm
 
     from apm_analytics.foundation import settings
@@ -170,4 +169,52 @@ def lake_retain(lake: Path, dry_run: bool) -> None:
             f"{done.points_before:,} points would be rolled up"
             if dry_run
             else f"{done.points_before:,} points were rolled up to {done.points_after:,}"
+        )
+
+
+@lake.group("dead-letters")
+def dead_letters() -> None:
+    """Records that were not taken, with their reasons."""
+
+
+@dead_letters.command("list")
+@LAKE
+def dead_letters_list(lake: Path) -> None:
+    """Count the dead letters by reason."""
+    from apm_analytics.ingest.files import retry
+    from apm_analytics.lake import answers
+
+    click.echo(answers.as_text(retry.reasons(lake)))
+
+
+@dead_letters.command("retry")
+@LAKE
+@click.option("--reason", default="", metavar="TEXT", help="Only those whose reason contains this.")
+@click.option(
+    "--earliest",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Take records from this day on.  [default: 2000-01-01]",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be taken.")
+def dead_letters_retry(lake: Path, reason: str, earliest: datetime | None, dry_run: bool) -> None:
+    """Take the dead letters that are accepted now; the others stay.
+
+    For example those of a time when the receiver's clock was wrong.
+    """
+    from tqdm import tqdm
+
+    from apm_analytics.ingest.files import retry
+
+    since = earliest.replace(tzinfo=UTC) if earliest else None
+    with tqdm(desc="retrying", unit=" letters", disable=None) as bar:
+        done = retry.retry(
+            lake, reason=reason, earliest=since, dry_run=dry_run, progress=bar.update
+        )
+    rows = ", ".join(f"{count:,} {table}" for table, count in sorted(done.rows.items()))
+    verb = "would take" if dry_run else "took"
+    click.echo(f"{verb} {done.taken:,} dead letters ({rows or 'no rows'}); {done.left:,} stay")
+    if done.waiting:
+        click.echo(
+            f"{done.waiting:,} of them belong to requests that are still in the journal: "
+            "start `apm receive` on this lake, then repeat this command"
         )

@@ -139,7 +139,7 @@ class Stage:
         for requests in self._requests.values():
             decoded = requests.finish(in_order=True)
             tables.update(decoded.tables)
-            letters += map(_letter, decoded.rejected)
+            letters += map(dead_letters.of_record, decoded.rejected)
         return Rows(tables, letters)
 
     def _take_redacted(self, entry: Entry, redactor: Redactor) -> tuple[Entry, Outcome]:
@@ -176,7 +176,7 @@ class Stage:
             decoded = _decode_metrics(kind, entries, self._limits, refused)
         for name, table in decoded.tables.items():
             self._metrics.setdefault(name, []).append(table)
-        self._letters += map(_letter, decoded.rejected)
+        self._letters += map(dead_letters.of_record, decoded.rejected)
         rejected: dict[int, list[Rejected]] = {}
         for record in decoded.rejected:
             rejected.setdefault(record.document, []).append(record)
@@ -282,16 +282,6 @@ def _outcome(rejected: Sequence[Rejected]) -> Outcome:
         return Outcome()
     named = [f"{record.path}: {record.reason}" for record in rejected[:NAMED_REJECTIONS]]
     return Outcome(len(rejected), "; ".join(named))
-
-
-def _letter(rejected: Rejected) -> Letter:
-    return {
-        "signal": rejected.signal,
-        "path": rejected.path,
-        "reason": rejected.reason,
-        "record": rejected.record,
-        **({"stamp": dict(rejected.stamp)} if rejected.stamp else {}),
-    }
 
 
 def write_letters(lake: Path, document: str, letters: list[Letter]) -> None:

@@ -5,6 +5,7 @@ Out: one snapshot in the lake, dead letters beside it, a summary.
 """
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +24,12 @@ from apm_analytics.lake import snapshots
 
 @dataclass(frozen=True)
 class Batch:
-    """Some documents of one file, in file order, with their hashes.
-
-    `lifted` documents are single records out of the dead letters, see `dead_letters.lifted`.
-    """
+    """Some documents of one file, in file order, with their hashes."""
 
     file: int
     path: Path
     documents: tuple[Document, ...]
     hashes: tuple[str, ...]
-    lifted: bool = False
 
     def without(self, known: set[str]) -> "Batch":
         """Return the batch without the documents of these hashes."""
@@ -43,7 +40,6 @@ class Batch:
             self.path,
             tuple(document for document, _ in kept),
             tuple(digest for _, digest in kept),
-            self.lifted,
         )
 
 
@@ -58,11 +54,7 @@ def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSum
     # Millions of small objects live until the end, so garbage collection would be wasted work.
     gc.disable()
     try:
-        decoded, broken = _decode(batch, limits, {})
-        refused = Units(lake).refused(decoded.tables)
-        if refused:
-            # Rare: decode again, now without the metrics whose unit has changed.
-            decoded, broken = _decode(batch, limits, refused)
+        decoded, broken = decode(batch.documents, lake, limits, batch.path.name)
     finally:
         gc.enable()
     summary = FileSummary(batch.path)
@@ -75,45 +67,52 @@ def import_batch(batch: Batch, lake: Path, limits: Limits) -> tuple[int, FileSum
     for rejected in decoded.rejected:
         document = batch.documents[rejected.document]
         letters.setdefault(rejected.document, []).append(
-            {
-                **_origin(batch, document),
-                "signal": rejected.signal,
-                "path": rejected.path,
-                "reason": rejected.reason,
-                "record": rejected.record,
-            }
+            {**_origin(batch, document), **dead_letters.of_record(rejected)}
         )
         field = rejected.path.rpartition(".")[2].partition("[")[0]
         alike = (key for key in summary.rejected if key.startswith(f"{field}: "))
         first = f"{field}: {rejected.reason} (first at {_place(document)}, {rejected.path})"
         summary.rejected[next(alike, first)] += 1
     summary.warnings.update(decoded.warnings)
-    numbered = enumerate(batch.hashes)
-    if batch.lifted:
-        # Letters that are rejected again stay, for the next import to lift.
-        taken = [digest for number, digest in numbered if number not in letters]
-    else:
-        taken = [digest for number, digest in numbered if number not in broken]
-        for number, own in letters.items():
-            dead_letters.write(lake, batch.hashes[number], own)
+    taken = [digest for number, digest in enumerate(batch.hashes) if number not in broken]
+    if letters or (lake / dead_letters.FOLDER).exists():
+        # Also without letters: an earlier import may have been killed before its commit.
+        for number, digest in enumerate(batch.hashes):
+            dead_letters.write(lake, digest, letters.get(number, []))
     if taken:
         snapshots.append(lake, decoded.tables, documents=taken, source=str(batch.path))
-    if batch.lifted:
-        dead_letters.remove(lake, taken)
     summary.rows.update({name: table.num_rows for name, table in decoded.tables.items()})
     return batch.file, summary
 
 
-def _decode(batch: Batch, limits: Limits, refused: RefusedUnits) -> tuple[Decoded, dict[int, str]]:
-    """Decode all documents into one set of tables; return it and the errors of broken ones."""
+def decode(
+    documents: Sequence[Document], lake: Path, limits: Limits, name: str = ""
+) -> tuple[Decoded, dict[int, str]]:
+    """Decode documents into one set of tables; return it and the errors of broken documents.
+
+    Parameters
+    ----------
+    name : name of the file; it may tell the signal of protobuf.
+    """
+    decoded, broken = _decode(documents, limits, {}, name)
+    refused = Units(lake).refused(decoded.tables)
+    if refused:
+        # Rare: decode again, now without the metrics whose unit has changed.
+        decoded, broken = _decode(documents, limits, refused, name)
+    return decoded, broken
+
+
+def _decode(
+    documents: Sequence[Document], limits: Limits, refused: RefusedUnits, name: str
+) -> tuple[Decoded, dict[int, str]]:
     sink = Sink(refused)
-    size = sum(len(each.content) for each in batch.documents)
+    size = sum(len(each.content) for each in documents)
     requests = Requests(sink, limits, refused, size)
     broken: dict[int, str] = {}
-    name = batch.path.name
     guess = "metrics" if "metric" in name else "logs" if "log" in name else "traces"
-    for number, document in enumerate(batch.documents):
+    for number, document in enumerate(documents):
         sink.document = number
+        sink.stamp = document.stamp
         try:
             if document.kind != "json":
                 guess = requests.read_any(document.content, guess)

@@ -5,15 +5,19 @@ Out: `<lake>/dead_letter/<document hash>.jsonl`, one JSON object per line.
 """
 
 import base64
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
 from apm_analytics.foundation.errors import ApmError
+from apm_analytics.ingest.decode.sink import Rejected
 
 FOLDER = "dead_letter"
 Letter = dict[str, Any]
@@ -22,18 +26,33 @@ KEPT_BYTES = 1024 * 1024
 
 
 def write(lake: Path, name: str, letters: Sequence[Letter]) -> None:
-    """Write the letters of one document, all or none; a repeated import writes the same file."""
-    if not letters:
-        return
+    """Replace the letters of one document, all or none; a repeated import writes the same file.
+
+    Raises
+    ------
+    ApmError
+        The disk refused.
+    """
+    dump = partial(orjson.dumps, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    _replace(lake, name, map(dump, letters))
+
+
+def _replace(lake: Path, name: str, lines: Iterable[bytes]) -> None:
+    """Replace the file of one document; without any line it is removed."""
     folder = lake / FOLDER
     temporary = folder / f".{name}.{os.getpid()}.tmp"
+    out: BinaryIO | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as out:
-            for letter in letters:
-                out.write(orjson.dumps(letter, default=str, option=orjson.OPT_APPEND_NEWLINE))
-            out.flush()
-            os.fdatasync(out.fileno())
+        for line in lines:
+            if out is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                out = open(temporary, "wb")  # noqa: SIM115 (closed below)
+            out.write(line)
+        if out is None:
+            (folder / f"{name}.jsonl").unlink(missing_ok=True)
+            return
+        out.flush()
+        os.fdatasync(out.fileno())
         temporary.replace(folder / f"{name}.jsonl")
     except OSError as error:
         raise ApmError(
@@ -41,41 +60,64 @@ def write(lake: Path, name: str, letters: Sequence[Letter]) -> None:
             "free space or repair the disk, then run the same command again"
         ) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if out is not None:
+            out.close()
+            with suppress(OSError):
+                temporary.unlink()
 
 
-def lifted(lake: Path, name: str, reason: str) -> Iterator[tuple[str, bytes]]:
-    """Iterate over the records of one document whose rejection reason contains `reason`.
+def of_record(rejected: Rejected) -> Letter:
+    """Return the letter of one rejected record."""
+    return {
+        "signal": rejected.signal,
+        "path": rejected.path,
+        "reason": rejected.reason,
+        "record": rejected.record,
+        **({"stamp": dict(rejected.stamp)} if rejected.stamp else {}),
+    }
+
+
+def names(lake: Path) -> list[str]:
+    """List the documents that have letters, oldest first."""
+    files = (lake / FOLDER).glob("*.jsonl")
+    return [path.stem for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path))]
+
+
+def read(lake: Path, name: str) -> Iterator[tuple[str, Letter]]:
+    """Iterate over the letters of one document.
 
     Yields
     ------
-    A unique name, by which the lake knows the record, and the record as OTLP JSON.
+    A unique id, by which the lake knows a letter that was taken, and the letter.
     """
-    for letter in _letters(lake, name):
-        if reason in letter["reason"]:
-            yield f"{name}:{letter['path']}", orjson.dumps(letter["record"])
+    for identity, letter, _ in _lines(lake, name):
+        yield identity, letter
 
 
-def remove(lake: Path, names: Sequence[str]) -> None:
-    """Remove the letters of `lifted` records that are now in the lake."""
-    taken = set(names)
-    for document in {name.partition(":")[0] for name in names}:
-        left = [
-            letter
-            for letter in _letters(lake, document)
-            if f"{document}:{letter.get('path')}" not in taken
-        ]
-        if left:
-            write(lake, document, left)
-        else:
-            (lake / FOLDER / f"{document}.jsonl").unlink(missing_ok=True)
+def remove(lake: Path, name: str, taken: Container[str]) -> None:
+    """Remove the letters of one document with these ids."""
+    kept = (line for identity, _, line in _lines(lake, name) if identity not in taken)
+    _replace(lake, name, kept)
 
 
-def _letters(lake: Path, name: str) -> Iterator[Letter]:
+def _lines(lake: Path, name: str) -> Iterator[tuple[str, Letter, bytes]]:
+    """Yield id, letter and line; the line of a repeated letter holds its id.
+
+    Without that, a letter would have the id of the equal one before it once that one was removed.
+    """
+    seen: Counter[bytes] = Counter()
     try:
         with open(lake / FOLDER / f"{name}.jsonl", "rb") as file:
-            yield from map(orjson.loads, file)
+            for line in file:
+                letter = orjson.loads(line)
+                content = f"{name}:{seen[line]}:".encode() + line
+                identity = letter.get("id")
+                if identity is None:
+                    identity = f"letter:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+                    if seen[line]:
+                        letter = {**letter, "id": identity}
+                seen[line] += 1
+                yield identity, letter, orjson.dumps(letter) + b"\n" if "id" in letter else line
     except FileNotFoundError:
         return
 

@@ -42,12 +42,16 @@ NEED = "need OTLP as JSON or protobuf, or Jaeger JSON, plain, .gz or .zst"
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a file; `line` counts from 1 and is 0 in binary files."""
+    """One document of a file; `line` counts from 1 and is 0 in binary files.
+
+    `stamp` is what the token of its sender adds to it, see `ingest.stamps`.
+    """
 
     kind: Literal["json", "protobuf"]
     content: bytes
     line: int
     byte_offset: int
+    stamp: tuple[tuple[str, str], ...] = ()
 
 
 def documents(path: Path, report: Callable[[int], None] | None = None) -> Iterator[Document]:

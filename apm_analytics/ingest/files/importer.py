@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from apm_analytics.foundation.errors import ApmError, BadInput
 from apm_analytics.ingest.decode.records import LIFTED_BY_EARLIEST, Limits
-from apm_analytics.ingest.files import dead_letters, framing
+from apm_analytics.ingest.files import dead_letters, framing, retry
 from apm_analytics.ingest.files.batch import Batch, import_batch
 from apm_analytics.ingest.files.framing import Document
 from apm_analytics.ingest.files.summary import FileSummary, ImportSummary
@@ -154,8 +154,9 @@ def _run(
             summary.documents += len(batch.hashes)
             summary.known_documents += len(known | (under_way & set(batch.hashes)))
             submit(batch.without(known))
-            for lifted in _lifted(batch, known, lake) if lift else ():
-                submit(lifted.without(snapshots.known_documents(lake, lifted.hashes)))
+            if lift:
+                lifted = retry.retry_documents(lake, known, limits, reason=LIFTED_BY_EARLIEST)
+                summary.rows.update(lifted.rows)
     done, _ = wait(pending)
     collect(done)
 
@@ -202,27 +203,6 @@ def _batch(number: int, path: Path, documents: list[Document]) -> Batch:
     # A document repeated within a batch is one document.
     unique = dict(zip(hashes, documents, strict=True))
     return Batch(number, path, tuple(unique.values()), tuple(unique))
-
-
-def _lifted(batch: Batch, known: set[str], lake: Path) -> Iterator[Batch]:
-    """Yield the records of known documents that were rejected for their time."""
-    records: dict[str, Document] = {}
-    size = 0
-    for document, digest in zip(batch.documents, batch.hashes, strict=True):
-        if digest not in known:
-            continue
-        for name, content in dead_letters.lifted(lake, digest, LIFTED_BY_EARLIEST):
-            records[name] = Document("json", content, document.line, document.byte_offset)
-            size += len(content)
-            if size >= BATCH_BYTES:
-                yield _lifted_batch(batch, records)
-                records, size = {}, 0
-    if records:
-        yield _lifted_batch(batch, records)
-
-
-def _lifted_batch(batch: Batch, records: dict[str, Document]) -> Batch:
-    return Batch(batch.file, batch.path, tuple(records.values()), tuple(records), lifted=True)
 
 
 def _merge(whole: FileSummary, part: FileSummary) -> None:

@@ -98,7 +98,9 @@ def erase(
         _remove_strays(lake)
         with open_manifest(lake, create=True) as con, transaction(con):
             con.execute("insert into erasures (erased_at_s) values (?)", (now_s,))
-    letters, damaged = _erase_letters(lake, user), _erase_damaged(lake, user)
+        # Under the lock, so that no letter is being taken into the lake meanwhile.
+        letters = _erase_letters(lake, user)
+    damaged = _erase_damaged(lake, user)
     return _write_receipt(
         lake,
         user,
