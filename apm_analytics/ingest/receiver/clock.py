@@ -27,7 +27,7 @@ DOUBT_S = 600.0
 # suspended, the queues of senders begin with records of that time.
 MOST_STEP_DOUBT_S = 3_600.0
 # Time (s) between two requests whose times are read while the clock is not confirmed.
-PROBE_EVERY_S = 0.25
+PROBE_EVERY_S = 1.0
 
 
 class Clock:

@@ -142,7 +142,7 @@ class Health:
 
         Parameters
         ----------
-        times_ns : returns them; called four times a second at most.
+        times_ns : returns them; called once a second at most.
 
         Raises
         ------

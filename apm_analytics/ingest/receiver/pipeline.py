@@ -34,7 +34,7 @@ MAX_GROUP_BYTES = 8 * 1024 * 1024
 FLUSH_BYTES = 16 * 1024 * 1024
 MIN_STAGE_BYTES = 1024 * 1024
 # Requests of one group whose times are compared with the clock while it is not confirmed.
-MAX_PROBED = 8
+MAX_PROBED = 4
 
 _log = logging.getLogger(__name__)
 _Answer = asyncio.Future[Outcome]

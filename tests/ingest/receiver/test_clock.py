@@ -85,7 +85,7 @@ def test_a_step_to_the_right_time_is_accepted_as_soon_as_a_sender_agrees(
     judged = confirmed(machine)
     machine.wall_s += step_s
     judged.look()
-    machine.wait(1.0)
+    machine.wait(2.0)
     assert judged.probe_due()
     judged.hear(machine.records(0.0, 5 * DAY_S))
     judged.look()
@@ -153,7 +153,7 @@ def test_records_of_the_past_are_no_sign_of_a_wrong_clock(machine: Machine) -> N
     judged.hear(machine.records(400 * DAY_S))
     judged.hear(machine.records())
     assert not judged.trouble() and judged.probe_due() is False
-    machine.wait(1.0)
+    machine.wait(2.0)
     assert judged.probe_due()
 
 
