@@ -191,6 +191,11 @@ class Writer:
                 content.torn_bytes,
             )
         if content.damaged:
+            _log.error(
+                "%s is damaged in %d places; every other request in it was replayed",
+                segment.path.name,
+                content.damaged,
+            )
             _set_aside(segment)
         else:
             age_s = max(time.time() - segment.path.stat().st_mtime, 0.0)

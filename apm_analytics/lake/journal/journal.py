@@ -9,6 +9,7 @@ with the process, however it ends, and the next writer adopts the folder.
 """
 
 import fcntl
+import hashlib
 import mmap
 import os
 import struct
@@ -26,13 +27,18 @@ from apm_analytics.lake.journal.blockfile import BLOCK, PIECE_BYTES, BlockFile
 FOLDER = "journal"
 LOCK = "lock"
 SUFFIX = ".segment"
-# A segment with a checksum error in the middle: set aside for an operator, never replayed.
+# A segment with a damaged entry, set aside for an operator once the others are in parts.
 DAMAGED = ".damaged"
-# The entries of one write are adjacent; a head of zeros ends them, and the next write starts at a
-# block boundary.
-MAGIC = b"APMJRNL2"
-# Bytes of stamp and payload, CRC-32 of kind, stamp and payload, bytes of the kind.
-_HEAD = struct.Struct("<IIB")
+# The entries of one write are adjacent; zeros end them, and the next write starts at a block
+# boundary.
+MAGIC = b"APMJRNL3"
+# Each entry starts with its segment's marker, so a damaged entry does not hide the next one.
+MARKER_BYTES = 8
+# Bytes of stamp and payload, CRC-32 of kind, stamp and payload, bytes of the kind; then CRC-32 of
+# the above.
+_SIZES = struct.Struct("<IIB")
+_CHECK = struct.Struct("<I")
+_HEAD_BYTES = MARKER_BYTES + _SIZES.size + _CHECK.size
 _STAMPED = "|"  # in the kind of a stamped entry, before the number of bytes of its stamp
 
 
@@ -69,15 +75,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Content:
-    """The content of a segment: entries up to the first incomplete one.
+    """The content of a segment: every entry that matches its checksum.
 
-    `torn_bytes` is the size of a last write that a crash cut short; it was never acknowledged.
-    `damaged` is True if a complete entry does not match its checksum: the disk changed it.
+    `torn_bytes` is the size of a last write of which some blocks never reached the disk, so it was
+    never acknowledged. `damaged` is the number of places where the disk changed what was written.
     """
 
     entries: list[Entry]
     torn_bytes: int = 0
-    damaged: bool = False
+    damaged: int = 0
 
 
 class Journal:
@@ -123,7 +129,7 @@ class Journal:
             if self._file is None:
                 self._file = self._begin()
             start = b"" if self._file.end else MAGIC
-            self._file.append([start, *_pieces(entries), bytes(_HEAD.size)])
+            self._file.append([start, *_pieces(entries, _marker(self._file.path)), bytes(1)])
         except OSError as error:
             self._take_back()
             raise _refused(self.folder, error) from error
@@ -221,7 +227,7 @@ class Journal:
 
 
 def read(segment: Segment) -> Content:
-    """Read a segment up to the first incomplete entry.
+    """Read a segment; each entry is checked by itself.
 
     Raises
     ------
@@ -232,33 +238,46 @@ def read(segment: Segment) -> Content:
         content = segment.path.read_bytes()
     except OSError as error:
         raise _refused(segment.path, error) from error
-    if not content.startswith(MAGIC):
-        written = len(content.rstrip(b"\0"))
-        return Content([], written, damaged=written > len(MAGIC))
+    marker = _marker(segment.path)
     entries: list[Entry] = []
-    at, begins = len(MAGIC), True
-    while at + _HEAD.size <= len(content):
-        size, checksum, kind_size = _HEAD.unpack_from(content, at)
-        start = at + _HEAD.size + kind_size
-        end = start + size
-        if kind_size == 0:
-            # Unwritten blocks read as zeros.
-            if begins:
-                break
-            at, begins = -(-end // BLOCK) * BLOCK, True
+    damaged = 0
+    read_to = len(MAGIC)
+    place: tuple[int, int, int] | None
+    at = read_to
+    while (at := content.find(marker, at)) >= 0:
+        place = _place(content, at)
+        if place is None or (entry := _entry(content, *place)) is None:
+            at = place[2] if place and place[2] <= len(content) else at + MARKER_BYTES
             continue
-        if end > len(content):
-            break
-        kind = content[at + _HEAD.size : start]
-        payload = content[start:end]
-        if zlib_ng.crc32(payload, zlib_ng.crc32(kind)) != checksum:
-            if _cut_short(content, start, end):
-                break
-            return Content(entries, len(content) - at, damaged=True)
-        entries.append(_unpacked(kind.decode("ascii"), payload))
-        at, begins = end, False
-    # Zeros: reserved but never written, or lost in a power failure.
-    return Content(entries, len(content[at:].rstrip(b"\0")))
+        damaged += _is_written(content, read_to, at)
+        entries.append(entry)
+        read_to = at = place[2]
+    if not _is_written(content, read_to, len(content)):
+        return Content(entries, 0, damaged)
+    if _is_torn(content, read_to, marker):
+        return Content(entries, len(content[read_to:].strip(b"\0")), damaged)
+    return Content(entries, 0, damaged + 1)
+
+
+def _place(content: bytes, at: int) -> tuple[int, int, int] | None:
+    """Return where the sizes, the payload and the entry at a marker end; None if damaged."""
+    sizes_end = at + MARKER_BYTES + _SIZES.size
+    head_end = at + _HEAD_BYTES
+    if head_end > len(content):
+        return None
+    if _CHECK.unpack_from(content, sizes_end) != (zlib_ng.crc32(content[at:sizes_end]),):
+        return None
+    size, _, kind_size = _SIZES.unpack_from(content, at + MARKER_BYTES)
+    return head_end, head_end + kind_size, head_end + kind_size + size
+
+
+def _entry(content: bytes, head_end: int, kind_end: int, end: int) -> Entry | None:
+    """Return the entry of a head; None if it is incomplete or does not match its checksum."""
+    kind, payload = content[head_end:kind_end], content[kind_end:end]
+    _, checksum, _ = _SIZES.unpack_from(content, head_end - _CHECK.size - _SIZES.size)
+    if end > len(content) or zlib_ng.crc32(payload, zlib_ng.crc32(kind)) != checksum:
+        return None
+    return _unpacked(kind.decode("ascii"), payload)
 
 
 def _unpacked(kind: str, content: bytes) -> Entry:
@@ -267,21 +286,46 @@ def _unpacked(kind: str, content: bytes) -> Entry:
     return Entry(kind, content[size:], content[:size])
 
 
-def _cut_short(content: bytes, start: int, end: int) -> bool:
-    """Return whether the last block of a payload was never written."""
-    last = (end - 1) // BLOCK * BLOCK
-    return not content[max(start, last) :].strip(b"\0")
+def _is_written(content: bytes, start: int, end: int) -> bool:
+    """Return whether a range holds more than the zeros of unused blocks, and a byte of them."""
+    return len(content[start:end].strip(b"\0")) > MARKER_BYTES
 
 
-def _pieces(entries: Sequence[Entry]) -> list[bytes]:
+def _is_torn(content: bytes, start: int, marker: bytes) -> bool:
+    """Return whether what follows the last valid entry is a write that a crash cut short.
+
+    Such a write lacks its end or a whole block: blocks that were reserved read as zeros.
+    """
+    end = len(content.rstrip(b"\0"))
+    written = content[start:end].lstrip(b"\0")
+    if len(written) < _HEAD_BYTES:
+        return True
+    for block in range(-(-start // BLOCK) * BLOCK, end - BLOCK + 1, BLOCK):
+        if not content[block : block + BLOCK].strip(b"\0"):
+            return True
+    at = content.find(marker, start)
+    place = _place(content, at) if at >= 0 else None
+    if place is None:
+        return False
+    last_block = (place[2] - 1) // BLOCK * BLOCK
+    rest = content[max(place[0], last_block) :]
+    return place[2] > len(content) or not rest.strip(b"\0")
+
+
+def _marker(path: Path) -> bytes:
+    """Return the bytes that start each entry of a segment; its name is random, so they are too."""
+    return hashlib.blake2b(path.stem.encode(), digest_size=MARKER_BYTES).digest()
+
+
+def _pieces(entries: Sequence[Entry], marker: bytes) -> list[bytes]:
     pieces: list[bytes] = []
     for entry in entries:
         stamp = entry.stamp
         name = f"{entry.kind}{_STAMPED}{len(stamp)}" if stamp else entry.kind
         kind = name.encode("ascii")
         checksum = zlib_ng.crc32(entry.payload, zlib_ng.crc32(kind + stamp))
-        size = len(stamp) + len(entry.payload)
-        pieces += (_HEAD.pack(size, checksum, len(kind)) + kind + stamp, entry.payload)
+        head = marker + _SIZES.pack(len(stamp) + len(entry.payload), checksum, len(kind))
+        pieces += (head + _CHECK.pack(zlib_ng.crc32(head)) + kind + stamp, entry.payload)
     return pieces
 
 

@@ -125,14 +125,35 @@ def test_blocks_that_were_never_written_are_a_write_cut_short(writer: Journal) -
     assert journal.read(segment) == journal.Content([])
 
 
-def test_a_changed_byte_is_damage_not_data(writer: Journal) -> None:
-    writer.append([Entry("logs", b"first"), Entry("logs", b"second")])
+def test_any_flipped_bit_costs_at_most_its_own_entry(writer: Journal) -> None:
+    sent = [Entry("logs", bytes([65 + number]) * 40) for number in range(6)]
+    sent[3] = Entry("traces", b"large" * blockfile.BLOCK)
+    for start in range(0, 6, 2):
+        writer.append(sent[start : start + 2])
+    (segment,) = writer.rotate()
+    whole = segment.path.read_bytes()
+    kept = [at for at in range(len(whole)) if whole[at : at + 64].strip(b"\0")]
+    for at in [*kept[:300], *kept[300:-400:97], *kept[-400:]]:
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        segment.path.write_bytes(changed)
+        content = journal.read(segment)
+        lost = [entry for entry in sent if entry not in content.entries]
+        assert len(lost) <= 1 and len(content.entries) == 6 - len(lost), at
+        assert content.damaged == len(lost) and not content.torn_bytes, at
+        if whole[at] and at >= len(journal.MAGIC):
+            assert lost, at
+
+
+def test_an_entry_inside_another_is_not_taken_for_one(writer: Journal) -> None:
+    writer.append([Entry("logs", b"inner")])
+    (inner,) = writer.rotate()
+    writer.append([Entry("logs", inner.path.read_bytes()), Entry("logs", b"last")])
     (segment,) = writer.rotate()
     content = bytearray(segment.path.read_bytes())
-    content[content.index(b"second")] ^= 1
+    content[len(journal.MAGIC)] ^= 1  # the marker of the first entry
     segment.path.write_bytes(content)
-    found = journal.read(segment)
-    assert found.entries == [Entry("logs", b"first")] and found.damaged
+    assert journal.read(segment).entries == [Entry("logs", b"last")]
 
 
 # No room at all, for a whole block, for one and a half.
