@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from apm_analytics.lake.parquet import digits, encodings, thrift
+from apm_analytics.lake.parquet import encodings, frames, thrift
 from apm_analytics.lake.parquet.bloom import ID_BYTES
 from apm_analytics.lake.parquet.encodings import Piece
 from apm_analytics.lake.parquet.leaves import Leaf
@@ -32,17 +32,12 @@ from apm_analytics.lake.parquet.thrift import (
     zigzag,
 )
 
-# Larger spans cost less than the CPU time of a higher level.
-COMPRESSION_LEVEL = 1
 # Above this share of distinct texts among the values, a dictionary costs more than it saves.
 VARIED = 0.3
 # Dictionaries of up to this many words have codes of one byte.
 FEW = 256
-# For fewer bytes, setting up the compressor costs more than is saved.
-LEAST_COMPRESSED = 256
-_UNCOMPRESSED, _ZSTD = 0, 6
+_ZSTD = 6
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
-_codec = pa.Codec("zstd", compression_level=COMPRESSION_LEVEL)
 
 # Structs of the Parquet format. A page: kind, size, compressed size, a struct on its values.
 _PAGE = template({1: I32, 2: I32, 3: I32})
@@ -110,7 +105,7 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
         page = _empty_page(leaf.slots, definition, leaf.most_defined, leaf.most_repeated)
         counts = _MISSING % zigzag(leaf.slots) + END
         where = _where(leaf.slots, page.raw_size, page.size, start)
-        metadata = _what(kind, encodings.PLAIN, leaf.path, _UNCOMPRESSED) + where
+        metadata = _what(kind, encodings.PLAIN, leaf.path) + where
         metadata += _COUNTS % counts + END
         column = thrift.Value(STRUCT, _COLUMN % (_ZERO, metadata))
         return Chunk([page.head, page.body], page.raw_size, column)
@@ -123,20 +118,19 @@ def chunk(leaf: Leaf, offset: int, *, statistics: bool, dictionary: bool, bloom:
     levels = encodings.levels(repetition, leaf.slots, leaf.most_repeated)
     levels += encodings.levels(definition, leaf.slots, leaf.most_defined)
     values = levels, *content.values
-    codec = _ZSTD if _size(values) + _size(content.words) >= LEAST_COMPRESSED else _UNCOMPRESSED
     pages = []
     first = start
     if content.words_count:
         about = _WORDS % (zigzag(content.words_count), _PLAIN)
-        pages.append(_page(_DICTIONARY_PAGE, content.words, codec, _OF_WORDS % about))
+        pages.append(_page(_DICTIONARY_PAGE, content.words, _OF_WORDS % about))
         first += pages[0].size
     about = _VALUES % (zigzag(leaf.slots), zigzag(content.encoding), _RLE, _RLE)
-    pages.append(_page(_DATA_PAGE, values, codec, _OF_VALUES % about))
+    pages.append(_page(_DATA_PAGE, values, _OF_VALUES % about))
     raw = sum(page.raw_size for page in pages)
     counts = _MISSING % zigzag(leaf.slots - len(leaf.values))
     if bounds is not None:
         counts += _BOUNDS % (binary(bounds[1]).content, binary(bounds[0]).content)
-    metadata = _what(kind, content.encoding, leaf.path, codec)
+    metadata = _what(kind, content.encoding, leaf.path)
     metadata += _where(leaf.slots, raw, first + pages[-1].size - start, first)
     if content.words_count:
         metadata += _WHERE_WORDS % zigzag(start) + _COUNTS_BEHIND_WORDS % (counts + END)
@@ -154,7 +148,7 @@ def _empty_page(slots: int, definition: int, most_defined: int, most_repeated: i
     levels = encodings.levels(0, slots, most_repeated)
     levels += encodings.levels(definition, slots, most_defined)
     about = _VALUES % (zigzag(slots), _PLAIN, _RLE, _RLE)
-    return _page(_DATA_PAGE, [levels], _UNCOMPRESSED, _OF_VALUES % about)
+    return _page(_DATA_PAGE, [levels], _OF_VALUES % about)
 
 
 def _where(slots: int, raw_size: int, size: int, first: int) -> bytes:
@@ -162,28 +156,22 @@ def _where(slots: int, raw_size: int, size: int, first: int) -> bytes:
 
 
 @lru_cache(4096)
-def _what(kind: int, encoding: int, path: tuple[str, ...], codec: int) -> bytes:
+def _what(kind: int, encoding: int, path: tuple[str, ...]) -> bytes:
     """Return the first fields of a column's metadata, which are the same in every file."""
     used = sorted({encoding, encodings.PLAIN, encodings.RLE})
     lists = listed(map(i32, used)).content, listed(map(text, path)).content
-    return _WHAT % (zigzag(kind), *lists, zigzag(codec))
+    return _WHAT % (zigzag(kind), *lists, zigzag(_ZSTD))
 
 
-def _page(kind: int, pieces: Sequence[Piece], codec: int, about: bytes) -> _Page:
-    size = _size(pieces)
-    body = None
-    if codec == _ZSTD and isinstance(pieces[-1], np.ndarray):
-        body = digits.frame(pieces[:-1], pieces[-1])
-    if body is None:
-        body = encodings.joined(pieces)
-        if codec == _ZSTD:
-            body = _codec.compress(body, asbytes=True)
+def _page(kind: int, pieces: Sequence[Piece], about: bytes) -> _Page:
+    size = sum(map(_size, pieces))
+    body = frames.frame(pieces)
     head = _PAGE % (zigzag(kind), zigzag(size), zigzag(len(body))) + about
     return _Page(head, body, len(head) + size)
 
 
-def _size(pieces: Sequence[Piece]) -> int:
-    return sum(piece.nbytes if isinstance(piece, np.ndarray) else len(piece) for piece in pieces)
+def _size(piece: Piece) -> int:
+    return piece.nbytes if isinstance(piece, np.ndarray) else len(piece)
 
 
 def _number_content(kind: int, values: pa.Array, statistics: bool) -> tuple[_Content, _Bounds]:

@@ -27,7 +27,7 @@ from apm_analytics.lake.parquet.encodings import Piece, joined
 LEAST_DIGITS = 16 * 1024
 # Words of 8 digits that are tried first, to reject other texts early.
 _TRIED = 8
-_MAGIC = b"\x28\xb5\x2f\xfd"
+MAGIC = b"\x28\xb5\x2f\xfd"
 _SIZE_OF_4_BYTES, _ONE_SEGMENT = 0x80, 0x20
 _MOST_A_BLOCK = 128 * 1024
 _RAW, _COMPRESSED = 0, 2
@@ -70,7 +70,7 @@ def frame(before: Sequence[Piece], texts: NDArray[Any]) -> bytes | None:
     size = len(start) + texts.size
     if len(start) > _MOST_A_BLOCK or size >= 2**32:
         return None
-    head = _MAGIC + (_SIZE_OF_4_BYTES | _ONE_SEGMENT).to_bytes(1) + size.to_bytes(4, "little")
+    head = MAGIC + (_SIZE_OF_4_BYTES | _ONE_SEGMENT).to_bytes(1) + size.to_bytes(4, "little")
     written: list[Piece] = [head, _block(_RAW, len(start), last=False), start]
     content = packed.view(np.uint8)
     blocks = -(-texts.size // _MOST_A_BLOCK)

@@ -236,3 +236,32 @@ def test_a_bloom_filter_is_the_same_without_the_loops(
     quick = bloom_filter(ids, count)
     monkeypatch.setattr(loops, "_loaded", None)
     assert bloom_filter(ids, count) == quick
+
+
+READERS = {
+    "pyarrow": lambda file: pq.read_table(file),
+    "duckdb": lambda file: duckdb.sql(f"select * from '{file}'").to_arrow_table(),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_no_reader_takes_a_changed_page_for_data(tmp_path: Path, reader: str, rows: int) -> None:
+    draw = np.random.default_rng(rows)
+    table = pa.table(
+        {"id": draw.integers(0, 2**40, rows), "word": [f"w{n % 7}" for n in range(rows)]}
+    )
+    content = written(table, schema=table.schema)
+    file = tmp_path / "part.parquet"
+    file.write_bytes(content)
+    whole = READERS[reader](file)
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for at in draw.integers(4, footer, 60).tolist():
+        changed = bytearray(content)
+        changed[at] ^= 1 << at % 8
+        file.write_bytes(changed)
+        try:
+            read = READERS[reader](file)
+        except (pa.ArrowException, OSError, duckdb.Error):
+            continue
+        assert read.equals(whole), at
