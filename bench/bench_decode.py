@@ -94,7 +94,7 @@ def _library(signal: str, payloads: list[bytes], limits: Limits) -> None:
 
 
 def _write(lake: Path, table_name: str, table: Any) -> None:
-    list(parts.write_parts(lake, table_name, table, "bench"))
+    list(parts.write_parts(lake, table_name, table, "bench", parts.Facts("bench")))
 
 
 def _attributes(target: Any, values: dict[str, str | int]) -> None:

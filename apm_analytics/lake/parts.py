@@ -5,9 +5,11 @@ Out: temporary files, one per part, each with the `Part` that it becomes by a re
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +35,60 @@ STATISTICS = frozenset(
 # Values that hardly repeat: a dictionary would only add bytes.
 NO_DICTIONARY = frozenset({"trace_id", "span_id", "parent_span_id", "time", "duration_ns"})
 
+# Key of the `Facts` in the footer.
+FACTS = "apm.part"
+
 Written = tuple[Path, Part]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a part says about itself in its footer, for `apm lake rebuild`.
+
+    Parameters
+    ----------
+    commit : name that all parts of one commit share.
+    number : number of the part in its commit, from 0.
+    last : whether it is the last part of its commit.
+    documents : hashes of the documents that the commit imports; in its first part only.
+    source : where the rows came from.
+    replaces : paths of the parts that the commit replaces.
+    origin : see `Part`; empty for the part's own hash.
+    level, resolution_s : see `Part`.
+    data_sha256 : hash of all bytes before the footer.
+    """
+
+    commit: str
+    number: int = 0
+    last: bool = True
+    documents: tuple[str, ...] = ()
+    source: str = ""
+    replaces: tuple[str, ...] = ()
+    origin: str = ""
+    level: int = 0
+    resolution_s: int = 0
+    data_sha256: str = ""
+
+    def numbered(self, number: int, *, last: bool) -> "Facts":
+        """Return the facts of one part of the commit."""
+        documents = () if number else self.documents
+        return replace(self, number=number, last=last, documents=documents)
+
+    def stored(self) -> dict[str, str]:
+        """Return the metadata for the footer."""
+        filled = {name: value for name, value in asdict(self).items() if value or name == "last"}
+        return {FACTS: json.dumps(filled)}
+
+    @classmethod
+    def of(cls, metadata: dict[bytes, bytes] | None) -> "Facts | None":
+        """Return what `stored` put into a footer; None for a part of an earlier version."""
+        stored = (metadata or {}).get(FACTS.encode())
+        if stored is None:
+            return None
+        filled = json.loads(stored)
+        for name in ("documents", "replaces"):
+            filled[name] = tuple(filled.get(name, ()))
+        return cls(**filled)
 
 
 class PartWriter:
@@ -43,6 +98,7 @@ class PartWriter:
 
     Parameters
     ----------
+    start_ns : time of the first row, which decides the folder.
     rows : upper bound of the number of rows; it sizes the Bloom filter.
     """
 
@@ -106,10 +162,10 @@ class PartWriter:
             self.rows += rows.num_rows
             self._groups += 1
 
-    def finish(self) -> Written:
+    def finish(self, facts: Facts) -> Written:
         """Sync the file to the disk; return the temporary file and the part that it becomes."""
         assert self._writer is not None, "a part without rows"
-        self._writer.close()
+        self._writer.close(lambda: replace(facts, data_sha256=self._sink.sha256).stored())
         sha256 = self._sink.finish()
         part = Part(
             path=str(self._file.relative_to(self._lake)),
@@ -119,23 +175,34 @@ class PartWriter:
             first_time_ns=self._times_ns[0],
             last_time_ns=self._times_ns[1],
             sha256=sha256,
-            origin=sha256,
+            origin=facts.origin or sha256,
+            level=facts.level,
+            resolution_s=facts.resolution_s,
         )
         return self._temporary, part
 
 
-def write_parts(lake: Path, table_name: str, table: pa.Table, name: str) -> Iterator[Written]:
-    """Yield one temporary file per part, with the part that it becomes."""
+def write_parts(
+    lake: Path, table_name: str, table: pa.Table, name: str, facts: Facts
+) -> Iterator[Written]:
+    """Yield one temporary file per part, with the part that it becomes.
+
+    Parameters
+    ----------
+    facts : of the first part; its `last` is whether the commit ends with this table.
+    """
     if not table.num_rows:
         return
     table = in_order(table)
     times_ns = _times_ns(table)
     starts = _part_starts(times_ns // NS_PER_HOUR)
-    for start, stop in zip(starts, [*starts[1:], len(times_ns)], strict=True):
+    stops = [*starts[1:], len(times_ns)]
+    for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         rows = table.slice(start, stop - start)
         with PartWriter(lake, table_name, name, int(times_ns[start]), rows.num_rows) as part:
             part.write(rows)
-            written = part.finish()
+            last = facts.last and stop == len(times_ns)
+            written = part.finish(facts.numbered(facts.number + number, last=last))
         yield written
 
 
@@ -197,11 +264,16 @@ class _HashingFile:
         while left:  # the system may write only part of it
             left = left[self._file.write(left) :]
 
+    @property
+    def sha256(self) -> str:
+        """The hash of what was written so far."""
+        return self._digest.hexdigest()
+
     def finish(self) -> str:
         """Sync the file to the disk, close it, and return its SHA-256."""
         os.fdatasync(self._file.fileno())
         self._file.close()
-        return self._digest.hexdigest()
+        return self.sha256
 
     def close(self) -> None:
         with suppress(OSError):

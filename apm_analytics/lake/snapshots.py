@@ -54,14 +54,17 @@ def append(
         documents; nothing was committed and the call may be repeated.
     """
     checked = {name: _conform(name, table) for name, table in tables.items()}
+    filled = [name for name, table in checked.items() if table.num_rows]
     name = _part_name(documents)
+    facts = parts.Facts(name, documents=tuple(documents), source=source)
     written: list[parts.Written] = []
     try:
         with open_manifest(lake, create=True) as con:
             if documents and len(manifest.known_documents(con, documents)) == len(set(documents)):
                 return 0
-            for table_name, table in checked.items():
-                written.extend(parts.write_parts(lake, table_name, table, name))
+            for table_name in filled:
+                own = facts.numbered(len(written), last=table_name == filled[-1])
+                written.extend(parts.write_parts(lake, table_name, checked[table_name], name, own))
             with transaction(con):
                 known = manifest.known_documents(con, documents)
                 if known:

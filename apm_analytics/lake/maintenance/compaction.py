@@ -166,6 +166,13 @@ def rewrite(
     names = "\n".join(sorted(part.path for part in old))
     name = hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
     expected = sum(part.rows for part in old)
+    facts = parts.Facts(
+        name,
+        replaces=tuple(part.path for part in old),
+        origin=origin or "",
+        level=level,
+        resolution_s=resolution_s,
+    )
     written: list[parts.Written] = []
     try:
         with parts.PartWriter(lake, old[0].table, name, start_ns, expected) as writer:
@@ -174,15 +181,21 @@ def rewrite(
                     writer.write_columns(*some)
                 else:
                     writer.write(some)
+            more = [
+                (number, table_name, table, own_s)
+                for number, (table_name, get, own_s) in enumerate(beside)
+                if (table := get()).num_rows
+            ]
             if writer.rows:
-                temporary, part = writer.finish()
-                part = _stamped(part, old, level, resolution_s)
-                written.append((temporary, replace(part, origin=origin or part.origin)))
+                written.append(writer.finish(replace(facts, last=not more)))
             else:
                 writer.discard()
-        for number, (table_name, more, own_s) in enumerate(beside):
-            for temporary, part in parts.write_parts(lake, table_name, more(), f"{name}{number}"):
-                written.append((temporary, _stamped(part, old, level, own_s)))
+        for number, table_name, table, own_s in more:
+            own = replace(facts, origin="", resolution_s=own_s)
+            own = own.numbered(len(written), last=number == more[-1][0])
+            written.extend(parts.write_parts(lake, table_name, table, f"{name}{number}", own))
+        newest = max(part.snapshot for part in old)
+        written = [(temporary, replace(part, snapshot=newest)) for temporary, part in written]
         with open_manifest(lake, create=True) as con, transaction(con):
             if not manifest.replace_parts(con, old, [part for _, part in written], now_s):
                 raise ApmError(
@@ -251,11 +264,6 @@ def choose(group: Sequence[Part], rule: Rule) -> list[Part]:
 def _rule(group: Sequence[Part], now_s: float) -> Rule:
     closed = (_day(group[0]) + 1) * DAY_S + LATE_S < now_s
     return CLOSED_DAY if closed else OPEN_DAY
-
-
-def _stamped(part: Part, old: Sequence[Part], level: int, resolution_s: int) -> Part:
-    newest = max(replaced.snapshot for replaced in old)
-    return replace(part, snapshot=newest, level=level, resolution_s=resolution_s)
 
 
 def _size_class(part: Part) -> int:
