@@ -25,7 +25,7 @@ from apm_analytics.business.specs import (
 )
 from apm_analytics.foundation.errors import BadInput, BadParameter, NotFound
 from apm_analytics.foundation.time import naive
-from apm_analytics.lake import Connection, Relation, SqlError
+from apm_analytics.lake import Connection, Relation, SqlError, query
 from apm_analytics.signals import operations, sampling
 
 WHOLE = ""  # the segment of the total
@@ -121,7 +121,7 @@ def measure(
     if split and getattr(kpi.source, "segment", None) is None and kpi.source.kind != "sql":
         raise BadParameter(f"KPI {kpi.name} has no `segment` in its source; add one to kpis.yaml")
     try:
-        values = _values(con, kpi, window_s, times)
+        values = query.attempt(con, lambda: _values(con, kpi, window_s, times))
     except SqlError as error:
         raise BadParameter(
             f'KPI {kpi.name} does not fit the lake: {error}; see `apm query "describe spans"`'
@@ -180,9 +180,9 @@ def grid(
     NotFound
         No whole window fits into the period.
     """
-    [(first, last)] = con.sql(
-        "select min(time)::timestamp, max(time)::timestamp from spans"
-    ).fetchall()
+    [(first, last)] = query.frame(
+        con, "select min(time)::timestamp as first, max(time)::timestamp as last from spans"
+    ).rows()
     first, last = naive(since) or first, naive(until) or last
     if first is None or last is None:
         raise NotFound("the lake holds no spans, so there is no period to measure; import some")

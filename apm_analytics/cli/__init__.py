@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 
 import click
 
@@ -38,10 +39,11 @@ for command in (
 
 
 def main() -> None:
-    """Run `apm`; an error of ours or of the system becomes one line and exit code 1."""
+    """Run `apm`; an error becomes one line and exit code 1, a warning an amber line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show
     try:
         apm()
     except ApmError as error:
@@ -50,3 +52,7 @@ def main() -> None:
     except OSError as error:
         click.echo(f"apm: {error}; correct the path or its permissions, or free space", err=True)
         sys.exit(1)
+
+
+def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    click.secho(f"apm: {category.__name__}: {message}", fg="yellow", err=True)

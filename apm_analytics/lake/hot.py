@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apm_analytics.foundation.errors import BadParameter
-from apm_analytics.lake import manifest, query
+from apm_analytics.lake import damage, manifest, query
+from apm_analytics.lake.damage import LeftOut
 from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest
 from apm_analytics.lake.parquet.reading import numbered, open_numbered
 from apm_analytics.lake.parts import NO_DICTIONARY
@@ -164,7 +165,8 @@ class HotView:
         last_ns = [part.last_time_ns for part in parts if part.first_time_ns <= now_ns]
         newest_ns = max([0 if reload else self._newest_ns, *(min(t, now_ns) for t in last_ns)])
         cutoff_ns = newest_ns - self._length_ns
-        new = [self._rows(part, cutoff_ns) for part in parts if part.last_time_ns >= cutoff_ns]
+        recent = [part for part in parts if part.last_time_ns >= cutoff_ns]
+        new = self._read_parts(recent, cutoff_ns, missing_too=reload)
         if reload:
             self._merged, self._recent = new, []
             self.generation += 1
@@ -177,6 +179,23 @@ class HotView:
         self._merged = [rows for rows in self._merged if _last_ns(rows) >= cutoff_ns]
         self._seen, self._erasures, self._newest_ns = newest, erasures, newest_ns
         return pa.concat_tables(new or [self._schema.empty_table()])
+
+    def _read_parts(
+        self, parts: Sequence[Part], cutoff_ns: int, *, missing_too: bool
+    ) -> list[pa.Table]:
+        """Read parts, without damaged ones; a missing part raises unless `missing_too`."""
+        new: list[pa.Table] = []
+        left_out: list[LeftOut] = []
+        for part in parts:
+            try:
+                new.append(self._rows(part, cutoff_ns))
+            except damage.ERRORS as error:
+                missing = isinstance(error, FileNotFoundError)
+                if (missing and not missing_too) or not damage.find(self._lake, [part]):
+                    raise
+                left_out.append(LeftOut(part, damage.MISSING if missing else damage.DAMAGED))
+        damage.warn(self._lake, left_out)
+        return new
 
     def _rows(self, part: Part, cutoff_ns: int) -> pa.Table:
         """Read the view's columns of one part, without rows that are too old."""

@@ -6,19 +6,25 @@ Out: the live parts, the documents already imported, the unit each metric was fi
 Each commit of new data is a snapshot. SQLite provides atomicity, several writers and recovery
 after kill -9 (docs/decisions/0001). Compaction and retention replace parts; the files of replaced
 parts stay for a while, for readers that listed them before.
+
+A manifest is never started where parts lie: every part would then look like the leftover of a
+killed writer. `maintenance.rebuild` makes it again.
 """
 
+import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
+from apm_analytics.foundation.atomic import sync_folder
+from apm_analytics.foundation.errors import ApmError, NotFound
 
 FILE_NAME = "manifest.sqlite"
+BACKUP_NAME = "manifest.backup.sqlite"
 # Writers hold the lock for milliseconds; after a minute something is stuck.
 BUSY_TIMEOUT_S = 60.0
 # Files of replaced parts stay this long, in seconds, for queries that listed them before.
@@ -30,7 +36,6 @@ LOOKUP_CHUNK = 10_000
 COPY_ATTEMPTS = 50
 COPY_PAUSE_S = 0.02
 
-_PREPARED = "select 1 from sqlite_master where name = 'parts'"
 _SCHEMA = """
 create table if not exists snapshots (
     id integer primary key autoincrement,
@@ -74,6 +79,10 @@ create table if not exists documents (
     hash text primary key,
     snapshot_id integer not null references snapshots (id)
 ) without rowid;
+create table if not exists damaged_parts (
+    path text primary key,
+    mtime_ns integer not null
+) without rowid;
 create index if not exists documents_by_snapshot on documents (snapshot_id);
 create table if not exists metric_units (
     service_name text not null,
@@ -112,6 +121,24 @@ class Part:
     resolution_s: int = 0
 
 
+class LostManifest(ApmError):
+    """The manifest is missing or unusable, and there are parts."""
+
+
+class Manifest(sqlite3.Connection):
+    """A connection that notices when its file was replaced, as `rebuild` does."""
+
+    file: Path
+    identity: tuple[int, int] | None
+
+    def is_current(self) -> bool:
+        """Return whether the path still leads to the file that was opened."""
+        try:
+            return _identity(self.file) == self.identity
+        except FileNotFoundError:
+            return False
+
+
 @contextmanager
 def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
     """Open the manifest in autocommit mode; writers use `transaction`.
@@ -120,16 +147,14 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
     ------
     NotFound
         There is no lake at `lake` and `create` is false.
-    BadInput
-        The manifest is not a SQLite file.
+    LostManifest
+        The manifest is damaged, or missing or empty where parts lie.
     """
     file = lake / FILE_NAME
-    missing = NotFound(
-        f"no lake at {lake} (no {FILE_NAME} in it); "
-        "import telemetry with `apm import PATH --lake DIR` or run `apm simulate`"
-    )
-    if not create and not file.exists():
-        raise missing
+    if not file.exists() or not file.stat().st_size:
+        _refuse_lost(lake, "missing" if not file.exists() else "empty")
+        if not create:
+            raise _absent(lake)
     try:
         if create:
             lake.mkdir(parents=True, exist_ok=True)
@@ -137,35 +162,78 @@ def open_manifest(lake: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
                 con.execute("pragma journal_mode = wal")
                 # A commit is on the disk when it returns, even if the power fails right after.
                 con.execute("pragma synchronous = full")
-                _prepare(con)
+                con.identity = _identity(file)  # the first statement has created it
+                _prepare(con, lake)
                 yield con
         else:
             with _reading(file) as con:
-                if not con.execute(_PREPARED).fetchone():
-                    raise missing  # its creator was killed before the first table
+                if not _has(con, "parts"):
+                    _refuse_lost(lake, "empty")
+                    raise _absent(lake)  # its creator was killed before the first table
                 yield con
     except sqlite3.OperationalError as error:
+        if "decode" in str(error):  # the bytes of another page
+            raise _lost(file, str(error)) from error
         raise ApmError(
             f"the manifest {file} could not be used: {error}; "
             "free disk space or wait for the other writer, then run the same command again"
         ) from error
     except sqlite3.DatabaseError as error:
-        raise BadInput(
-            f"{file} is not a usable manifest: {error}; "
-            "restore it from a backup, or import the original files into a new lake"
-        ) from error
+        raise _lost(file, str(error)) from error
 
 
 @contextmanager
 def transaction(con: sqlite3.Connection) -> Iterator[None]:
-    """Run a block as one write transaction; roll back if it raises."""
+    """Run a block as one write transaction; roll back if it raises.
+
+    Raises
+    ------
+    ApmError
+        The manifest was replaced since it was opened; nothing was changed.
+    """
     con.execute("begin immediate")
     try:
+        if isinstance(con, Manifest) and not con.is_current():
+            raise ApmError("the manifest was replaced meanwhile; run the same command again")
         yield
     except BaseException:
         con.execute("rollback")
         raise
     con.execute("commit")
+
+
+def check(con: sqlite3.Connection) -> None:
+    """Check every page of the manifest; for callers that act on what it does not name.
+
+    Raises
+    ------
+    sqlite3.DatabaseError
+        A page is damaged; `open_manifest` turns it into `LostManifest`.
+    """
+    [(said,)] = con.execute("pragma quick_check(1)").fetchall()
+    if said != "ok":
+        raise sqlite3.DatabaseError(str(said))
+
+
+def back_up(lake: Path) -> None:
+    """Copy the manifest to `BACKUP_NAME`, in one step, unless it is damaged.
+
+    Raises
+    ------
+    LostManifest
+        The manifest is damaged; the last backup stays.
+    """
+    temporary = lake / f".{BACKUP_NAME}.tmp"
+    with open_manifest(lake) as con:
+        check(con)
+        temporary.unlink(missing_ok=True)
+        with closing(sqlite3.connect(temporary)) as copy:
+            con.backup(copy)
+            copy.execute("pragma journal_mode = delete")
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+    os.replace(temporary, lake / BACKUP_NAME)
+    sync_folder(lake)
 
 
 def live_parts(con: sqlite3.Connection, table: str | None = None) -> list[Part]:
@@ -260,6 +328,26 @@ def forget_replaced(con: sqlite3.Connection, gone: Sequence[Part], journal: set[
             )
 
 
+def damage_marks(con: sqlite3.Connection) -> dict[str, int]:
+    """Return the parts whose content did not match their hash, with the time of that file (ns)."""
+    if not _has(con, "damaged_parts"):  # a manifest of an earlier version
+        return {}
+    return dict(con.execute("select path, mtime_ns from damaged_parts").fetchall())
+
+
+def mark_damaged(con: sqlite3.Connection, marks: Mapping[str, int]) -> None:
+    """Record damaged parts, so that later readers need not find them."""
+    with transaction(con):
+        con.executemany("insert or replace into damaged_parts values (?, ?)", marks.items())
+
+
+def drop_parts(con: sqlite3.Connection, parts: Sequence[Part]) -> None:
+    """Drop live parts without replacing them; the caller holds the transaction."""
+    paths = [(part.path,) for part in parts]
+    con.executemany("delete from parts where path = ?", paths)
+    con.executemany("delete from damaged_parts where path = ?", paths)
+
+
 def erasures(con: sqlite3.Connection) -> int:
     """Return the number of erasures; readers that hold rows must reload after each."""
     return int(con.execute("select coalesce(max(id), 0) from erasures").fetchone()[0])
@@ -305,12 +393,14 @@ def establish_units(
     return established
 
 
-def _connected(file: Path) -> sqlite3.Connection:
-    return sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+def _connected(file: Path) -> Manifest:
+    con = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None, factory=Manifest)
+    con.file, con.identity = file, _identity(file) if file.exists() else None
+    return con
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+def _reading(file: Path) -> Iterator[Manifest]:
     """Open a manifest that this process may not be allowed to write.
 
     SQLite reads a write-ahead log with the help of an index file. Where there is none and it may
@@ -319,7 +409,7 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     with ExitStack() as stack:
         con = stack.enter_context(closing(_connected(file)))
         try:
-            con.execute(_PREPARED).fetchone()
+            _has(con, "parts")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in (
                 sqlite3.SQLITE_CANTOPEN,
@@ -360,16 +450,49 @@ def _version(file: Path) -> tuple[int, int] | None:
 
 
 def _insert(con: sqlite3.Connection, parts: Iterable[Part]) -> None:
+    # A part of the same name has the same documents: it was taken in by `rebuild`.
     con.executemany(
-        f"insert into parts ({_FIELDS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"insert or replace into parts ({_FIELDS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [astuple(part) for part in parts],
     )
 
 
-def _prepare(con: sqlite3.Connection) -> None:
-    """Create the tables of a new manifest."""
-    if con.execute(_PREPARED).fetchone():
+def _prepare(con: sqlite3.Connection, lake: Path) -> None:
+    """Create the tables of a new manifest, and those that an earlier version did not have."""
+    if _has(con, "damaged_parts"):
         return
     with transaction(con):
+        if not _has(con, "parts"):
+            _refuse_lost(lake, "empty")
         for statement in _SCHEMA.split(";"):
             con.execute(statement)
+
+
+def _has(con: sqlite3.Connection, table: str) -> bool:
+    named = con.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
+    return named is not None
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_dev, found.st_ino
+
+
+def _refuse_lost(lake: Path, state: str) -> None:
+    """Raise if parts lie in a lake without a manifest."""
+    if next(lake.glob("*/date=*/hour=*/*.parquet"), None) is not None:
+        raise _lost(lake / FILE_NAME, f"it is {state}, and there are parts beside it")
+
+
+def _lost(file: Path, reason: str) -> LostManifest:
+    return LostManifest(
+        f"{file} is not a usable manifest: {reason}; `apm lake rebuild` makes it again from the "
+        "parts and its last backup"
+    )
+
+
+def _absent(lake: Path) -> NotFound:
+    return NotFound(
+        f"no lake at {lake} (no {FILE_NAME} in it); "
+        "import telemetry with `apm import PATH --lake DIR` or run `apm simulate`"
+    )

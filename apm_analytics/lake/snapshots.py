@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
-from apm_analytics.lake import manifest, parts
+from apm_analytics.lake import damage, manifest, parts, quarantine
 from apm_analytics.lake.manifest import open_manifest, transaction
 from apm_analytics.lake.parquet.schemas import plain
 from apm_analytics.lake.schema import TABLES
@@ -122,10 +122,9 @@ def check_units(lake: Path, seen: Iterable[tuple[str, str, str]]) -> dict[tuple[
 
 
 def data_hash(lake: Path) -> str:
-    """Return one hash of all data in the current snapshot; compaction does not change it."""
-    with open_manifest(lake) as con:
-        live = manifest.live_parts(con)
-    return hashlib.sha256(parts.sum_of_origins(live).encode()).hexdigest()
+    """Return one hash of all data that can be read; compaction does not change it."""
+    readable = damage.listing(lake).parts
+    return hashlib.sha256(parts.sum_of_origins(readable).encode()).hexdigest()
 
 
 def status(lake: Path) -> pl.DataFrame:
@@ -158,23 +157,35 @@ def newest(lake: Path) -> int:
         return 0
 
 
-def sweep(lake: Path) -> int:
-    """Remove files of killed writers: older than an hour and named by no snapshot.
+def sweep(lake: Path, *, now_s: float | None = None) -> int:
+    """Move files that no snapshot names, and are older than an hour, to quarantine.
+
+    They are leftovers of killed writers, or the manifest is not the newest one. Temporary files are
+    removed, and so is what has been in quarantine for `quarantine.KEPT_DAYS`.
 
     Returns
     -------
-    The number of files removed.
+    The number of files moved or removed.
     """
+    now_s = time.time() if now_s is None else now_s
     with open_manifest(lake) as con:
+        manifest.check(con)
         named = {part.path for part in manifest.live_parts(con) + manifest.replaced_parts(con)}
-    limit = time.time() - ABANDONED_S
-    removed = 0
-    for table in TABLES:
-        for file in (lake / table).glob("date=*/hour=*/*"):
-            if str(file.relative_to(lake)) not in named and file.stat().st_mtime < limit:
-                file.unlink(missing_ok=True)
-                removed += 1
-    return removed
+    limit = now_s - ABANDONED_S
+    unknown = [
+        file
+        for table in TABLES
+        for file in (lake / table).rglob("*")
+        if file.is_file()
+        and str(file.relative_to(lake)) not in named
+        and file.stat().st_mtime < limit
+    ]
+    for file in unknown:
+        if quarantine.is_temporary(file):
+            file.unlink(missing_ok=True)
+        else:
+            quarantine.move(lake, file, quarantine.UNKNOWN, now_s=now_s)
+    return len(unknown) + quarantine.expire(lake, now_s=now_s)
 
 
 def _conform(name: str, table: pa.Table) -> pa.Table:

@@ -24,6 +24,15 @@ CLOCK_TOLERANCE_S = 0.001
 SLICE_SPANS = 2_500_000
 NULLS = "null_"  # prefix of columns that hold the share of nulls of one column
 Measures = dict[str, Any]
+_MISSING_ROWS = f"""
+select
+  table_name,
+  sum(row_count)::bigint,
+  string_agg(strftime(first_time, '%Y-%m-%d %H:%M') || ' to '
+    || strftime(last_time, '%Y-%m-%d %H:%M') || ' UTC: ' || reason, '; ' order by first_time)
+from {query.MISSING_PARTS}
+group by table_name
+"""
 
 
 def measure(
@@ -51,14 +60,17 @@ def measure(
                 continue
             if table == "spans" and history_days is not None:
                 since = _newest(con) - timedelta(days=history_days)
-            measured[table] |= _measure_table(con, table, since, params)
+            measured[table] |= _measure_table(con, table, since, params) | {"missing_rows": 0}
         except (SqlError, BadParameter) as error:
             # DESCRIBE reads the first part alone; a later one may differ or be damaged.
             measured[table] = {"schema": 1, "schema_note": str(error).splitlines()[0]}
+    # Last: what is damaged is known once all of it was read.
+    for table, rows, note in query.frame(con, _MISSING_ROWS).rows():
+        measured.setdefault(table, {}).update(missing_rows=rows, missing_rows_note=note)
     if "last_time" in measured["spans"]:
         measured["spans"] |= _age(measured["spans"]["last_time"], now if params.check_age else None)
     metrics = [table for table in METRIC_TABLES if table in measured]
-    if metrics and not any(measured[table]["schema"] for table in metrics):
+    if metrics and not any(measured[table].get("schema") for table in metrics):
         measured[METRICS] = _row(con, "metric_units", since=since)
     for extra, at in user_measures:
         if extra.table in measured and not measured[extra.table].get("schema"):
@@ -80,11 +92,11 @@ def _user_measure(
 
 
 def _has_rows(con: Connection, table: str) -> bool:
-    return bool(con.execute(f"select 1 from {table} limit 1").fetchall())
+    return not query.frame(con, f"select 1 from {table} limit 1").is_empty()
 
 
 def _newest(con: Connection) -> datetime:
-    ((newest,),) = con.execute("select max(time)::timestamp from spans").fetchall()
+    newest = query.frame(con, "select max(time)::timestamp from spans").item()
     assert isinstance(newest, datetime)
     return newest
 
@@ -105,7 +117,7 @@ def _odd_columns(con: Connection, table: str) -> dict[str, str]:
 
 
 def _types(con: Connection, table: str) -> dict[str, str]:
-    return {row[0]: row[1] for row in con.execute(f"describe {table}").fetchall()}
+    return {row[0]: row[1] for row in query.frame(con, f"describe {table}").rows()}
 
 
 def _measure_table(

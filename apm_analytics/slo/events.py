@@ -104,7 +104,8 @@ def gather(
     narrowed = sorted({name for one in objectives for name in _columns(one)} - set(FIELDS))
     services = sorted({str(one.indicator.total.service) for one in objectives})
     bindings = Bindings()
-    con.execute(
+    query.execute(
+        con,
         f"create or replace temp table {REQUESTS} as"
         f" select {', '.join([*FIELDS, *narrowed])}, {SPAN_KEY} as id, sample_weight as weight"
         f" from entry_spans where {bindings.between(since, until)}"

@@ -250,7 +250,8 @@ def _roots(
         "since": since,
         "until": until,
     }
-    con.execute(
+    query.execute(
+        con,
         f"create or replace temp table {table} as"
         " select time, service_name, name, duration_ns, duration_ns as elapsed_ns, status_code,"
         " hash(trace_id, span_id) as id, sample_weight as weight,"
@@ -264,7 +265,8 @@ def _roots(
         given,
     )
     operations.drop_repeated(con, table)
-    con.execute(
+    query.execute(
+        con,
         f"insert into {table} by name {query.text('unfinished_transactions')}",
         {**given, "timeout_ns": timeout_ns},
     )
@@ -301,7 +303,8 @@ def _sequences(
         for k in range(1, count + 1)
     )
     duration = "busy" if one.across == "session" else "ends - starts"
-    con.execute(
+    query.execute(
+        con,
         f"create or replace temp table {table} as with steps as ("
         "select unnest($numbers) as step, unnest($services) as service_name,"
         " unnest($operations) as name), events as materialized ("

@@ -114,13 +114,6 @@ def test_entry_spans_are_servers_roots_and_what_another_service_called(tmp_path:
     assert found["span_id"].to_list() == ["s0", "s2", "s4", "s5"]
 
 
-def test_a_part_that_is_gone_is_an_error_that_names_its_table(lake: Path) -> None:
-    for part in lake.glob("spans/*/*/*.parquet"):
-        part.unlink()
-    with pytest.raises(BadInput, match="a part of spans"):
-        query.connect(lake)
-
-
 def test_a_named_query_takes_what_it_is_not_told_as_null(lake: Path) -> None:
     told: dict[str, object] = {"count": 5, "min_requests": 1}
     said = answers.answer(lake, "slowest_operations", form="csv", parameters=told).decode()

@@ -123,7 +123,7 @@ def test_a_damaged_manifest_is_an_error_that_says_what_to_do(tmp_path: Path) -> 
     (tmp_path / manifest.FILE_NAME).write_bytes(
         b"this is no database, however long it may be " * 99
     )
-    with pytest.raises(BadInput, match="restore it from a backup"):
+    with pytest.raises(manifest.LostManifest, match="apm lake rebuild"):
         snapshots.status(tmp_path)
 
 

@@ -21,6 +21,7 @@ from apm_analytics.foundation.settings import QualityParams
 from apm_analytics.ingest.files.importer import import_files
 from apm_analytics.lake import query, snapshots
 from apm_analytics.lake.arrivals import MAX_LEAD_S, is_live
+from apm_analytics.lake.damage import PartsLeftOut
 from apm_analytics.quality import checks, measures
 from apm_analytics.quality.result import QualityResult
 from apm_analytics.report.pages.quality import page, write_page
@@ -301,8 +302,8 @@ def test_columns_of_another_type_or_name_fail_the_schema_alone(tmp_path: Path) -
     assert "duration_ns is VARCHAR, needs BIGINT; trace_state is missing" in schema.note
 
 
-@pytest.mark.parametrize("damage", ["text", "rubbish"])
-def test_one_damaged_part_among_many_fails_the_schema_alone(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["text", "rubbish", "cut", "flipped", "missing"])
+def test_one_damaged_part_among_many_fails_one_expectation(tmp_path: Path, damage: str) -> None:
     lake = shop().save(tmp_path, "spans")
     first = set((lake / "spans").rglob("*.parquet"))
     later = Telemetry(spans=shop().spans)
@@ -316,11 +317,22 @@ def test_one_damaged_part_among_many_fails_the_schema_alone(tmp_path: Path, dama
         words = pa.array(["long"] * found.num_rows)
         place = found.column_names.index("duration_ns")
         pq.write_table(found.set_column(place, "duration_ns", words), last)
-    else:
-        last.write_bytes(b"no Parquet at all")
-    result = check(lake, now=None)
-    assert failed(result) == {("spans", "schema", "error")}
-    assert result.failures()[0].note
+        result = check(lake, now=None)
+        assert failed(result) == {("spans", "schema", "error")}
+        assert result.failures()[0].note
+        return
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed = {"rubbish": b"no Parquet at all", "cut": content[: len(content) // 2]}
+    last.write_bytes(changed.get(damage, content))
+    if damage == "missing":
+        last.unlink()
+    with pytest.warns(PartsLeftOut, match="2,520 rows from 2026-03-03 00:00"):
+        result = check(lake, now=None)
+    assert failed(result) == {("spans", "missing_rows", "warning")}
+    [missing] = result.warnings()
+    assert missing.observed == 2_520
+    assert ("missing" if damage == "missing" else "damaged") in missing.note
 
 
 def test_an_empty_lake_fails_in_plain_words(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from apm_analytics.foundation.errors import ApmError
-from apm_analytics.lake import manifest, parts
+from apm_analytics.lake import damage, manifest, parts
 from apm_analytics.lake.maintenance import merging
 from apm_analytics.lake.maintenance.merging import Columns
 from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest, transaction
@@ -51,7 +51,10 @@ CLOSED_DAY = Rule(parts=2, factor=2.0)
 
 @dataclass
 class Compaction:
-    """The result of one run; `busy` if another process holds the lock and nothing was done."""
+    """The result of one run; `busy` if another process holds the lock and nothing was done.
+
+    `left_out` lists the missing and damaged parts, which are not merged.
+    """
 
     busy: bool = False
     merged: int = 0
@@ -61,6 +64,7 @@ class Compaction:
     bytes_after: int = 0
     removed_files: int = 0
     failed: list[str] = field(default_factory=list)
+    left_out: list[Part] = field(default_factory=list)
 
 
 def compact(
@@ -94,10 +98,13 @@ def compact(
         pass  # do not create a lock file where there is no lake
     try:
         with maintenance(lake, wait_s=0):
-            with open_manifest(lake) as con:
-                live = manifest.live_parts(con)
-            for group in _groups(live):
+            found = damage.listing(lake)
+            done.left_out += [each.part for each in found.left_out]
+            for group in _groups(found.parts):
                 _compact_group(lake, group, now_s, done, progress)
+            if done.made or not (lake / manifest.BACKUP_NAME).exists():
+                # Before files go: documents of merged parts are in the manifest alone.
+                manifest.back_up(lake)
             done.removed_files = remove_replaced(lake, before_s=now_s - grace_s)
     except Timeout:
         done.busy = True
@@ -114,9 +121,9 @@ def due(lake: Path) -> bool:
     """
     now_s = time.time()
     with open_manifest(lake) as con:
-        live = manifest.live_parts(con)
         replaced = manifest.replaced_parts(con, now_s - GRACE_S)
-    return bool(replaced) or any(choose(group, _rule(group, now_s)) for group in _groups(live))
+    groups = _groups(damage.listing(lake).parts)
+    return bool(replaced) or any(choose(group, _rule(group, now_s)) for group in groups)
 
 
 @contextmanager
@@ -159,9 +166,14 @@ def rewrite(
 
     Raises
     ------
+    damage.Damaged
+        Some of the old parts do not match their hash; nothing was changed.
     ApmError
         One of the old parts is no longer live; nothing was changed.
     """
+    # A changed value must not get a new hash.
+    if found := damage.find(lake, old):
+        raise damage.Damaged(found)
     start_ns = min(part.first_time_ns for part in old)
     names = "\n".join(sorted(part.path for part in old))
     name = hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
@@ -288,6 +300,10 @@ def _compact_group(
                 origin=parts.sum_of_origins(chosen),
                 resolution_s=chosen[0].resolution_s,
             )
+        except damage.Damaged as error:
+            done.left_out += error.parts
+            group = [part for part in group if part not in error.parts]
+            continue
         except (OSError, pa.ArrowException) as error:
             done.failed.append(
                 f"{len(chosen)} parts of {chosen[0].table} could not be merged: {error}; "

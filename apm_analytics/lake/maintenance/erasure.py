@@ -25,16 +25,17 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from apm_analytics import __version__
 from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import BadParameter
-from apm_analytics.lake import manifest, query
+from apm_analytics.lake import damage, manifest, quarantine, query
 from apm_analytics.lake.journal import journal
 from apm_analytics.lake.maintenance import compaction, masking
 from apm_analytics.lake.maintenance.masking import Mask
 from apm_analytics.lake.manifest import Part, open_manifest, transaction
-from apm_analytics.lake.parts import ROWS_A_GROUP
+from apm_analytics.lake.parts import ROWS_A_GROUP, Facts, PartWriter
 from apm_analytics.lake.schema import OLD_NAMES, TABLES, TEXT_MAP
 
 USER = "user.id"
@@ -72,6 +73,7 @@ def erase(
     version, and the id as a keyed hash whose key is in `receipts/key`. `mentions_masked` is false
     if the id is too short to be masked. `journal_segments_left` above 0 means that requests with
     the id wait in the journal and no receiver runs; start one, then repeat the call.
+    `parts_not_searched` lists the parts that are missing or damaged, also in quarantine.
 
     Raises
     ------
@@ -95,9 +97,11 @@ def erase(
             time.sleep(LOOK_AGAIN_S)
             done.all_parts()
             received = bool(_segments(lake, ".segment", user))
-        _remove_strays(lake)
+        _set_strays_aside(lake, now_s)
+        done.quarantined()
         with open_manifest(lake, create=True) as con, transaction(con):
             con.execute("insert into erasures (erased_at_s) values (?)", (now_s,))
+        manifest.back_up(lake)
         # Under the lock, so that no letter is being taken into the lake meanwhile.
         letters = _erase_letters(lake, user)
     damaged = _erase_damaged(lake, user)
@@ -111,6 +115,7 @@ def erase(
             "masked": dict(done.masked),
             "mentions_masked": masking.is_distinctive(user),
             "parts_rewritten": done.rewritten,
+            "parts_not_searched": done.not_searched,
             "dead_letters": letters,
             "damaged_segments": damaged,
             "journal_segments_left": len(_segments(lake, ".segment", user)),
@@ -132,6 +137,7 @@ class _Erasing:
         self.removed: Counter[str] = Counter({table: 0 for table in TABLES})
         self.masked: Counter[str] = Counter({table: 0 for table in TABLES})
         self.rewritten = 0
+        self.not_searched: list[str] = []
         self._lake, self._user, self._now_s = lake, user, now_s
         self._progress = progress
         self._searched: set[str] = set()
@@ -153,10 +159,56 @@ class _Erasing:
                 for at in range(0, len(of_table), AT_ONCE):
                     some = of_table[at : at + AT_ONCE]
                     self._searched.update(part.path for part in some)
-                    for part in _suspects(self._lake, some, self._user):
+                    damaged = damage.find(self._lake, some)
+                    self._leave_out([part for part in damaged if parts[part]])
+                    # Their rows are in other parts.
+                    compaction.remove_files(
+                        self._lake, [part for part in damaged if not parts[part]]
+                    )
+                    sound = [part for part in some if part not in damaged]
+                    for part in _suspects(self._lake, sound, self._user):
                         self._erase_from(part, parts[part])
                     if self._progress is not None:
                         self._progress(sum(part.bytes for part in some))
+
+    def quarantined(self) -> None:
+        """Search the files in quarantine."""
+        for file in quarantine.files(self._lake, quarantine.UNKNOWN, quarantine.DAMAGED):
+            origin = quarantine.origin(self._lake, file).relative_to(self._lake)
+            root = file.parents[len(origin.parts) - 1]
+            try:
+                if file.suffix == ".parquet" and origin.parts[0] in TABLES:
+                    self._erase_from_file(root, file)
+                elif _is_word(self._user, file.read_bytes()):
+                    self.not_searched.append(str(file.relative_to(self._lake)))
+            except damage.ERRORS:
+                self.not_searched.append(str(file.relative_to(self._lake)))
+
+    def _erase_from_file(self, root: Path, file: Path) -> None:
+        """Rewrite a part in quarantine without the person's rows."""
+        metadata = pq.read_metadata(file)
+        path = file.relative_to(root)
+        part = Part(str(path), path.parts[0], metadata.num_rows, 0, 0, 0, "")
+        removed, masked = _count(root, part, self._user)
+        if not removed and not masked:
+            return
+        day, hour = (name.partition("=")[2] for name in path.parts[1:3])
+        start = datetime.fromisoformat(f"{day}T{hour}:00:00+00:00")
+        start_ns = int(start.timestamp()) * 10**9
+        with PartWriter(root, part.table, file.stem, start_ns, part.rows) as writer:
+            for rows in _rows_without(root, part, self._user):
+                writer.write(rows)
+            if writer.rows:
+                temporary, _ = writer.finish(Facts.of(metadata.metadata) or Facts(file.stem))
+                os.replace(temporary, file)
+            else:
+                writer.discard()
+                file.unlink()
+        self.removed[part.table] += removed
+        self.masked[part.table] += masked
+
+    def _leave_out(self, parts: Sequence[Part]) -> None:
+        self.not_searched += [part.path for part in parts if part.path not in self.not_searched]
 
     def _erase_from(self, part: Part, live: bool) -> None:
         removed, masked = _count(self._lake, part, self._user)
@@ -173,6 +225,8 @@ class _Erasing:
 
 def _suspects(lake: Path, some: Sequence[Part], user: str) -> list[Part]:
     """Return those parts of one table that may contain the id."""
+    if not some:
+        return []
     table = some[0].table
     may, parameters = f"({_is_the_persons(table)}) or ({_exemplar_of(table)})", {"user": user}
     if masking.is_distinctive(user):
@@ -211,36 +265,35 @@ def _count(lake: Path, part: Part, user: str) -> tuple[int, int]:
 
 def _without(lake: Path, part: Part, user: str, now_s: float) -> Part | None:
     """Replace a part by one without the person's rows."""
-
-    def rows() -> Iterator[pa.Table]:
-        with query.offline() as con:
-            parameters = {"file": query.literally(lake / part.path), "user": user}
-            columns = "*"
-            if masking.is_distinctive(user):
-                mask = Mask.of(part.table, user)
-                columns = ", ".join(
-                    mask.columns.get(name, name) for name in TABLES[part.table].names
-                )
-                parameters |= mask.pattern
-            selected = con.sql(
-                f"select {columns} from (select {_columns(part.table)}"
-                " from read_parquet($file, hive_partitioning = false)"
-                f" where not coalesce({_is_the_persons(part.table)}, false))",
-                params=parameters,
-            )
-            assert selected is not None  # a select returns rows
-            for batch in selected.to_arrow_reader(ROWS_A_GROUP):
-                named = pa.Table.from_batches([batch]).rename_columns(TABLES[part.table].names)
-                yield named.cast(TABLES[part.table])
-
     return compaction.rewrite(
         lake,
         [part],
-        rows(),
+        _rows_without(lake, part, user),
         now_s=now_s,
         level=part.level,
         resolution_s=part.resolution_s,
     )
+
+
+def _rows_without(lake: Path, part: Part, user: str) -> Iterator[pa.Table]:
+    """Yield the rows of others, with the id masked."""
+    with query.offline() as con:
+        parameters = {"file": query.literally(lake / part.path), "user": user}
+        columns = "*"
+        if masking.is_distinctive(user):
+            mask = Mask.of(part.table, user)
+            columns = ", ".join(mask.columns.get(name, name) for name in TABLES[part.table].names)
+            parameters |= mask.pattern
+        selected = con.sql(
+            f"select {columns} from (select {_columns(part.table)}"
+            " from read_parquet($file, hive_partitioning = false)"
+            f" where not coalesce({_is_the_persons(part.table)}, false))",
+            params=parameters,
+        )
+        assert selected is not None  # a select returns rows
+        for batch in selected.to_arrow_reader(ROWS_A_GROUP):
+            named = pa.Table.from_batches([batch]).rename_columns(TABLES[part.table].names)
+            yield named.cast(TABLES[part.table])
 
 
 def _is_the_persons(table: str) -> str:
@@ -340,19 +393,22 @@ def _is_received(lake: Path, user: str) -> bool:
     return any(journal.is_locked(file.parent) for file in _segments(lake, ".segment", user))
 
 
-def _remove_strays(lake: Path) -> None:
-    """Remove files of killed processes, which may hold the person's records."""
+def _set_strays_aside(lake: Path, now_s: float) -> None:
+    """Move files that no snapshot names to quarantine; remove those of killed processes."""
     with open_manifest(lake, create=True) as con, transaction(con):
+        manifest.check(con)
         # During this transaction no other process is between its renames and its commit.
         named = {part.path for part in manifest.live_parts(con) + manifest.replaced_parts(con)}
         for table in TABLES:
-            for file in (lake / table).glob("date=*/hour=*/*"):
-                if file.suffix == ".parquet" and str(file.relative_to(lake)) not in named:
+            for file in [path for path in (lake / table).rglob("*") if path.is_file()]:
+                if quarantine.is_temporary(file) or str(file.relative_to(lake)) in named:
+                    continue
+                quarantine.move(lake, file, quarantine.UNKNOWN, now_s=now_s)
+    for root in (lake, *(lake / quarantine.FOLDER).glob("*/*")):
+        for table in TABLES:
+            for file in (root / table).glob("date=*/hour=*/.*.tmp"):
+                if not _is_alive(int(file.name.split(".")[-2])):
                     file.unlink(missing_ok=True)
-    for table in TABLES:
-        for file in (lake / table).glob("date=*/hour=*/.*.tmp"):
-            if not _is_alive(int(file.name.split(".")[-2])):
-                file.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

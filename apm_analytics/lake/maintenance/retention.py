@@ -10,12 +10,13 @@ day longer than their retention. Every period can be set per service.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from apm_analytics.foundation.settings import RetentionSettings
-from apm_analytics.lake import manifest, query
+from apm_analytics.lake import damage, manifest, quarantine, query
 from apm_analytics.lake.maintenance import compaction, rollup
 from apm_analytics.lake.manifest import Part, open_manifest, transaction
 from apm_analytics.lake.parts import NS_PER_HOUR, ROWS_A_GROUP
@@ -34,11 +35,18 @@ Progress = Callable[[int], object]
 
 @dataclass
 class Retained:
-    """The result of one run or dry run: removed rows per table, points before and after."""
+    """The result of one run or dry run: removed rows per table, points before and after.
+
+    `left_out` lists the missing and damaged parts, which stay as they are until all of their rows
+    have expired. `set_aside` names the series (service, metric) with a minute whose sums do not fit
+    into 64 bits; its points of that minute stay as they were.
+    """
 
     removed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
     points_before: int = 0
     points_after: int = 0
+    left_out: list[Part] = field(default_factory=list)
+    set_aside: list[tuple[str, str]] = field(default_factory=list)
 
 
 def retain(
@@ -74,18 +82,42 @@ def retain(
         pass
     with compaction.maintenance(lake):
         for part in _live(lake):
-            done.removed[part.table] += _expire(lake, part, periods, now_s, dry_run)
+            expired = damage.without_damaged(
+                lake,
+                [part],
+                partial(_expire, lake, periods=periods, now_s=now_s, dry_run=dry_run),
+                done.left_out,
+            )
+            done.removed[part.table] += expired or 0
             if progress is not None:
                 progress(part.rows)
-        for some, chosen in _old_points(_live(lake), periods, now_ns):
-            rows = _rows(lake, some, chosen)
-            if rows and not dry_run:
-                done.points_after += _roll_up(lake, some, chosen, now_s)
-            done.points_before += rows
+        readable = [part for part in damage.listing(lake).parts if part not in done.left_out]
+        for some, chosen in _old_points(readable, periods, now_ns):
+            rolled = damage.without_damaged(
+                lake,
+                some,
+                partial(
+                    _roll_up,
+                    lake,
+                    chosen=chosen,
+                    now_s=now_s,
+                    set_aside=done.set_aside,
+                    dry_run=dry_run,
+                ),
+                done.left_out,
+            )
+            before, after = rolled or (0, 0)
+            done.points_before += before
+            done.points_after += after
             if progress is not None:
-                progress(rows)
+                progress(before)
         if not dry_run:
+            manifest.back_up(lake)
             compaction.remove_replaced(lake, before_s=now_s - manifest.GRACE_S)
+            quarantine.expire(lake, now_s=now_s)
+    done.left_out += [
+        each.part for each in damage.listing(lake).left_out if each.part not in done.left_out
+    ]
     return done
 
 
@@ -129,10 +161,12 @@ def outlook(
         There is no lake at `lake`.
     """
     now_s = time.time() if now_s is None else now_s
-    live = [part for part in _live(lake) if part.snapshot > since]
+    live = [part for part in damage.listing(lake).parts if part.snapshot > since]
     fine: dict[str, int] = {}
+    damaged: list[Part] = []
     for some, chosen in _old_points(live, periods, int(now_s * 1e9)):
-        fine[some[0].table] = fine.get(some[0].table, 0) + _rows(lake, some, chosen)
+        rows = damage.without_damaged(lake, some, partial(_rows, lake, chosen=chosen), damaged)
+        fine[some[0].table] = fine.get(some[0].table, 0) + (rows or 0)
     outlooks = []
     held = {part.table for part in live}
     for table in (name for name in TABLES if name in held):
@@ -141,7 +175,14 @@ def outlook(
         due: list[tuple[float, int]] = []
         for part in live:
             if part.table == table:
-                gone = _expire(lake, part, periods, now_s, dry_run=True)
+                gone = damage.without_damaged(
+                    lake,
+                    [part],
+                    partial(_expire, lake, periods=periods, now_s=now_s, dry_run=True),
+                    damaged,
+                )
+                if gone is None:
+                    continue
                 old += gone
                 due_s = part.last_time_ns / 1e9 + days * 86_400
                 if gone < part.rows:
@@ -165,8 +206,11 @@ def _live(lake: Path) -> list[Part]:
         return manifest.live_parts(con)
 
 
-def _expire(lake: Path, part: Part, periods: RetentionSettings, now_s: float, dry_run: bool) -> int:
-    """Remove the expired rows of a part; return their number."""
+def _expire(
+    lake: Path, some: Sequence[Part], periods: RetentionSettings, now_s: float, dry_run: bool
+) -> int:
+    """Remove the expired rows of one part; return their number."""
+    (part,) = some
     signal = SIGNALS[part.table]
     age_days = (now_s - part.last_time_ns / 1e9) / 86_400
     days_of_service = {
@@ -253,18 +297,32 @@ def _rows(lake: Path, some: Sequence[Part], chosen: str) -> int:
     return int(_select(lake, some, "count(*) as rows", chosen)["rows"][0].as_py())
 
 
-def _roll_up(lake: Path, some: Sequence[Part], chosen: str, now_s: float) -> int:
-    """Replace the chosen points by rolled-up ones; the others stay unchanged."""
+def _roll_up(
+    lake: Path,
+    some: Sequence[Part],
+    chosen: str,
+    now_s: float,
+    set_aside: list[tuple[str, str]],
+    dry_run: bool,
+) -> tuple[int, int]:
+    """Replace the chosen points by rolled-up ones; return the number of points before and after."""
+    before = _rows(lake, some, chosen)
+    if dry_run or not before:
+        return before, 0
     table = some[0].table
     files = [lake / part.path for part in some]
     made = 0
+    too_large: set[tuple[str, str]] = set()
     gauges = [TABLES[rollup.EXPONENTIAL].empty_table()]
 
     def points() -> Iterator[pa.Table]:
         nonlocal made
         for range_ in _minutes(lake, some, chosen):
-            rolled, histograms = rollup.roll_up(files, table, chosen=f"({chosen}) and {range_}")
+            rolled, histograms, large = rollup.roll_up(
+                files, table, chosen=f"({chosen}) and {range_}"
+            )
             gauges.append(histograms)
+            too_large.update(large)
             made += rolled.num_rows
             yield rolled
 
@@ -285,7 +343,8 @@ def _roll_up(lake: Path, some: Sequence[Part], chosen: str, now_s: float) -> int
             (table, others, 0),
         ],
     )
-    return made
+    set_aside += sorted(too_large - set(set_aside))
+    return before, made
 
 
 def _minutes(lake: Path, some: Sequence[Part], chosen: str) -> list[str]:

@@ -10,6 +10,7 @@ Out: one point per minute in the same table; for gauges also their distribution,
 | cumulative sums, histograms | the last point of each start, and the last before a reset |
 | delta sums, histograms | their sum: buckets of equal bounds, exponential ones at one scale |
 | summaries, points without a value | the last |
+| a delta minute whose sums do not fit into 64 bits | all points, unchanged |
 """
 
 from collections.abc import Sequence
@@ -26,9 +27,13 @@ from apm_analytics.lake.schema import TABLES
 SECONDS = 60
 # Metadata key of rolled-up points.
 MARK = "apm.rollup.seconds"
-# Buckets of gauges are 1.1 % wide; 160 is OpenTelemetry's default maximum number of buckets.
+# Buckets of gauges are 1.1 % wide; 160 is OpenTelemetry's default maximum number of buckets. Values
+# of one sign that are more than a factor of 5.6 (2^(160/64)) apart need a smaller scale, which the
+# point states: each step down doubles the factor's logarithm and the width of the buckets.
 GAUGE_SCALE = 6
 MAX_BUCKETS = 160
+# Counts are stored as signed integers of 64 bits.
+MOST = 2**63 - 1
 EXPONENTIAL = "exp_histogram_points"
 # Columns that do not identify a series.
 _VALUES = {
@@ -62,7 +67,7 @@ Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 def roll_up(
     files: Sequence[Path], table: str, *, chosen: str = "true"
-) -> tuple[pa.Table, pa.Table]:
+) -> tuple[pa.Table, pa.Table, list[tuple[str, str]]]:
     """Roll up the points of some parts.
 
     Parameters
@@ -72,7 +77,8 @@ def roll_up(
     Returns
     -------
     One point per minute of the same table, and exponential histograms of its gauges (no rows for
-    other tables), both in order of time.
+    other tables), both in order of time; and the (service, metric) of points whose sums do not fit
+    into 64 bits, which stay as they were.
     """
     points, merged = _points(files, table, chosen)
     if table == "histogram_points":
@@ -82,7 +88,9 @@ def roll_up(
     gauges = (
         _gauges(points, merged) if table == "metric_points" else TABLES[EXPONENTIAL].empty_table()
     )
-    return _finished(merged, table), gauges
+    large = merged.filter(pc.field("large"))
+    names = zip(large["service_name"].to_pylist(), large["name"].to_pylist(), strict=True)
+    return _finished(merged, table), gauges, sorted({(one or "", two) for one, two in names})
 
 
 def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, pa.Table]:
@@ -103,12 +111,19 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, p
         odd += " or value is null or not isfinite(value)"
     rising = "monotonic" if "monotonic" in names else "true"
     summed = [name for name in ("value", "count", "sum", "zero_count") if name in names]
+    whole = [name for name in ("value_int", "count", "zero_count") if name in names]
+    buckets = [name for name in schema.names if name.endswith("bucket_counts")]
+    added = [f"coalesce({name}, 0)::hugeint" for name in whole] + [
+        f"coalesce(list_sum({name}), 0)::hugeint" for name in buckets
+    ]
+    # Sums of absolute values: no order of adding may leave the range.
+    most = " + ".join(f"abs({one})" for one in added) or "0::hugeint"
     replaced = [f"if(delta, sum({name}) over cell, {name}) as {name}" for name in summed]
     if "value_int" in names:
-        whole = (
+        complete = (
             "if(count(value_int) over cell = count(*) over cell, sum(value_int) over cell, null)"
         )
-        replaced.append(f"if(delta, {whole}, value_int) as value_int")
+        replaced.append(f"if(delta, {complete}, value_int) as value_int")
     if "min" in names:
         replaced += [
             f"if(delta, {name}({name}) over cell, {name}) as {name}" for name in ("min", "max")
@@ -120,7 +135,7 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, p
     replaced.append("if(delta, min(start_time) over cell, start_time) as start_time")
     bounds = "hash(explicit_bounds)" if "explicit_bounds" in names else "0"
     narrow = [name for name in schema.names if name in _VALUES - _KEPT_OF_LAST or name == "kind"]
-    made = "cell, odd, delta"
+    made = "cell, odd, delta, large"
     source = (
         "read_parquet($files, hive_partitioning = false, filename = true, file_row_number = true)"
     )
@@ -136,25 +151,32 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, p
                 file_row_number as place,
                 hash({series}) as series,
                 {odd} as odd,
-                temporality is not distinct from 'delta' and not ({odd}) as delta,
+                temporality is not distinct from 'delta' and not ({odd}) as adds,
+                {most} as most,
                 temporality is not distinct from 'cumulative'
                   and coalesce({rising}, false) as rising,
                 time_bucket(interval {SECONDS} seconds, time::timestamp) as minute,
                 {bounds} as bounds
               from {source}
               where {chosen}
+            ), sized as (
+              select
+                *,
+                adds and sum(most) over (partition by {key}) > {MOST} as large,
+                adds and not large as delta
+              from points
             )
             select
-              * replace ({", ".join(replaced)}),
-              row_number() over (cell order by time desc) = 1
+              * exclude (most) replace ({", ".join(replaced)}),
+              large or row_number() over (cell order by time desc) = 1
                 or (rising and lead({value}) over ordered < {value}) as last,
               dense_rank() over (order by {key}) - 1 as cell
-            from points
+            from sized
             window cell as (partition by {key}), ordered as (partition by series, odd order by time)
             """,
             given,
         )
-        added = con.sql(f"select {', '.join(narrow)}, {made} from numbered order by time")
+        summands = con.sql(f"select {', '.join(narrow)}, {made} from numbered order by time")
         kept = con.sql(
             f"""
             select
@@ -169,8 +191,8 @@ def _points(files: Sequence[Path], table: str, chosen: str) -> tuple[pa.Table, p
             """,
             params=given,
         )
-        assert added is not None and kept is not None  # a select returns rows
-        return added.to_arrow_table(), kept.to_arrow_table()
+        assert summands is not None and kept is not None  # a select returns rows
+        return summands.to_arrow_table(), kept.to_arrow_table()
 
 
 def _finished(rows: pa.Table, table: str) -> pa.Table:

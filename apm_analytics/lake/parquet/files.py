@@ -16,7 +16,7 @@ from apm_analytics.lake.parquet.schemas import elements
 from apm_analytics.lake.parquet.thrift import Value, i32, i64, listed, struct, text
 
 _MAGIC = b"PAR1"
-_CREATED_BY = "apm-analytics"
+CREATED_BY = "apm-analytics"
 # Most columns take a few bytes, so they are hashed and written together.
 _WRITTEN_AT_ONCE = 256 * 1024
 _BY_TYPE = struct({1: struct({})})  # the order of least and greatest values
@@ -117,7 +117,7 @@ class FileWriter:
         }
         if about:
             fields[5] = listed([struct({1: text(k), 2: text(v)}) for k, v in about.items()])
-        fields[6] = text(_CREATED_BY)
+        fields[6] = text(CREATED_BY)
         fields[7] = listed([_BY_TYPE] * len(self._groups[0].columns))
         footer = struct(fields).content
         self._put([footer, len(footer).to_bytes(4, "little"), _MAGIC])

@@ -31,13 +31,13 @@ _LAST_RAW_BLOCK = 1
 
 def frame(pieces: Sequence[Piece]) -> bytes:
     """Compress the pieces of a page, one after the other."""
-    body = None
-    if isinstance(pieces[-1], np.ndarray):
-        body = digits.frame(pieces[:-1], pieces[-1])
-    if body is not None:
-        digest = xxh64(joined(pieces[:-1]))
-        digest.update(pieces[-1])
-        return _with_checksum(body, digest.intdigest())
+    *before, last = pieces
+    if isinstance(last, np.ndarray):
+        body = digits.frame(before, last)
+        if body is not None:
+            digest = xxh64(joined(before))
+            digest.update(last.data)
+            return _with_checksum(body, digest.intdigest())
     content = joined(pieces)
     if len(content) < LEAST_COMPRESSED:
         head = digits.MAGIC + bytes((_ONE_SEGMENT, len(content)))

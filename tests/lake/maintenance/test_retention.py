@@ -83,6 +83,78 @@ def test_gauges_keep_the_last_point_and_the_distribution_of_each_minute(tmp_path
             assert quantile(row, q) == pytest.approx(exact, rel=base - 1)
 
 
+@pytest.mark.parametrize(
+    "factor, width", [(5, 0.011), (30, 0.022), (1_000, 0.045), (1_000_000, 0.091)]
+)
+def test_gauges_of_any_range_keep_the_quantiles_that_their_scale_states(
+    tmp_path: Path, factor: float, width: float
+) -> None:
+    values = np.exp(np.random.default_rng(7).uniform(0, np.log(factor), 60))
+    points(tmp_path, "metric_points", list(range(60)), kind="gauge", value=values.tolist())
+    retain(tmp_path, KEEP, now_s=WEEK_LATER_S)
+    [row] = ask(tmp_path, "select * from exp_histogram_points where kind = 'gauge'")
+    assert 2.0 ** (2.0 ** -row["scale"]) - 1 <= width
+    for q in (0.1, 0.5, 0.9, 0.99):
+        exact = float(np.quantile(values, q, method="inverted_cdf"))
+        assert quantile(row, q) == pytest.approx(exact, rel=width)
+
+
+def test_sums_beyond_64_bits_set_one_series_aside_and_the_rest_is_rolled_up(tmp_path: Path) -> None:
+    large = 2**63 - 2
+    delta = {"kind": "histogram", "temporality": "delta"}
+    for service, counts in {"large": [large, large], "other": [1, 2]}.items():
+        points(
+            tmp_path,
+            "histogram_points",
+            [1, 2],
+            service_name=service,
+            count=counts,
+            explicit_bounds=[[1.0]] * 2,
+            bucket_counts=[[count, 0] for count in counts],
+            **delta,
+        )
+        points(
+            tmp_path,
+            "metric_points",
+            [1, 2],
+            service_name=service,
+            value=[float(count) for count in counts],
+            value_int=counts,
+            kind="sum",
+            temporality="delta",
+            monotonic=True,
+        )
+        points(
+            tmp_path,
+            "exp_histogram_points",
+            [1, 2],
+            service_name=service,
+            count=counts,
+            scale=[0] * 2,
+            zero_count=[0] * 2,
+            positive_offset=[0] * 2,
+            positive_bucket_counts=[[count] for count in counts],
+            negative_offset=[0] * 2,
+            negative_bucket_counts=[[]] * 2,
+            **delta,
+        )
+    compaction.compact(tmp_path, now_s=WEEK_LATER_S)
+    done = retain(tmp_path, KEEP, now_s=WEEK_LATER_S)
+    assert done.set_aside == [("large", "m")]
+    for name, column in (
+        ("histogram_points", "count"),
+        ("exp_histogram_points", "count"),
+        ("metric_points", "value_int"),
+    ):
+        sql = f"select {column} as n from {name} where service_name = $service order by 1"
+        assert [row["n"] for row in ask(tmp_path, sql, service="large")] == [large, large], name
+        assert [row["n"] for row in ask(tmp_path, sql, service="other")] == [3], name
+    [row] = ask(tmp_path, "select * from histogram_points where service_name = 'other'")
+    assert row["bucket_counts"] == [3, 0]
+    again = retain(tmp_path, KEEP, now_s=WEEK_LATER_S)
+    assert (again.points_before, again.set_aside) == (0, [])
+
+
 def test_cumulative_sums_keep_their_increase_over_resets(tmp_path: Path) -> None:
     draw = np.random.default_rng(6)
     values, total = [], 0.0
