@@ -52,10 +52,11 @@ def lake_status(lake: Path) -> None:
     """Show tables, parts, rows, bytes and times; what retention removes, and when."""
     from apm_analytics.cli import retention_words
     from apm_analytics.foundation import settings
-    from apm_analytics.lake import answers, snapshots
+    from apm_analytics.lake import answers, damage, snapshots
     from apm_analytics.lake.maintenance import retention
 
     click.echo(answers.as_text(snapshots.status(lake)))
+    damage.warn(lake, damage.listing(lake).left_out)
     periods = settings.retention(settings.load().workspace)
     for line in retention_words.lines(retention.outlook(lake, periods), periods):
         click.echo(line)
@@ -80,6 +81,7 @@ def lake_compact(lake: Path) -> None:
         f"{done.bytes_before / 1e6:,.1f} MB became {done.bytes_after / 1e6:,.1f} MB); "
         f"removed {done.removed_files:,} files that were replaced earlier"
     )
+    _echo_left_out([part.path for part in done.left_out], "was not merged")
     if done.failed:
         raise ApmError("; ".join(done.failed))
 
@@ -101,13 +103,64 @@ def lake_verify(lake: Path) -> None:
             click.echo(f"{kind:8} {path}")
     if findings.missing or findings.damaged:
         click.echo(
-            "restore these parts from a backup, or import the original files into a new lake"
+            "restore these files from a backup, or accept the loss with `apm lake repair`; until "
+            "then queries leave the parts out"
         )
     if findings.stray:
-        click.echo("stray files belong to no snapshot; the nightly job removes them")
+        click.echo(
+            "the manifest does not name the stray files: killed writers left them, and the nightly "
+            "job moves them to quarantine; if the manifest was restored from an older copy, "
+            "`apm lake rebuild` takes them in"
+        )
     if not findings.sound:
         sys.exit(1)
     click.echo(f"all {findings.parts:,} parts exist and are unchanged")
+
+
+@lake.command("repair")
+@LAKE
+def lake_repair(lake: Path) -> None:
+    """Take missing and damaged parts out of the lake; damaged files go to quarantine."""
+    from tqdm import tqdm
+
+    from apm_analytics.lake import damage, snapshots
+    from apm_analytics.lake.maintenance import repair
+
+    total = int(snapshots.status(lake)["bytes"].sum())
+    with tqdm(desc="verifying", total=total, unit="B", unit_scale=True, disable=None) as bar:
+        lost = repair.repair(lake, progress=bar.update)
+    for each in lost:
+        click.echo(f"{each.reason:8} {each.part.path}")
+    for table in dict.fromkeys(each.part.table for each in lost):
+        of_table = [each for each in lost if each.part.table == table]
+        click.echo(f"gone from {table}: {damage.describe(of_table)}")
+    click.echo(
+        "damaged files are in the folder quarantine of the lake for 30 days"
+        if lost
+        else "nothing is missing or damaged"
+    )
+
+
+@lake.command("rebuild")
+@LAKE
+def lake_rebuild(lake: Path) -> None:
+    """Make a lost manifest again from the parts, or complete one that is older than they are."""
+    from tqdm import tqdm
+
+    from apm_analytics.lake.maintenance import rebuild
+
+    with tqdm(desc="reading", unit="B", unit_scale=True, disable=None) as bar:
+        done = rebuild.rebuild(lake, progress=bar.update)
+    bases = {
+        "manifest": "the manifest is sound",
+        "backup": "the manifest was made again from its last backup",
+        "parts": "the manifest was made again from the parts; it knows the documents of unmerged "
+        "parts only, so do not import older files again",
+    }
+    click.echo(f"{bases[done.base]}; {len(done.taken_in):,} parts ({done.rows:,} rows) were added")
+    for path in done.set_aside:
+        click.echo(f"in quarantine: {path}")
+    _echo_left_out(done.missing, "is missing or damaged")
 
 
 @lake.command("erase")
@@ -137,11 +190,18 @@ def lake_erase(lake: Path, user: str) -> None:
             "the id is too short to be unambiguous: it is not masked in records of others that "
             "mention it"
         )
+    _echo_left_out(result["parts_not_searched"], "could not be searched, and may hold the id")
+    if result["parts_not_searched"]:
+        click.echo(
+            "restore these files from a backup and repeat this command, or accept the loss with "
+            "`apm lake repair`: files in quarantine are deleted after 30 days"
+        )
     if result["journal_segments_left"]:
         click.echo(
             f"{result['journal_segments_left']} segments of the journal mention the id and wait "
             "to be written to parts: run `apm receive` on this lake, then repeat this command"
         )
+    if result["journal_segments_left"] or result["parts_not_searched"]:
         sys.exit(1)
 
 
@@ -170,6 +230,13 @@ def lake_retain(lake: Path, dry_run: bool) -> None:
             if dry_run
             else f"{done.points_before:,} points were rolled up to {done.points_after:,}"
         )
+    for service, metric in done.set_aside:
+        click.secho(
+            f"{metric} of {service} stays as it is where the sum of a minute does not fit into 64 "
+            "bits; mend its sender",
+            fg="yellow",
+        )
+    _echo_left_out([part.path for part in done.left_out], "stays as it is")
 
 
 @lake.group("dead-letters")
@@ -218,3 +285,11 @@ def dead_letters_retry(lake: Path, reason: str, earliest: datetime | None, dry_r
             f"{done.waiting:,} of them belong to requests that are still in the journal: "
             "start `apm receive` on this lake, then repeat this command"
         )
+
+
+def _echo_left_out(paths: list[str], outcome: str) -> None:
+    """Show parts that are left out, in amber."""
+    for path in paths:
+        click.secho(f"{path} {outcome}: missing or damaged", fg="yellow")
+    if paths:
+        click.secho("`apm lake verify` says which; `apm lake repair` sets them aside", fg="yellow")

@@ -202,6 +202,12 @@ def transaction(con: sqlite3.Connection) -> Iterator[None]:
     con.execute("commit")
 
 
+def create_tables(con: sqlite3.Connection) -> None:
+    """Create the tables that a manifest lacks."""
+    for statement in _SCHEMA.split(";"):
+        con.execute(statement)
+
+
 def check(con: sqlite3.Connection) -> None:
     """Check every page of the manifest; for callers that act on what it does not name.
 
@@ -464,8 +470,7 @@ def _prepare(con: sqlite3.Connection, lake: Path) -> None:
     with transaction(con):
         if not _has(con, "parts"):
             _refuse_lost(lake, "empty")
-        for statement in _SCHEMA.split(";"):
-            con.execute(statement)
+        create_tables(con)
 
 
 def _has(con: sqlite3.Connection, table: str) -> bool:

@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from apm_analytics.foundation.atomic import sync_folder
 from apm_analytics.lake.manifest import Part
@@ -89,6 +90,14 @@ class Facts:
         for name in ("documents", "replaces"):
             filled[name] = tuple(filled.get(name, ()))
         return cls(**filled)
+
+
+def read_facts(file: Path) -> Facts | None:
+    """Return what a part says about itself; None if it is damaged or of an earlier version."""
+    try:
+        return Facts.of(pq.read_metadata(file).metadata)
+    except (OSError, pa.ArrowException, ValueError, TypeError):
+        return None
 
 
 class PartWriter:

@@ -15,14 +15,18 @@ from apm_analytics.foundation.atomic import sync_folder
 
 FOLDER = "quarantine"
 KEPT_DAYS = 30
-# Why a file is here: its content has changed, no manifest names it, or a manifest that is lost.
-DAMAGED, UNKNOWN, MANIFEST = "damaged", "unknown", "manifest"
+# Why a file is here: its content has changed; the manifest does not name it; its rows are in other
+# parts; it is a manifest that was lost.
+DAMAGED, UNKNOWN, REPLACED, MANIFEST = "damaged", "unknown", "replaced", "manifest"
+# Those of parts.
+REASONS = DAMAGED, UNKNOWN, REPLACED
 
 
 def move(lake: Path, file: Path, reason: str, *, now_s: float | None = None) -> Path:
-    """Move a file of the lake to quarantine and return its new path."""
+    """Move a file of the lake, or of another folder of the quarantine; return its new path."""
     day = datetime.fromtimestamp(time.time() if now_s is None else now_s, UTC).date()
-    into = lake / FOLDER / day.isoformat() / reason / file.relative_to(lake)
+    path = origin(lake, file).relative_to(lake)
+    into = lake / FOLDER / day.isoformat() / reason / path
     into.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while into.exists():  # another version was moved today
@@ -42,7 +46,9 @@ def files(lake: Path, *reasons: str) -> Iterator[Path]:
 
 
 def origin(lake: Path, file: Path) -> Path:
-    """Return where a file was before it was moved."""
+    """Return where a file was before it was moved; the same path for one that was not."""
+    if not file.is_relative_to(lake / FOLDER):
+        return file
     return lake.joinpath(*file.relative_to(lake / FOLDER).parts[2:])
 
 

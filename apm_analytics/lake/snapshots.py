@@ -8,7 +8,8 @@ Out: `<table>/date=YYYY-MM-DD/hour=HH/<part>.parquet`, UTC, sorted by time, and 
 import hashlib
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,6 +158,29 @@ def newest(lake: Path) -> int:
         return 0
 
 
+def set_leftovers_aside(lake: Path, documents: Collection[str]) -> None:
+    """Move the parts of a killed append to quarantine, before its documents are appended again.
+
+    The manifest forgets the documents of a journal in time, and `rebuild` would count rows twice.
+    """
+    with open_manifest(lake) as con:
+        named = {part.path for part in manifest.live_parts(con) + manifest.replaced_parts(con)}
+    unnamed = [
+        file
+        for table in TABLES
+        for file in (lake / table).glob("date=*/hour=*/*.parquet")
+        if str(file.relative_to(lake)) not in named
+    ]
+    commits = set()
+    for file in unnamed:
+        facts = parts.read_facts(file)
+        if facts and not set(facts.documents).isdisjoint(documents):
+            commits.add(facts.commit)
+    for file in unnamed:
+        if file.stem in commits:
+            quarantine.move(lake, file, quarantine.REPLACED)
+
+
 def sweep(lake: Path, *, now_s: float | None = None) -> int:
     """Move files that no snapshot names, and are older than an hour, to quarantine.
 
@@ -180,11 +204,20 @@ def sweep(lake: Path, *, now_s: float | None = None) -> int:
         and str(file.relative_to(lake)) not in named
         and file.stat().st_mtime < limit
     ]
+    moved = 0
     for file in unknown:
         if quarantine.is_temporary(file):
             file.unlink(missing_ok=True)
         else:
             quarantine.move(lake, file, quarantine.UNKNOWN, now_s=now_s)
+            moved += 1
+    if moved:
+        warnings.warn(
+            f"{moved:,} files that the manifest of {lake} does not name were moved to quarantine; "
+            "if the manifest was restored from an older copy, `apm lake rebuild` takes them in",
+            damage.PartsLeftOut,
+            stacklevel=2,
+        )
     return len(unknown) + quarantine.expire(lake, now_s=now_s)
 
 

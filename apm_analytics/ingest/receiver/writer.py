@@ -108,6 +108,10 @@ class Writer:
             self._write_all()
 
     def _write_all(self) -> None:
+        with suppress(ApmError):  # none of them is lost: they wait for `sweep`
+            documents = [segment.document for segment in self._old]
+            if documents:
+                snapshots.set_leftovers_aside(self._lake, documents)
         while self._old and self._persist(partial(self._replay, self._old[0])):
             del self._old[0]
         while not self._stop.is_set():

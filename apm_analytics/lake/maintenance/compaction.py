@@ -8,6 +8,7 @@ only a few times, however long the lake grows (docs/decisions on compaction).
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from apm_analytics.foundation.atomic import write_atomic
 from apm_analytics.foundation.errors import ApmError
 from apm_analytics.lake import damage, manifest, parts
 from apm_analytics.lake.maintenance import merging
@@ -24,6 +26,8 @@ from apm_analytics.lake.maintenance.merging import Columns
 from apm_analytics.lake.manifest import GRACE_S, Part, open_manifest, transaction
 
 LOCK = ".maintenance.lock"
+# The new parts of a rewrite that is not committed yet.
+REWRITING = ".rewriting"
 # Parts of half this many rows are not merged further; of spans it is about 50 MB.
 TARGET_ROWS = 1_000_000
 # Late data of a day arrives within this time after its end.
@@ -130,11 +134,30 @@ def due(lake: Path) -> bool:
 def maintenance(lake: Path, *, wait_s: float = -1) -> Iterator[None]:
     """Hold the lock for replacing parts of this lake; it is released if the process dies.
 
+    Removes the new parts of a rewrite that was killed before its commit. Later the parts that it
+    replaces may be gone, and `rebuild` would count its rows twice.
+
     Raises
     ------
     filelock.Timeout
         Another process held the lock for all of `wait_s`.
     """
+    with locked(lake, wait_s=wait_s):
+        rewriting = lake / REWRITING
+        if rewriting.exists():
+            with open_manifest(lake) as con:
+                live, replaced = manifest.live_parts(con), manifest.replaced_parts(con)
+            named = {part.path for part in live + replaced}
+            for path in json.loads(rewriting.read_text()):
+                if path not in named:
+                    (lake / path).unlink(missing_ok=True)
+            rewriting.unlink()
+        yield
+
+
+@contextmanager
+def locked(lake: Path, *, wait_s: float = -1) -> Iterator[None]:
+    """Hold the lock of `maintenance`, for a manifest that may be lost."""
     with FileLock(lake / LOCK, timeout=wait_s):
         yield
 
@@ -208,6 +231,8 @@ def rewrite(
             written.extend(parts.write_parts(lake, table_name, table, f"{name}{number}", own))
         newest = max(part.snapshot for part in old)
         written = [(temporary, replace(part, snapshot=newest)) for temporary, part in written]
+        new = [part.path for _, part in written]
+        write_atomic(lake / REWRITING, json.dumps(new).encode())
         with open_manifest(lake, create=True) as con, transaction(con):
             if not manifest.replace_parts(con, old, [part for _, part in written], now_s):
                 raise ApmError(
@@ -215,6 +240,7 @@ def rewrite(
                 )
             # Before the commit, so that a crash in between leaves a file that no manifest names.
             parts.put_in_place(lake, written)
+        (lake / REWRITING).unlink()
     finally:
         for temporary, _ in written:
             temporary.unlink(missing_ok=True)

@@ -173,7 +173,7 @@ class _Erasing:
 
     def quarantined(self) -> None:
         """Search the files in quarantine."""
-        for file in quarantine.files(self._lake, quarantine.UNKNOWN, quarantine.DAMAGED):
+        for file in quarantine.files(self._lake, *quarantine.REASONS):
             origin = quarantine.origin(self._lake, file).relative_to(self._lake)
             root = file.parents[len(origin.parts) - 1]
             try:
