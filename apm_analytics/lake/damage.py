@@ -157,6 +157,12 @@ def without_damaged(
     return None
 
 
+def sha256(file: Path) -> str:
+    """Return the hash of a file."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def warn(lake: Path, left_out: Sequence[LeftOut]) -> None:
     """Warn that rows are missing, if any are."""
     if not left_out:
@@ -213,11 +219,9 @@ def _reason(file: Path, part: Part, marked_ns: int | None) -> str | None:
 
 def _is_intact(file: Path, part: Part) -> bool:
     try:
-        with open(file, "rb") as content:
-            same = hashlib.file_digest(content, "sha256").hexdigest() == part.sha256
+        return sha256(file) == part.sha256 or _is_foreign(file)
     except OSError:
         return False
-    return same or _is_foreign(file)
 
 
 def _is_foreign(file: Path) -> bool:

@@ -38,6 +38,7 @@ NO_DICTIONARY = frozenset({"trace_id", "span_id", "parent_span_id", "time", "dur
 
 # Key of the `Facts` in the footer.
 FACTS = "apm.part"
+UNSEALED = "0" * 64
 
 Written = tuple[Path, Part]
 
@@ -54,9 +55,10 @@ class Facts:
     documents : hashes of the documents that the commit imports; in its first part only.
     source : where the rows came from.
     replaces : paths of the parts that the commit replaces.
+    replaced_before : paths of parts that those replaced and whose files were still there.
     origin : see `Part`; empty for the part's own hash.
     level, resolution_s : see `Part`.
-    data_sha256 : hash of all bytes before the footer.
+    sha256 : hash of the file with `UNSEALED` in place of this hash.
     """
 
     commit: str
@@ -65,10 +67,11 @@ class Facts:
     documents: tuple[str, ...] = ()
     source: str = ""
     replaces: tuple[str, ...] = ()
+    replaced_before: tuple[str, ...] = ()
     origin: str = ""
     level: int = 0
     resolution_s: int = 0
-    data_sha256: str = ""
+    sha256: str = UNSEALED
 
     def numbered(self, number: int, *, last: bool) -> "Facts":
         """Return the facts of one part of the commit."""
@@ -87,7 +90,7 @@ class Facts:
         if stored is None:
             return None
         filled = json.loads(stored)
-        for name in ("documents", "replaces"):
+        for name in ("documents", "replaces", "replaced_before"):
             filled[name] = tuple(filled.get(name, ()))
         return cls(**filled)
 
@@ -171,10 +174,14 @@ class PartWriter:
             self.rows += rows.num_rows
             self._groups += 1
 
+    def _sealed(self, footer: bytes) -> bytes:
+        """Return the footer with the hash of all rows and itself."""
+        return footer.replace(UNSEALED.encode(), self._sink.sha256_with(footer).encode(), 1)
+
     def finish(self, facts: Facts) -> Written:
         """Sync the file to the disk; return the temporary file and the part that it becomes."""
         assert self._writer is not None, "a part without rows"
-        self._writer.close(lambda: replace(facts, data_sha256=self._sink.sha256).stored())
+        self._writer.close(replace(facts, sha256=UNSEALED).stored(), self._sealed)
         sha256 = self._sink.finish()
         part = Part(
             path=str(self._file.relative_to(self._lake)),
@@ -273,16 +280,17 @@ class _HashingFile:
         while left:  # the system may write only part of it
             left = left[self._file.write(left) :]
 
-    @property
-    def sha256(self) -> str:
-        """The hash of what was written so far."""
-        return self._digest.hexdigest()
+    def sha256_with(self, more: bytes) -> str:
+        """Return the hash of what was written so far and some more bytes."""
+        digest = self._digest.copy()
+        digest.update(more)
+        return digest.hexdigest()
 
     def finish(self) -> str:
         """Sync the file to the disk, close it, and return its SHA-256."""
         os.fdatasync(self._file.fileno())
         self._file.close()
-        return self.sha256
+        return self._digest.hexdigest()
 
     def close(self) -> None:
         with suppress(OSError):

@@ -73,10 +73,10 @@ def append(
                         f"{len(known)} of {len(documents)} documents were imported by another "
                         "process meanwhile; run the same import again to add the rest"
                     )
+                manifest.add_snapshot(con, (part for _, part in written), documents, source)
                 # A crash between the renames and the commit leaves files that no manifest names;
                 # the next import of the same documents replaces them.
                 parts.put_in_place(lake, written)
-                manifest.add_snapshot(con, (part for _, part in written), documents, source)
     except OSError as error:
         raise ApmError(
             f"could not write to the lake {lake}: {error}; nothing of this batch was kept; "

@@ -204,6 +204,7 @@ def rewrite(
     facts = parts.Facts(
         name,
         replaces=tuple(part.path for part in old),
+        replaced_before=_replaced_before(lake, old),
         origin=origin or "",
         level=level,
         resolution_s=resolution_s,
@@ -245,6 +246,18 @@ def rewrite(
         for temporary, _ in written:
             temporary.unlink(missing_ok=True)
     return next((part for _, part in written if part.table == old[0].table), None)
+
+
+def _replaced_before(lake: Path, old: Sequence[Part]) -> tuple[str, ...]:
+    """Return the parts that some parts replaced, as far as their files are still there."""
+    with open_manifest(lake) as con:
+        there = {part.path for part in manifest.replaced_parts(con)}
+    if not there:
+        return ()
+    facts = [found for part in old if (found := parts.read_facts(lake / part.path))]
+    return tuple(
+        path for each in facts for path in each.replaces + each.replaced_before if path in there
+    )
 
 
 def remove_replaced(lake: Path, *, before_s: float) -> int:

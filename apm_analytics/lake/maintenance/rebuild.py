@@ -27,7 +27,7 @@ from apm_analytics.foundation.errors import NotFound
 from apm_analytics.lake import damage, manifest, quarantine, query
 from apm_analytics.lake.maintenance import compaction
 from apm_analytics.lake.manifest import LostManifest, Part, open_manifest, transaction
-from apm_analytics.lake.parts import Facts, read_facts
+from apm_analytics.lake.parts import UNSEALED, Facts, read_facts
 from apm_analytics.lake.schema import METRIC_TABLES, TABLES
 
 Progress = Callable[[int], object]
@@ -245,7 +245,7 @@ def _put_back(lake: Path, live: dict[str, Part], *, quarantined: bool) -> None:
     for file in quarantine.files(lake, quarantine.UNKNOWN):
         part = live.get(_path(lake, file))
         gone = part is not None and not (lake / part.path).exists()
-        if part is not None and gone and _sha256(file)[0] == part.sha256:
+        if part is not None and gone and damage.sha256(file) == part.sha256:
             _restore(lake, file, part.path)
 
 
@@ -267,10 +267,10 @@ def _look(lake: Path, file: Path) -> _File | None:
                 return None
             times = opened.read(["time"])["time"].cast(pa.int64())
             facts = Facts.of(metadata.metadata) or Facts(f"{path} of an earlier version")
-            sha256, data_sha256 = _sha256(file, metadata.serialized_size)
+            sha256, sealed = _sha256(file, metadata.serialized_size, facts.sha256)
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError):
         return None
-    if facts.data_sha256 not in ("", data_sha256) or not metadata.num_rows:
+    if facts.sha256 not in (UNSEALED, sealed) or not metadata.num_rows:
         return None
     part = Part(
         path=path,
@@ -287,18 +287,20 @@ def _look(lake: Path, file: Path) -> _File | None:
     return _File(file, part, facts)
 
 
-def _sha256(file: Path, footer_bytes: int = 0) -> tuple[str, str]:
-    """Return the hash of a file, and that of all bytes before its footer."""
+def _sha256(file: Path, footer_bytes: int, seal: str) -> tuple[str, str]:
+    """Return the hash of a file, and the hash that its footer should state as `seal`."""
     digest = hashlib.sha256()
     # The footer is followed by its size and the magic bytes.
     left = file.stat().st_size - footer_bytes - 8
     with open(file, "rb") as content:
-        while data := content.read(min(_READ_BYTES, max(left, 0)) or 0):
+        while left > 0 and (data := content.read(min(_READ_BYTES, left))):
             digest.update(data)
             left -= len(data)
-        before_footer = digest.hexdigest()
-        digest.update(content.read())
-    return digest.hexdigest(), before_footer
+        sealed = digest.copy()
+        rest = content.read()
+    digest.update(rest)
+    sealed.update(rest[:footer_bytes].replace(seal.encode(), UNSEALED.encode(), 1))
+    return digest.hexdigest(), sealed.hexdigest()
 
 
 def _judge(
@@ -309,7 +311,7 @@ def _judge(
     refused: set[str] = set()
     for part in live.values():
         facts = read_facts(lake / part.path)
-        replaced.update(facts.replaces if facts else ())
+        replaced.update(facts.replaces + facts.replaced_before if facts else ())
     rewritten = [file for file in unknown.values() if file.facts.replaces]
     named = replaced.union(*(file.facts.replaces for file in rewritten))
     for file in unknown.values():
@@ -325,7 +327,7 @@ def _judge(
             # The rest of its rows are in the sources alone.
             refused.add(file.part.path)
         else:
-            replaced.update(file.facts.replaces)
+            replaced.update(file.facts.replaces + file.facts.replaced_before)
     return refused, replaced
 
 

@@ -4,13 +4,12 @@ In:  a lake.
 Out: parts that are missing or damaged, files that the manifest does not name.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apm_analytics.lake import manifest
+from apm_analytics.lake import damage, manifest
 from apm_analytics.lake.manifest import Part, open_manifest
 from apm_analytics.lake.schema import TABLES
 
@@ -53,7 +52,7 @@ def verify(
     findings = Findings(parts=len(live))
     for part in live.values():
         try:
-            sound = _sha256(lake / part.path) == part.sha256
+            sound = damage.sha256(lake / part.path) == part.sha256
         except FileNotFoundError:
             sound = None
         # A part that was replaced meanwhile may be gone.
@@ -78,8 +77,3 @@ def _parts(lake: Path, *, replaced: bool = False) -> dict[str, Part]:
     with open_manifest(lake) as con:
         parts = manifest.live_parts(con) + (manifest.replaced_parts(con) if replaced else [])
     return {part.path: part for part in parts}
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

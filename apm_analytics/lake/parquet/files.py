@@ -100,26 +100,30 @@ class FileWriter:
                 into.raw_size += made.raw_size
                 into.size += self._at - start
 
-    def close(self, describe: Callable[[], Mapping[str, str]] = dict) -> None:
+    def close(
+        self,
+        metadata: Mapping[str, str] | None = None,
+        seal: Callable[[bytes], bytes] = bytes,
+    ) -> None:
         """Write the footer; at least one row group must have been written.
 
         Parameters
         ----------
-        describe : called once all rows are written; returns metadata for the footer.
+        metadata : for the footer.
+        seal : called once all rows are written; takes the footer and returns one of equal length.
         """
         self._write_pending()
-        about = describe()
         fields = {
             1: i32(2),
             2: elements(self._schema),
             3: i64(sum(group.rows for group in self._groups)),
             4: listed([group.described() for group in self._groups]),
         }
-        if about:
-            fields[5] = listed([struct({1: text(k), 2: text(v)}) for k, v in about.items()])
+        if metadata:
+            fields[5] = listed([struct({1: text(k), 2: text(v)}) for k, v in metadata.items()])
         fields[6] = text(CREATED_BY)
         fields[7] = listed([_BY_TYPE] * len(self._groups[0].columns))
-        footer = struct(fields).content
+        footer = seal(struct(fields).content)
         self._put([footer, len(footer).to_bytes(4, "little"), _MAGIC])
         self._write_pending()
 

@@ -5,17 +5,13 @@ of the manifest. The process dies in the moment before it, as by kill -9.
 """
 
 import json
-import os
 import shutil
-import signal
-import sqlite3
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from killing import killed_before
 from rows import MONDAY_NS, table
 
 from apm_analytics.foundation.settings import RetentionSettings
@@ -29,7 +25,6 @@ from apm_analytics.lake.schema import TABLES
 ANNA, BEN = "anna", "benn"  # too short to be masked, which takes no further step
 DAY_S = 86_400
 NOW_S = MONDAY_NS / 1e9 + 3 * DAY_S
-STEPS = ("os.rename", "os.remove", "os.mkdir")
 PERIODS = RetentionSettings.model_validate({"logs_days": 1, "services": {"kept": {"logs_days": 9}}})
 
 
@@ -85,45 +80,6 @@ def rows(lake: Path) -> dict[str, list[str]]:
             str, pq.read_table(lake / part.path, partitioning=None).to_pylist()
         )
     return {name: sorted(several) for name, several in found.items()}
-
-
-def killed_before(step: int, lake: Path, run: Callable[[Path], None]) -> bool:
-    """Run in a child that dies before its n-th step; False when it has fewer."""
-    child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        assert status in (0, signal.SIGKILL), f"step {step}: {status}"
-        return status != 0
-    signal.alarm(60)  # a child that waits for ever fails the test
-    left = step
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal left
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
-        if (writes or event in STEPS) and str(arguments[0]).startswith(str(lake)):
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    failed = 1
-    try:
-        sys.addaudithook(watch)
-        connect = sqlite3.connect
-        # SQLite reports its statements only; anything not committed has no effect.
-        sqlite3.connect = lambda *given, **more: traced(connect(*given, **more), watch, lake)  # type: ignore[assignment,misc]
-        run(lake)
-        failed = 0
-    finally:
-        os._exit(failed)
-
-
-def traced(con: sqlite3.Connection, watch: Callable[..., None], lake: Path) -> sqlite3.Connection:
-    def said(statement: str) -> None:
-        if statement.lower().startswith("commit"):
-            watch("os.rename", (lake,))
-
-    con.set_trace_callback(said)
-    return con
 
 
 def crashes(whole: Path, folder: Path, run: Callable[[Path], None]) -> Iterator[Path]:
