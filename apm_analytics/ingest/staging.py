@@ -27,7 +27,6 @@ from apm_analytics.ingest.json import transcode
 from apm_analytics.ingest.kinds import plain_kind, sent_as
 from apm_analytics.ingest.redaction.requests import Redactor
 from apm_analytics.ingest.units import Units
-from apm_analytics.ingest.wire.arrays import encoded, encoded_schema
 from apm_analytics.lake.journal import Entry
 
 SIGNALS = ("traces", "metrics", "logs")
@@ -134,7 +133,7 @@ class Stage:
 
     def finish(self) -> Rows:
         """Return all tables and dead letters; the stage must not be used afterwards."""
-        tables = {name: _joined(name, several) for name, several in self._metrics.items()}
+        tables = {name: _joined(several) for name, several in self._metrics.items()}
         letters = self._letters
         for requests in self._requests.values():
             decoded = requests.finish(in_order=True)
@@ -266,15 +265,11 @@ def _read_json(signal: str, payload: bytes, requests: Requests, sink: Sink, limi
             raise BadInput(f"{record.path}: {record.reason}")
 
 
-def _joined(name: str, tables: list[pa.Table]) -> pa.Table:
-    """Concatenate tables of one lake table; the library's have plain strings, not dictionaries."""
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """Concatenate tables of one lake table."""
     if len(tables) == 1:
         return tables[0]
-    schema = encoded_schema(name)
-    uniform = [
-        table if table.schema.types == schema.types else encoded(name, table) for table in tables
-    ]
-    return pa.concat_tables(uniform).unify_dictionaries().combine_chunks()
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
 def _outcome(rejected: Sequence[Rejected]) -> Outcome:

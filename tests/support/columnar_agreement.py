@@ -67,7 +67,7 @@ def difference(ours: dict[str, pa.Table], theirs: dict[str, pa.Table]) -> str:
         table.validate(full=True)
         for field in TABLES[name]:
             actual = table[field.name].cast(field.type).combine_chunks()
-            needed = theirs[name][field.name].combine_chunks()
+            needed = theirs[name][field.name].cast(field.type).combine_chunks()
             # For Arrow, NaN does not equal NaN; as texts they are equal.
             if not actual.equals(needed) and str(actual.to_pylist()) != str(needed.to_pylist()):
                 return f"{name}.{field.name}: {actual.to_pylist()}, need {needed.to_pylist()}"

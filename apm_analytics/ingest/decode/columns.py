@@ -2,17 +2,24 @@
 
 In:  one tuple per record in the order of `TableBuilder.fields`, its attributes, its context
      (resource and scope, shared by many records).
-Out: one Arrow table with exactly the columns of `lake.schema`.
+Out: one Arrow table with the columns of `lake.schema`, texts other than ids encoded.
 """
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
+from apm_analytics.ingest.wire.arrays import (
+    ENCODED,
+    ENCODED_MAPS,
+    encoded_schema,
+    repeated_maps,
+    repeated_texts,
+)
 from apm_analytics.lake.schema import (
     NUMBER_MAP,
     OLD_NAMES,
@@ -170,8 +177,8 @@ class TableBuilder:
     """
 
     def __init__(self, name: str) -> None:
-        self.schema = TABLES[name]
-        self.fields = [field for field in self.schema if field.name not in _NOT_IN_ROWS]
+        self.schema = encoded_schema(name)
+        self.fields = [field for field in TABLES[name] if field.name not in _NOT_IN_ROWS]
         self._rows: list[tuple[Any, ...]] = []
         self._contexts: list[tuple[Any, ...]] = []
         self._context_of: list[int] = []
@@ -263,32 +270,34 @@ class TableBuilder:
             self._text_values.append(as_text(value))
 
     def finish(self) -> pa.Table:
-        """Return the table; the builder is not used again."""
+        """Return the table, its texts encoded; the builder is not used again."""
         count = len(self._rows)
         columns: dict[str, pa.Array] = {}
         transposed = zip(*self._rows, strict=True) if count else ([] for _ in self.fields)
         for field, values in zip(self.fields, transposed, strict=True):
-            columns[field.name] = pa.array(values, field.type)
-        where = pa.array(self._context_of, pa.int32())
-        shared = (
-            zip(*self._contexts, strict=True) if self._contexts else ([] for _ in CONTEXT_COLUMNS)
-        )
-        for name, values in zip(CONTEXT_COLUMNS, shared, strict=True):
-            columns[name] = pa.array(values, self.schema.field(name).type).take(where)
+            kind = self.schema.field(field.name).type
+            shared = field.type == TEXT_MAP
+            columns[field.name] = _shared_maps(values) if shared else pa.array(values, kind)
+        where = np.array(self._context_of, np.int32)
+        for name, values in zip(CONTEXT_COLUMNS, zip(*self._contexts, strict=True), strict=True):
+            repeated = repeated_maps if name.endswith("_attributes") else repeated_texts
+            columns[name] = repeated(values, where)
         for key, kind in PROMOTED.items():
             name = column_name(key)
-            columns[name] = self._scatter(self._promoted[name], kind, count)
+            columns[name] = self._scatter(
+                self._promoted[name], ENCODED if kind == TEXT else kind, count
+            )
         columns["attributes"] = pa.MapArray.from_arrays(
             pa.array([0, *self._text_ends], pa.int32()),
-            pa.array(self._text_keys, TEXT),
-            pa.array(self._text_values, TEXT),
-            type=TEXT_MAP,
+            pa.array(self._text_keys, ENCODED),
+            pa.array(self._text_values, ENCODED),
+            type=ENCODED_MAPS[TEXT_MAP],
         )
         columns["attributes_num"] = pa.MapArray.from_arrays(
             pa.array([0, *self._num_ends], pa.int32()),
-            pa.array(self._num_keys, TEXT),
+            pa.array(self._num_keys, ENCODED),
             pa.array(self._num_values, pa.float64()),
-            type=NUMBER_MAP,
+            type=ENCODED_MAPS[NUMBER_MAP],
         )
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
@@ -302,3 +311,11 @@ class TableBuilder:
         absent = np.ones(count, dtype=bool)
         absent[rows] = False
         return pa.array(values, kind).take(pa.array(position, mask=absent))
+
+
+def _shared_maps(maps: Sequence[Any]) -> pa.Array:
+    """Encode maps of which many rows hold the same object: the metadata of metrics."""
+    few = {id(pairs): pairs for pairs in maps}
+    numbers = {identity: number for number, identity in enumerate(few)}
+    where = np.array([numbers[id(pairs)] for pairs in maps], np.int32)
+    return repeated_maps(list(few.values()), where)

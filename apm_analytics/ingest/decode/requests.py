@@ -196,12 +196,10 @@ class Requests:
         if not self._by_scanner:
             return by_library
         tables = dict(by_library.tables)
-        from apm_analytics.ingest.wire.arrays import encoded
-
         for scanner in self._scanners.values():
             for name, table in scanner.tables(in_order=in_order).items():
                 if name in tables:
-                    both = [table, encoded(name, tables[name])]
+                    both = [table, tables[name]]
                     table = pa.concat_tables(both).unify_dictionaries().combine_chunks()
                 tables[name] = table
         return Decoded(tables, by_library.rejected, by_library.warnings)

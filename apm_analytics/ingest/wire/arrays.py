@@ -1,7 +1,7 @@
-"""Make Arrow arrays over NumPy's memory, and encode texts other than ids by dictionaries.
+"""Make Arrow arrays over NumPy's memory, with texts other than ids encoded by dictionaries.
 
-In:  values, and which of them are valid; a table that the library decoded.
-Out: Arrow arrays without a copy; the same table with the schema of the scanner's tables.
+In:  values, and which of them are valid; texts and maps that many rows share.
+Out: Arrow arrays without a copy; arrays in which a shared text is stored once.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from apm_analytics.lake.schema import NUMBER_MAP, TABLES, TEXT, TEXT_MAP
 
 ENCODED = pa.dictionary(pa.int32(), TEXT)
+Codes = NDArray[np.int32]
 _IDS = ("trace_id", "span_id", "parent_span_id")
 ENCODED_MAPS = {
     TEXT_MAP: pa.map_(ENCODED, ENCODED),
@@ -42,16 +42,46 @@ def not_zero(kind: pa.DataType, values: NDArray[np.int64]) -> pa.Array:
     return masked(kind, values, values != 0)
 
 
-def dictionary(codes: NDArray[np.int32], words: pa.Array, missing: int | bool) -> pa.Array:
+def dictionary(codes: Codes, words: pa.Array, missing: int | bool) -> pa.Array:
     valid = bitmap(codes >= 0) if missing else None
     return pa.DictionaryArray.from_arrays(fixed(pa.int32(), codes, valid), words, safe=False)
 
 
-def over_words(words: Sequence[str | None], codes: NDArray[np.int32]) -> pa.Array:
+def over_words(words: Sequence[str | None], codes: Codes) -> pa.Array:
     """Encode a column of few distinct words; code -1 is null."""
     if not len(words):
         return pa.nulls(len(codes), ENCODED)
     return dictionary(codes, pa.array(words, TEXT), bool((codes < 0).any()))
+
+
+def repeated_texts(texts: Sequence[str | None], where: Codes) -> pa.Array:
+    """Return the text of each row, which is the number of one of a few texts."""
+    few = pa.array(texts, TEXT).dictionary_encode()
+    return dictionary(few.indices.fill_null(-1).to_numpy()[where], few.dictionary, few.null_count)
+
+
+def repeated_maps(maps: Sequence[Any], where: Codes) -> pa.Array:
+    """Return the map of each row, which is the number of one of a few maps of texts.
+
+    The texts are stored once; a row takes 8 bytes per pair.
+    """
+    few = pa.array(maps, TEXT_MAP)
+    ends = few.offsets.to_numpy()
+    starts, sizes = ends[:-1][where], np.diff(ends)[where]
+    offsets = np.zeros(len(where) + 1, np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    places = np.repeat(starts - offsets[:-1], sizes) + np.arange(offsets[-1], dtype=np.int32)
+    absent = few.is_null().to_numpy(zero_copy_only=False)[where]
+    return pa.MapArray.from_arrays(
+        pa.array(offsets),
+        *(_chosen(texts.dictionary_encode(), places) for texts in (few.keys, few.items)),
+        type=ENCODED_MAPS[TEXT_MAP],
+        mask=pa.array(absent) if absent.any() else None,
+    )
+
+
+def _chosen(texts: pa.DictionaryArray, places: Codes) -> pa.Array:
+    return dictionary(texts.indices.to_numpy()[places], texts.dictionary, missing=False)
 
 
 @cache
@@ -61,34 +91,6 @@ def encoded_schema(table: str) -> pa.Schema:
 
 
 def _encoded_type(field: pa.Field) -> pa.DataType:
-    if field.name in ("attributes", "attributes_num"):
+    if field.type in ENCODED_MAPS:
         return ENCODED_MAPS[field.type]
     return ENCODED if field.type == TEXT and field.name not in _IDS else field.type
-
-
-def encoded(name: str, table: pa.Table) -> pa.Table:
-    """Encode a table that the library decoded, so that it can be joined to the scanner's."""
-    schema = encoded_schema(name)
-    columns = [_encoded_like(table[field.name], field.type) for field in schema]
-    return pa.table(columns, schema=schema)
-
-
-def _encoded_like(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if column.type == kind:
-        return column
-    if kind == ENCODED:
-        return column.dictionary_encode()
-    whole = column.combine_chunks()
-    first, last = whole.offsets[0].as_py(), whole.offsets[len(whole)].as_py()
-    values = whole.items[first:last]
-    return pa.chunked_array(
-        [
-            pa.MapArray.from_arrays(
-                pc.subtract(whole.offsets[: len(whole) + 1], first),
-                whole.keys[first:last].dictionary_encode(),
-                values.dictionary_encode() if kind.item_type == ENCODED else values,
-                type=kind,
-                mask=whole.is_null(),
-            )
-        ]
-    )

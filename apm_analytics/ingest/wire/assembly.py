@@ -17,6 +17,7 @@ from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.arrays import (
     ENCODED,
     ENCODED_MAPS,
+    Codes,
     bitmap,
     dictionary,
     encoded_schema,
@@ -24,11 +25,13 @@ from apm_analytics.ingest.wire.arrays import (
     masked,
     not_zero,
     over_words,
+    repeated_maps,
+    repeated_texts,
 )
 from apm_analytics.ingest.wire.entries import follow, gather, renumber
 from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KIND, SUMMARY
 from apm_analytics.ingest.wire.state import State
-from apm_analytics.lake.parquet import VARIED
+from apm_analytics.lake.parquet import varied
 from apm_analytics.lake.schema import (
     EVENT,
     EXEMPLAR,
@@ -49,8 +52,10 @@ _KINDS = {
     SUMMARY: "summary",
 }
 # A column without any value is made once per type and used for all such columns.
-_OFTEN_NULL = (ENCODED, TEXT_MAP, pa.int64(), pa.list_(EVENT), pa.list_(LINK), pa.list_(EXEMPLAR))
-Codes = NDArray[np.int32]
+_OFTEN_NULL = (
+    *(ENCODED, ENCODED_MAPS[TEXT_MAP], pa.int64()),
+    *(pa.list_(EVENT), pa.list_(LINK), pa.list_(EXEMPLAR)),
+)
 Places = NDArray[np.int64]
 _AS_THEY_ARE: Places = np.empty(0, np.int64)
 Contexts = Sequence[tuple[Any, ...]]
@@ -169,7 +174,7 @@ class _TableMaker:
                 np.searchsorted(kinds, head["kind"]).astype(np.int32),
             ),
             "temporality": over_words(TEMPORALITIES[1:], head["temporality"] - np.int32(1)),
-            "metric_metadata": self._none[TEXT_MAP],
+            "metric_metadata": self._none[ENCODED_MAPS[TEXT_MAP]],
         }
         present = self._eight(layout.PRESENT)
         if self._name == layout.POINTS:
@@ -257,17 +262,11 @@ class _TableMaker:
     def _shared(self, contexts: Contexts, context: Codes) -> dict[str, pa.Array]:
         columns = {}
         for name, values in zip(CONTEXT_COLUMNS, zip(*contexts, strict=True), strict=True):
+            is_map = name.endswith("_attributes")
             if all(value is None for value in values):
-                kind = TEXT_MAP if name.endswith("_attributes") else ENCODED
-                columns[name] = self._none[kind]
-            elif name.endswith("_attributes"):
-                columns[name] = pa.array(values, TEXT_MAP).take(pa.array(context))
+                columns[name] = self._none[ENCODED_MAPS[TEXT_MAP] if is_map else ENCODED]
             else:
-                words = list(dict.fromkeys(value for value in values if value is not None))
-                codes = np.array(
-                    [-1 if value is None else words.index(value) for value in values], np.int32
-                )
-                columns[name] = over_words(words, codes[context])
+                columns[name] = (repeated_maps if is_map else repeated_texts)(values, context)
         return columns
 
     def _promoted(self) -> dict[str, pa.Array]:
@@ -353,7 +352,8 @@ class _TableMaker:
         rows = _AS_THEY_ARE if order is None else order
         count, missing = renumber(codes, rows, self._numbers, used, coded)
         used = used[:count]
-        if self._in_order and not missing and VARIED * len(coded) < count < len(coded):
+        sizes = self._ends[used + 1] - self._ends[used]
+        if self._in_order and not missing and count < len(coded) and varied(sizes, coded):
             # Parts store texts that hardly repeat one per row, so copy one per row.
             used = used[coded]
             coded = np.arange(len(coded), dtype=np.int32)

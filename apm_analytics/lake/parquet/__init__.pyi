@@ -1,3 +1,3 @@
 from . import loops as loops
-from .chunks import VARIED as VARIED
+from .chunks import varied as varied
 from .files import FileWriter as FileWriter

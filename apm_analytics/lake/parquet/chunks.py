@@ -32,8 +32,9 @@ from apm_analytics.lake.parquet.thrift import (
     zigzag,
 )
 
-# Above this share of distinct texts among the values, a dictionary costs more than it saves.
-VARIED = 0.3
+# Above this share of distinct texts among the values, a dictionary costs more than it saves, unless
+# a few long texts repeat: without it they would take this many times the bytes.
+VARIED, LONG_REPEATS = 0.3, 4
 # Dictionaries of up to this many words have codes of one byte.
 FEW = 256
 _ZSTD = 6
@@ -208,13 +209,26 @@ def _text_content(values: pa.Array, dictionary: bool, statistics: bool) -> tuple
     elif not alone:
         codes, words = _used(codes, words)
     bounds = _bounds(words) if statistics else None
-    if len(words) > VARIED * len(codes):
+    if alone or varied(encodings.lengths(words), codes):
         texts = words if alone else words.take(pa.array(codes))
         return _Content(encodings.DELTA_LENGTH, encodings.texts_by_length(texts)), bounds
     coded = encodings.indices(codes, len(words))
     return _Content(
         encodings.RLE_DICTIONARY, coded, encodings.texts_plainly(words), len(words)
     ), bounds
+
+
+def varied(sizes: NDArray[np.int32], codes: NDArray[Any]) -> bool:
+    """Return whether texts are best written one per row, without a dictionary.
+
+    Parameters
+    ----------
+    sizes : bytes of each distinct text.
+    codes : the number of the text of each row.
+    """
+    if len(sizes) <= VARIED * len(codes):
+        return False
+    return bool(sizes[codes].sum(dtype=np.int64) <= LONG_REPEATS * sizes.sum(dtype=np.int64))
 
 
 def _used_of_few(codes: NDArray[np.int32], words: pa.Array) -> tuple[NDArray[Any], pa.Array]:

@@ -140,6 +140,12 @@ def texts_plainly(texts: pa.Array) -> Sequence[Piece]:
     return [_content(joined)[1]]
 
 
+def lengths(texts: pa.Array) -> NDArray[np.int32]:
+    """Return the bytes of each text."""
+    starts, _ = _content(texts)
+    return starts[1:] - starts[:-1]
+
+
 def alike(texts: pa.Array, size: int) -> NDArray[np.uint8] | None:
     """Return the bytes of texts, shape (n, size); None if there are none or sizes differ."""
     if not len(texts) or not pa.types.is_string(texts.type):
