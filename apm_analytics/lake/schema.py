@@ -13,6 +13,13 @@ TEXT = pa.string()
 TIME = pa.timestamp("ns")
 TEXT_MAP = pa.map_(TEXT, TEXT)
 NUMBER_MAP = pa.map_(TEXT, pa.float64())
+# The same with each distinct text stored once, for tables in memory.
+ENCODED = pa.dictionary(pa.int32(), TEXT)
+ENCODED_TYPES = {
+    TEXT: ENCODED,
+    TEXT_MAP: pa.map_(ENCODED, ENCODED),
+    NUMBER_MAP: pa.map_(ENCODED, pa.float64()),
+}
 
 # Resource attributes that are columns in every table.
 RESOURCE_COLUMNS: dict[str, str] = {

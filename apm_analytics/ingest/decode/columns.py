@@ -14,13 +14,13 @@ import orjson
 import pyarrow as pa
 
 from apm_analytics.ingest.wire.arrays import (
-    ENCODED,
-    ENCODED_MAPS,
     encoded_schema,
     repeated_maps,
     repeated_texts,
 )
 from apm_analytics.lake.schema import (
+    ENCODED,
+    ENCODED_TYPES,
     NUMBER_MAP,
     OLD_NAMES,
     OLD_RESOURCE_NAMES,
@@ -291,13 +291,13 @@ class TableBuilder:
             pa.array([0, *self._text_ends], pa.int32()),
             pa.array(self._text_keys, ENCODED),
             pa.array(self._text_values, ENCODED),
-            type=ENCODED_MAPS[TEXT_MAP],
+            type=ENCODED_TYPES[TEXT_MAP],
         )
         columns["attributes_num"] = pa.MapArray.from_arrays(
             pa.array([0, *self._num_ends], pa.int32()),
             pa.array(self._num_keys, ENCODED),
             pa.array(self._num_values, pa.float64()),
-            type=ENCODED_MAPS[NUMBER_MAP],
+            type=ENCODED_TYPES[NUMBER_MAP],
         )
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 

@@ -12,15 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from apm_analytics.lake.schema import NUMBER_MAP, TABLES, TEXT, TEXT_MAP
+from apm_analytics.lake.schema import ENCODED, ENCODED_TYPES, TABLES, TEXT, TEXT_MAP
 
-ENCODED = pa.dictionary(pa.int32(), TEXT)
 Codes = NDArray[np.int32]
 _IDS = ("trace_id", "span_id", "parent_span_id")
-ENCODED_MAPS = {
-    TEXT_MAP: pa.map_(ENCODED, ENCODED),
-    NUMBER_MAP: pa.map_(ENCODED, pa.float64()),
-}
 
 
 def fixed(kind: pa.DataType, values: NDArray[Any], valid: pa.Buffer | None = None) -> pa.Array:
@@ -75,7 +70,7 @@ def repeated_maps(maps: Sequence[Any], where: Codes) -> pa.Array:
     return pa.MapArray.from_arrays(
         pa.array(offsets),
         *(_chosen(texts.dictionary_encode(), places) for texts in (few.keys, few.items)),
-        type=ENCODED_MAPS[TEXT_MAP],
+        type=ENCODED_TYPES[TEXT_MAP],
         mask=pa.array(absent) if absent.any() else None,
     )
 
@@ -91,6 +86,4 @@ def encoded_schema(table: str) -> pa.Schema:
 
 
 def _encoded_type(field: pa.Field) -> pa.DataType:
-    if field.type in ENCODED_MAPS:
-        return ENCODED_MAPS[field.type]
-    return ENCODED if field.type == TEXT and field.name not in _IDS else field.type
+    return field.type if field.name in _IDS else ENCODED_TYPES.get(field.type, field.type)

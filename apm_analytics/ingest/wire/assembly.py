@@ -15,8 +15,6 @@ from apm_analytics.ingest.decode.columns import CONTEXT_COLUMNS
 from apm_analytics.ingest.decode.records import SPAN_KINDS, STATUS_CODES, TEMPORALITIES
 from apm_analytics.ingest.wire import layout
 from apm_analytics.ingest.wire.arrays import (
-    ENCODED,
-    ENCODED_MAPS,
     Codes,
     bitmap,
     dictionary,
@@ -33,6 +31,8 @@ from apm_analytics.ingest.wire.scan import EXPONENTIAL, GAUGE, HISTOGRAM, SUM_KI
 from apm_analytics.ingest.wire.state import State
 from apm_analytics.lake.parquet import varied
 from apm_analytics.lake.schema import (
+    ENCODED,
+    ENCODED_TYPES,
     EVENT,
     EXEMPLAR,
     LINK,
@@ -53,7 +53,7 @@ _KINDS = {
 }
 # A column without any value is made once per type and used for all such columns.
 _OFTEN_NULL = (
-    *(ENCODED, ENCODED_MAPS[TEXT_MAP], pa.int64()),
+    *(ENCODED, ENCODED_TYPES[TEXT_MAP], pa.int64()),
     *(pa.list_(EVENT), pa.list_(LINK), pa.list_(EXEMPLAR)),
 )
 Places = NDArray[np.int64]
@@ -174,7 +174,7 @@ class _TableMaker:
                 np.searchsorted(kinds, head["kind"]).astype(np.int32),
             ),
             "temporality": over_words(TEMPORALITIES[1:], head["temporality"] - np.int32(1)),
-            "metric_metadata": self._none[ENCODED_MAPS[TEXT_MAP]],
+            "metric_metadata": self._none[ENCODED_TYPES[TEXT_MAP]],
         }
         present = self._eight(layout.PRESENT)
         if self._name == layout.POINTS:
@@ -264,7 +264,7 @@ class _TableMaker:
         for name, values in zip(CONTEXT_COLUMNS, zip(*contexts, strict=True), strict=True):
             is_map = name.endswith("_attributes")
             if all(value is None for value in values):
-                columns[name] = self._none[ENCODED_MAPS[TEXT_MAP] if is_map else ENCODED]
+                columns[name] = self._none[ENCODED_TYPES[TEXT_MAP] if is_map else ENCODED]
             else:
                 columns[name] = (repeated_maps if is_map else repeated_texts)(values, context)
         return columns
@@ -295,7 +295,7 @@ class _TableMaker:
             offsets,
             self._numbered(self._four(layout.TEXT_KEY), places),
             self._numbered(self._four(layout.TEXT_VALUE), places),
-            type=ENCODED_MAPS[TEXT_MAP],
+            type=ENCODED_TYPES[TEXT_MAP],
         )
 
     def _number_map(self) -> pa.Array:
@@ -305,7 +305,7 @@ class _TableMaker:
             offsets,
             self._numbered(self._four(layout.NUMBER_KEY), places),
             fixed(pa.float64(), values if places is None else values.take(places)),
-            type=ENCODED_MAPS[NUMBER_MAP],
+            type=ENCODED_TYPES[NUMBER_MAP],
         )
 
     def _pairs(self, end: int) -> tuple[pa.Array, Places | None]:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.lake.manifest import Part
-from apm_analytics.lake.parquet.reading import Kept, kept
+from apm_analytics.lake.parquet.reading import Kept, kept, numbered, text_leaves
 from apm_analytics.lake.parts import NO_DICTIONARY
-from apm_analytics.lake.schema import TABLES, TEXT
+from apm_analytics.lake.schema import ENCODED_TYPES, TABLES
 
 # Fewer than in a fresh part, because a merge holds several copies of the columns of a group.
 ROWS_A_GROUP = 48 * 1024
@@ -49,7 +49,7 @@ class Columns(NamedTuple):
 
 
 def in_order_of_time(lake: Path, parts: Sequence[Part]) -> Iterator[Columns]:
-    """Merge parts of one table; text stays dictionary-encoded if it is in all parts.
+    """Merge parts of one table; text stays dictionary-encoded, also inside maps.
 
     Yields
     ------
@@ -103,8 +103,13 @@ class _Merge:
                 time = file.read(["time"], use_threads=False)["time"]
                 times.append(np.asarray(time.cast(pa.int64()), np.int64))
         self._about = _together([group.about for group in self._groups if group.number == 0])
-        self._schema = pa.schema([field.with_type(self._held_as(field)) for field in table])
-        self._texts = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
+        self._schema = pa.schema([field.with_type(_held_as(field)) for field in table])
+        self._texts = {
+            leaf
+            for field in self._schema
+            if field.type != table.field(field.name).type
+            for leaf in text_leaves(field.name, field.type)
+        }
         rows = np.array([group.rows for group in self._groups])
         self._starts = np.cumsum(rows) - rows
         self._rows = int(rows.sum())
@@ -114,12 +119,6 @@ class _Merge:
         most = max(min(ROWS_A_GROUP, GROUP_BYTES * self._rows // max(largest, 1)), 1)
         # Equal groups, instead of full ones and one of a few rows.
         self._rows_a_group = -(-self._rows // max(round(self._rows / most), 1))
-
-    def _held_as(self, field: pa.Field) -> pa.DataType:
-        about = self._about.get(field.name)
-        if field.type != TEXT or field.name in NO_DICTIONARY or (about and about.by_length):
-            return field.type
-        return pa.dictionary(pa.int32(), TEXT)
 
     def batches(self) -> Iterator[list[str]]:
         """Yield the names of columns that are read together."""
@@ -160,9 +159,9 @@ class _Merge:
         for path, of_file in groupby(pieces, lambda piece: piece[0].file):
             ranges = list(of_file)
             # Opened each time, because an open file keeps the pages that it read last.
-            with pq.ParquetFile(
-                path, metadata=ranges[0][0].metadata, read_dictionary=self._texts
-            ) as file:
+            of = ranges[0][0]
+            texts = self._texts.difference(*(column.by_length for column in of.about.values()))
+            with pq.ParquetFile(path, metadata=of.metadata, read_dictionary=[*texts]) as file:
                 read += [self._read(file, names, *range_) for range_ in ranges]
         rows = pa.concat_tables(read)
         del read
@@ -204,10 +203,15 @@ class _Merge:
         kinds = {name: self._schema.field(name).type for name in names}
         return pa.table(
             {
-                name: rows[name] if name in stored else pa.nulls(last - first, kind)
+                name: numbered(rows[name], kind) if name in stored else pa.nulls(last - first, kind)
                 for name, kind in kinds.items()
             }
         )
+
+
+def _held_as(field: pa.Field) -> pa.DataType:
+    """Return the type in which a merge holds a column: texts that may repeat are encoded."""
+    return field.type if field.name in NO_DICTIONARY else ENCODED_TYPES.get(field.type, field.type)
 
 
 def _some(batches: Iterator[pa.RecordBatch], first: int, last: int) -> pa.Table:

@@ -1,16 +1,19 @@
-"""Read Parquet with text columns as dictionaries where the file stores them so.
+"""Read Parquet with texts as dictionaries where the file stores them so, also inside maps.
 
-In:  a Parquet file, the names of text columns.
+In:  a Parquet file, the names of columns of texts or of maps.
 Out: an open file; how each column is stored; columns of one type, however they are stored.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from apm_analytics.lake.parquet.schemas import plain
+from apm_analytics.lake.schema import TEXT
 
 _BY_LENGTH = "DELTA_LENGTH_BYTE_ARRAY"  # pyarrow does not read it into a dictionary
 
@@ -20,13 +23,13 @@ class Kept:
     """How a column is stored; `+` combines row groups or files."""
 
     bytes: int = 0  # encoded, not compressed
-    by_length: bool = False  # without a dictionary in some row group
+    by_length: frozenset[str] = frozenset()  # leaves without a dictionary in some row group
     empty: bool = True  # without a value
 
     def __add__(self, other: "Kept") -> "Kept":
         return Kept(
             self.bytes + other.bytes,
-            self.by_length or other.by_length,
+            self.by_length | other.by_length,
             self.empty and other.empty,
         )
 
@@ -43,11 +46,19 @@ def kept(metadata: pq.FileMetaData) -> dict[str, Kept]:
             counts = column.statistics if path == name else None
             leaf = Kept(
                 column.total_uncompressed_size,
-                _BY_LENGTH in column.encodings,
+                frozenset([path]) if _BY_LENGTH in column.encodings else frozenset(),
                 counts is not None and counts.null_count == group.num_rows,
             )
             columns[name] = columns.get(name, Kept()) + leaf
     return columns
+
+
+def text_leaves(name: str, kind: pa.DataType) -> list[str]:
+    """Return the leaves of texts of a column of texts or of a map."""
+    if not pa.types.is_map(kind):
+        return [name]
+    leaves = ("key", kind.key_type), ("value", kind.item_type)
+    return [f"{name}.key_value.{leaf}" for leaf, of in leaves if plain(of) == TEXT]
 
 
 def open_numbered(file: Path, texts: Iterable[str]) -> pq.ParquetFile:
@@ -64,8 +75,23 @@ def open_numbered(file: Path, texts: Iterable[str]) -> pq.ParquetFile:
     return pq.ParquetFile(file, metadata=metadata, read_dictionary=numbered)
 
 
-def numbered(column: Any, kind: pa.DataType) -> Any:
-    """Return an array or chunked array dictionary-encoded if `kind` is a dictionary."""
-    if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(column.type):
-        return column.dictionary_encode()
-    return column
+def numbered(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Return a column in the type `kind`: the column's own, or with texts encoded."""
+    if column.type == kind:
+        return column
+    return pa.chunked_array([_numbered(chunk, kind) for chunk in column.chunks], kind)
+
+
+def _numbered(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if array.type == kind:
+        return array
+    if not pa.types.is_map(kind):
+        return array.dictionary_encode()
+    first, last = array.offsets[0].as_py(), array.offsets[len(array)].as_py()
+    return pa.MapArray.from_arrays(
+        pc.subtract(array.offsets[: len(array) + 1], first),
+        _numbered(array.keys[first:last], kind.key_type),
+        _numbered(array.items[first:last], kind.item_type),
+        type=kind,
+        mask=array.is_null() if array.null_count else None,
+    )

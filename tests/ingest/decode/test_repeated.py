@@ -1,9 +1,8 @@
 """What many records share is stored once, from the request to the part, however long it is.
 
-Tests wire.arrays, wire.assembly, decode.columns and lake.parquet.chunks together.
+Tests wire.arrays, wire.assembly, decode.columns, lake.parquet and maintenance.merging together.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from otlp_requests import START_NS, as_json, attribute
 from apm_analytics.ingest.decode import otlp, requests
 from apm_analytics.ingest.decode.protobuf import REQUESTS
 from apm_analytics.lake import query, snapshots
+from apm_analytics.lake.maintenance import compaction
 
 RECORDS = 22_000  # times the text below: more than Arrow counts with 31 bits
 LONG = "x" * 100_000
@@ -75,30 +75,39 @@ def decoded(signal: str, way: str, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     return dict(otlp.decode_requests(signal, [request.SerializeToString()]).tables)
 
 
-@pytest.fixture
-def long_rows(tmp_path: Path) -> Iterator[Any]:
-    """Yield a function that counts the rows of a table which have the long texts."""
-
-    def count(table: str) -> int:
-        text = f"'{LONG}'"
-        found = query.connect(tmp_path).execute(
-            f"select count(*) from {table} where host_name = {text} and "
-            f"resource_schema_url = {text} and "
-            f"resource_attributes['process.command_line'] = {text}"
-        )
-        return int(found.fetchall()[0][0])
-
-    yield count
+def long_rows(lake: Path, table: str) -> int:
+    """Return how many rows have the long texts."""
+    text = f"'{LONG}'"
+    found = query.connect(lake).execute(
+        f"select count(*) from {table} where host_name = {text} and resource_schema_url = {text} "
+        f"and resource_attributes['process.command_line'] = {text}"
+    )
+    return int(found.fetchall()[0][0])
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("signal", ["logs", "traces", "metrics"])
 def test_a_long_text_of_a_resource_is_stored_once(
-    tmp_path: Path, long_rows: Any, signal: str, way: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, signal: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables = decoded(signal, way, monkeypatch)
     ((name, table),) = tables.items()
     assert table.nbytes < SIZE * (2 if signal == "metrics" else 1)
     snapshots.append(tmp_path, tables)
     assert sum(file.stat().st_size for file in tmp_path.rglob("*.parquet")) < SIZE
-    assert long_rows(name) == table.num_rows >= RECORDS
+    assert long_rows(tmp_path, name) == table.num_rows >= RECORDS
+
+
+def test_a_merge_stores_it_once_although_the_column_has_many_texts(tmp_path: Path) -> None:
+    varied = REQUESTS["logs"]()
+    for number in range(RECORDS):
+        entry = varied.resource_logs.add()
+        entry.resource.attributes.append(attribute("host.name", f"host {number}"))
+        entry.resource.attributes.append(attribute("process.command_line", f"run {number}"))
+        entry.scope_logs.add().log_records.add(time_unix_nano=START_NS)
+    for request in (in_resource("logs"), varied):
+        payload = request.SerializeToString()
+        snapshots.append(tmp_path, otlp.decode_requests("logs", [payload]).tables)
+    done = compaction.compact(tmp_path)
+    assert not done.failed and done.merged == 2 and done.bytes_after < SIZE
+    assert long_rows(tmp_path, "logs") == RECORDS
