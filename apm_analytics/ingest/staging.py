@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest import stamps
-from apm_analytics.ingest.decode import otlp
+from apm_analytics.ingest.decode.bounds import Bound, Spare
 from apm_analytics.ingest.decode.records import INT64_END, Limits
 from apm_analytics.ingest.decode.requests import Requests
-from apm_analytics.ingest.decode.sink import DecodedRequests, Rejected, Sink
+from apm_analytics.ingest.decode.sink import Decoded, Rejected, Sink
 from apm_analytics.ingest.files import dead_letters
 from apm_analytics.ingest.files.dead_letters import Letter
 from apm_analytics.ingest.json import otlp as otlp_json
@@ -48,10 +48,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Taken:
-    """An accepted request: the outcome for its sender, the entry for the journal."""
+    """An accepted request: the outcome for its sender, the entry for the journal.
+
+    `heavy` is what it takes of `bounds.HEAVY_BYTES` until it is in a part.
+    """
 
     outcome: Outcome
     entry: Entry
+    heavy: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Rows:
 
 class Stage:
     """Requests that will become the same parts; used by one thread at a time.
+
+    After an error other than `BadInput` the stage is not usable.
 
     Spans and logs of all requests go into one set of buffers, so that they share dictionaries.
     Metrics are decoded per group of requests: whether a unit changed must be known before the
@@ -84,17 +90,22 @@ class Stage:
         self._letters: list[Letter] = []
 
     def take(
-        self, entries: Sequence[Entry], redactor: Redactor | None = None
+        self,
+        entries: Sequence[Entry],
+        redactor: Redactor | None = None,
+        spare: Spare | None = None,
     ) -> list[Taken | BadInput]:
         """Redact and decode entries one by one; a refused entry leaves no rows.
 
         Parameters
         ----------
         redactor : None if the entries are already redacted.
+        spare : memory for heavy requests; the default has room for one of any kind.
 
         Returns
         -------
-        One result per entry, in order: `Taken`, or a `BadInput` that says why it was refused.
+        One result per entry, in order: `Taken`, or a `BadInput` that says why it was refused;
+        `bounds.TooLarge` or `bounds.Postponed` if it would take too much memory.
 
         Raises
         ------
@@ -108,26 +119,32 @@ class Stage:
         metrics: dict[str, list[int]] = {}
         # Journalled JSON already has the form in which it was accepted.
         kept = [one if redactor is None else _as_protobuf(one) for one in entries]
+        spare = spare or Spare()
+        bounds = [Bound(len(one.payload), spare) for one in entries]
         for place, entry in enumerate(kept):
-            kind = plain_kind(entry.kind)
+            kind, bound = plain_kind(entry.kind), bounds[place]
             try:
                 if redactor is not None and kind in _ALONE:
-                    kept[place], outcome = self._take_redacted(entry, redactor)
-                    results[place] = Taken(outcome, kept[place])
+                    kept[place], outcome = self._take_redacted(entry, redactor, bound)
+                    results[place] = Taken(outcome, kept[place], bound.heavy)
                     continue
                 if redactor is not None:
-                    kept[place] = _kept(entry, redactor.redact(kind, entry.payload))
+                    left = redactor.redact(kind, entry.payload, bound=bound)
+                    kept[place] = _kept(entry, left)
                 if kind.startswith("metrics"):
                     metrics.setdefault(kind, []).append(place)
                     continue
-                results[place] = Taken(self._take_one(kind, kept[place]), kept[place])
+                outcome = self._take_one(kind, kept[place], bound)
+                results[place] = Taken(outcome, kept[place], bound.heavy)
             except BadInput as error:
                 results[place] = error
         for kind, places in metrics.items():
-            taken = self._take_metrics(kind, [kept[place] for place in places])
-            for place, result in zip(places, taken, strict=True):
+            requests = [(kept[place], bounds[place]) for place in places]
+            for place, result in zip(places, self._take_metrics(kind, requests), strict=True):
                 results[place] = (
-                    Taken(result, kept[place]) if isinstance(result, Outcome) else result
+                    Taken(result, kept[place], bounds[place].heavy)
+                    if isinstance(result, Outcome)
+                    else result
                 )
         return [results[place] for place in range(len(entries))]
 
@@ -141,21 +158,23 @@ class Stage:
             letters += map(dead_letters.of_record, decoded.rejected)
         return Rows(tables, letters)
 
-    def _take_redacted(self, entry: Entry, redactor: Redactor) -> tuple[Entry, Outcome]:
+    def _take_redacted(
+        self, entry: Entry, redactor: Redactor, bound: Bound
+    ) -> tuple[Entry, Outcome]:
         signal = plain_kind(entry.kind)
         requests, sink = self._requests_of(signal, entry)
-        before = len(sink.rejected)
-        left = requests.read_redacted(signal, entry.payload, redactor)
+        before = sink.begin(bound)
+        try:
+            left = requests.read_redacted(signal, entry.payload, redactor)
+        except BadInput:
+            sink.roll_back()
+            raise
         return _kept(entry, left), _outcome(sink.rejected[before:])
 
-    def _take_one(self, kind: str, entry: Entry) -> Outcome:
-        signal = kind.removesuffix(JSON)
-        requests, sink = self._requests_of(signal, entry)
-        before = len(sink.rejected)
-        if signal == kind:
-            requests.read(signal, entry.payload)
-        else:
-            _read_json(signal, entry.payload, requests, sink, self._limits)
+    def _take_one(self, kind: str, entry: Entry, bound: Bound) -> Outcome:
+        requests, sink = self._requests_of(kind.removesuffix(JSON), entry)
+        before = sink.begin(bound)
+        _read(kind, entry.payload, requests, sink, self._limits)
         return _outcome(sink.rejected[before:])
 
     def _requests_of(self, signal: str, entry: Entry) -> tuple[Requests, Sink]:
@@ -167,12 +186,14 @@ class Stage:
         sink.stamp = stamps.pairs(entry.stamp)
         return self._requests[signal], sink
 
-    def _take_metrics(self, kind: str, entries: list[Entry]) -> list[Outcome | BadInput]:
-        decoded = _decode_metrics(kind, entries, self._limits, {})
+    def _take_metrics(
+        self, kind: str, entries: list[tuple[Entry, Bound]]
+    ) -> list[Outcome | BadInput]:
+        decoded, broken = _decode_metrics(kind, entries, self._limits, {})
         refused = self._units.refused(decoded.tables)
         if refused:
             # Rare: decode again, now that the metrics to reject are known.
-            decoded = _decode_metrics(kind, entries, self._limits, refused)
+            decoded, broken = _decode_metrics(kind, entries, self._limits, refused)
         for name, table in decoded.tables.items():
             self._metrics.setdefault(name, []).append(table)
         self._letters += map(dead_letters.of_record, decoded.rejected)
@@ -180,9 +201,7 @@ class Stage:
         for record in decoded.rejected:
             rejected.setdefault(record.document, []).append(record)
         return [
-            BadInput(decoded.broken[number])
-            if number in decoded.broken
-            else _outcome(rejected.get(number, []))
+            broken.get(number) or _outcome(rejected.get(number, []))
             for number in range(len(entries))
         ]
 
@@ -199,12 +218,9 @@ def times(entries: Sequence[Entry]) -> NDArray[np.int64]:
     sink = Sink()
     requests = Requests(sink, limits, None, sum(len(entry.payload) for entry in entries))
     for entry in entries:
-        signal, json, _ = plain_kind(entry.kind).partition(JSON)
+        sink.begin(Bound(len(entry.payload), Spare()))
         with suppress(BadInput):
-            if json:
-                _read_json(signal, entry.payload, requests, sink, limits)
-            else:
-                requests.read(signal, entry.payload)
+            _read(plain_kind(entry.kind), entry.payload, requests, sink, limits)
     tables = requests.finish().tables.values()
     found = [table["time"].cast(pa.int64()).to_numpy() for table in tables]
     return np.concatenate(found) if found else np.empty(0, np.int64)
@@ -229,30 +245,45 @@ def _kept(entry: Entry, left: bytes) -> Entry:
 
 
 def _decode_metrics(
-    kind: str, entries: list[Entry], limits: Limits, refused: Mapping[tuple[str, str, str], str]
-) -> DecodedRequests:
-    payloads = [entry.payload for entry in entries]
-    if not kind.endswith(JSON):
-        stamped = [stamps.pairs(entry.stamp) for entry in entries]
-        return otlp.decode_requests(kind, payloads, limits, refused, stamped)
+    kind: str,
+    entries: list[tuple[Entry, Bound]],
+    limits: Limits,
+    refused: Mapping[tuple[str, str, str], str],
+) -> tuple[Decoded, dict[int, BadInput]]:
+    """Decode requests; return the tables of those that could be, and the errors of the others."""
     sink = Sink(refused)
-    requests = Requests(sink, limits, refused, sum(map(len, payloads)))
-    broken: dict[int, str] = {}
-    for number, entry in enumerate(entries):
+    requests = Requests(sink, limits, refused, sum(len(entry.payload) for entry, _ in entries))
+    broken: dict[int, BadInput] = {}
+    for number, (entry, bound) in enumerate(entries):
         sink.document = number
         sink.stamp = stamps.pairs(entry.stamp)
+        sink.begin(bound)
         try:
-            _read_json(kind.removesuffix(JSON), entry.payload, requests, sink, limits)
+            _read(kind, entry.payload, requests, sink, limits)
         except BadInput as error:
-            broken[number] = str(error)
-    decoded = requests.finish()
-    return DecodedRequests(decoded.tables, decoded.rejected, decoded.warnings, broken)
+            broken[number] = error
+    return requests.finish(), broken
+
+
+def _read(kind: str, payload: bytes, requests: Requests, sink: Sink, limits: Limits) -> None:
+    """Read one request that the sink has begun; one that is refused leaves no rows."""
+    signal = kind.removesuffix(JSON)
+    try:
+        if signal == kind:
+            requests.read(signal, payload)
+        else:
+            _read_json(signal, payload, requests, sink, limits)
+    except BadInput:
+        sink.roll_back()
+        raise
 
 
 def _read_json(signal: str, payload: bytes, requests: Requests, sink: Sink, limits: Limits) -> None:
     """Read JSON more strictly than the importer: no other signal, invalid UTF-8 or Jaeger JSON."""
     if requests.take_json(payload, signal):
         return
+    if sink.bound is not None:
+        sink.bound.set_json(payload)
     before = len(sink.rejected)
     try:
         otlp_json.read_document(otlp_json.parse(payload), sink, limits, only=signal)
@@ -261,7 +292,6 @@ def _read_json(signal: str, payload: bytes, requests: Requests, sink: Sink, limi
     for record in sink.rejected[before:]:
         # The importer keeps such a document in the dead letters; a sender gets the error directly.
         if record.path in _JSON_TOP:
-            del sink.rejected[before:]
             raise BadInput(f"{record.path}: {record.reason}")
 
 

@@ -323,7 +323,8 @@ def forget_replaced(con: sqlite3.Connection, gone: Sequence[Part], journal: set[
                 "select hash from documents where snapshot_id = ? and hash like 'journal:%'",
                 (snapshot,),
             ).fetchall()
-            done = [row for row in replayable if row[0] not in journal]
+            # A replayed segment has a document per request: its own name, # and a place.
+            done = [row for row in replayable if row[0].partition("#")[0] not in journal]
             con.executemany("delete from documents where hash = ?", done)
             con.execute(
                 "delete from snapshots where id = ?1"

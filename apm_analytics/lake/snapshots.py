@@ -174,7 +174,8 @@ def set_leftovers_aside(lake: Path, documents: Collection[str]) -> None:
     commits = set()
     for file in unnamed:
         facts = parts.read_facts(file)
-        if facts and not set(facts.documents).isdisjoint(documents):
+        # A segment that is replayed has the documents `<its own>#<place>`.
+        if facts and any(name.partition("#")[0] in documents for name in facts.documents):
             commits.add(facts.commit)
     for file in unnamed:
         if file.stem in commits:

@@ -23,7 +23,7 @@ START_S = 300
 def running(config: Config) -> Iterator[Receiver]:
     """Run a receiver until the block ends, then stop it as SIGTERM would."""
     loop = uvloop.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     free = replace(config, grpc_port=0, http_port=0, admin_port=0)
 

@@ -16,20 +16,25 @@ import pyarrow as pa
 from apm_analytics.foundation import varint
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.decode import protobuf
-from apm_analytics.ingest.decode.columns import SERVICE, Stamp
+from apm_analytics.ingest.decode.bounds import SHARED_PAIR_BYTES, Bound
+from apm_analytics.ingest.decode.columns import SERVICE, Stamp, shared_pairs
+from apm_analytics.ingest.decode.messages import weigh
 from apm_analytics.ingest.decode.records import Limits
 from apm_analytics.ingest.decode.sink import RefusedUnits
 from apm_analytics.ingest.wire import assembly, layout
 from apm_analytics.ingest.wire.blocks import recycled
 from apm_analytics.ingest.wire.entries import scan
 from apm_analytics.ingest.wire.scan import NO_ROOM, SIGNAL_NUMBERS
-from apm_analytics.ingest.wire.state import Allocate, State
+from apm_analytics.ingest.wire.state import Allocate, Mark, State
 
 # Arrow counts the texts and pairs of a table with 31 bits; n bytes have 2 n of them at most.
 MAX_BYTES = 2**30 - 1
-# Resources and scopes become Python objects that are kept. The library takes those that are a
-# hundred times larger than usual; their attributes are counted before.
-MAX_CONTEXT_BYTES = 64 * 1024
+# Resources and scopes become Python objects that are kept. The library takes requests in which one
+# has a hundred times more attributes than usual; they are counted before.
+SMALL_CONTEXT_BYTES = 64 * 1024
+MAX_CONTEXT_WEIGHT = 8 * SMALL_CONTEXT_BYTES
+# Bytes of memory per byte of a request: its texts in the journal, in buffers, in a part.
+BYTES_A_BYTE = 4
 _LENGTH_FIELD_1, _LENGTH_FIELD_2 = b"\x0a", b"\x12"
 
 
@@ -48,42 +53,68 @@ class Scanner:
         self._refused_units = refused_units
         self.state = State(signal, expected, limits, allocate)
         self._contexts: list[tuple[Any, ...]] = []
+        self._pairs: list[int] = []  # attributes of each context that are not columns
         self._known: dict[tuple[bytes, Stamp], int] = {}
         self._context_of: list[int] = []
         self._bytes = 0
         # Of the last request: the buffers before it, and the bytes of its resources and scopes.
-        self._began: tuple[Any, int, int] = (self.state.mark(), 0, 0)
+        self._began: tuple[Mark, int, int] = (self.state.mark(), 0, 0)
         self.bodies: set[bytes] = set()
 
-    def take(self, payload: bytes, stamp: Stamp = ()) -> bool:
-        """Take one request and return True, or return False and leave no row."""
+    def take(self, payload: bytes, stamp: Stamp = (), bound: Bound | None = None) -> bool:
+        """Take one request and return True, or return False and leave no row.
+
+        Raises
+        ------
+        TooLarge, Postponed
+            The request takes more memory than it may; it leaves no row.
+        """
         state = self.state
         if self._bytes + len(payload) > MAX_BYTES:
             return False
         buffer = pa.py_buffer(payload)
-        mark = state.mark()
         metrics = state.count(layout.HEAD, layout.METRIC)
         state.begin_request()
+        mark = state.mark()
+        groups = len(self._context_of)
+        self._began = (mark, groups, self._bytes)
         self.bodies.clear()
         number = SIGNAL_NUMBERS[self._signal]
         while True:
             result = scan(state.address, number, buffer.address, buffer.address + buffer.size)
             if result != NO_ROOM:
                 break
+            self._count(bound, state.weight(mark))
             state.grow()
             state.roll_back(mark)
             state.begin_request()
-        groups = len(self._context_of)
-        self._began = (mark, groups, self._bytes)
-        if (
-            result == 0
-            and self._take_contexts(payload, buffer.address, stamp)
-            and not self._has_refused_unit(metrics)
-        ):
-            self._bytes += len(payload)
-            return True
+        if result == 0:
+            self._count(bound, state.weight(mark) + BYTES_A_BYTE * len(payload))
+            if self._take_contexts(payload, buffer.address, stamp):
+                self._count_shared(bound, mark, groups)
+                if not self._has_refused_unit(metrics):
+                    self._bytes += len(payload)
+                    return True
         self.take_back()
         return False
+
+    def _count(self, bound: Bound | None, weight: int) -> None:
+        """Set the memory that the request takes so far."""
+        if bound is None:
+            return
+        try:
+            bound.set(weight)
+        except BadInput:
+            self.take_back()
+            raise
+
+    def _count_shared(self, bound: Bound | None, mark: Mark, groups: int) -> None:
+        """Add the attributes that the records of each group share."""
+        if bound is None:
+            return
+        shared = np.array([self._pairs[context] for context in self._context_of[groups:]])
+        records = self.state.rows_of_groups(mark, groups, len(shared))
+        self._count(bound, bound.weight + SHARED_PAIR_BYTES * int(shared @ records))
 
     def take_back(self) -> None:
         """Remove the rows of the last request."""
@@ -124,17 +155,19 @@ class Scanner:
 
     def _context(self, entry: bytes, group: bytes, stamp: Stamp) -> int | None:
         body = entry + _message(_LENGTH_FIELD_2, group)
-        if len(body) > MAX_CONTEXT_BYTES:
-            return None
         self.bodies.add(body)
         known = self._known.get((body, stamp))
         if known is not None:
             return known
+        payload = _message(_LENGTH_FIELD_1, body)
+        if len(body) > SMALL_CONTEXT_BYTES and weigh(self._signal, payload) > MAX_CONTEXT_WEIGHT:
+            return None
         try:
-            request = protobuf.parse(self._signal, _message(_LENGTH_FIELD_1, body))
+            request = protobuf.parse(self._signal, payload)
         except BadInput:
             return None
         self._contexts.append(protobuf.only_context(self._signal, request, stamp))
+        self._pairs.append(shared_pairs(self._contexts[-1]))
         number = self._known[body, stamp] = len(self._contexts) - 1
         return number
 

@@ -6,6 +6,7 @@ Out: one Arrow table with the columns of `lake.schema`, texts other than ids enc
 """
 
 import base64
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -79,6 +80,7 @@ CONTEXT_COLUMNS = (
     "resource_attributes",
     "resource_schema_url",
 )
+_MAPS = [place for place, name in enumerate(CONTEXT_COLUMNS) if name.endswith("_attributes")]
 SERVICE = CONTEXT_COLUMNS.index("service_name")
 _NOT_IN_ROWS = {*CONTEXT_COLUMNS, *map(column_name, PROMOTED), "attributes", "attributes_num"}
 
@@ -110,6 +112,11 @@ def text_pairs(pairs: Pairs) -> list[tuple[str, str]]:
         unique_keys(keys, 0)
         return [(key, value) for key, (_, value) in zip(keys, listed, strict=True)]
     return listed
+
+
+def shared_pairs(values: tuple[Any, ...]) -> int:
+    """Return the number of attributes in a `context` that are not columns."""
+    return sum(len(values[place] or ()) for place in _MAPS)
 
 
 def unique_keys(keys: list[str], start: int) -> None:
@@ -198,6 +205,19 @@ class TableBuilder:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def roll_back(self, rows: int) -> None:
+        """Remove the records that came after the first `rows`."""
+        for keys, values, ends in (
+            (self._text_keys, self._text_values, self._text_ends),
+            (self._num_keys, self._num_values, self._num_ends),
+        ):
+            pairs = ends[rows - 1] if rows else 0
+            del keys[pairs:], values[pairs:], ends[rows:]
+        for places, values, names in self._promoted.values():
+            first = bisect_left(places, rows)
+            del places[first:], values[first:], names[first:]
+        del self._rows[rows:], self._context_of[rows:]
 
     def open_context(self, values: tuple[Any, ...]) -> None:
         """Set the resource and scope of the records that are added next."""

@@ -5,7 +5,7 @@ Out: rows, rejected records and warnings in a `Sink`.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -22,6 +22,7 @@ from apm_analytics.ingest.decode.columns import Stamp, Value, as_text, context, 
 from apm_analytics.ingest.decode.records import Limits, Reject
 from apm_analytics.ingest.decode.sink import Sink
 from apm_analytics.ingest.json import otlp as otlp_json
+from apm_analytics.ingest.json.fields import Json
 from apm_analytics.ingest.json.otlp import SIGNALS, wrapped
 
 REQUESTS: dict[str, type[Message]] = {
@@ -150,8 +151,9 @@ def read_request(signal: str, request: Any, sink: Sink, limits: Limits) -> None:
     names = SIGNALS[signal]
     for i, entry in enumerate(getattr(request, top)):
         for j, group in enumerate(getattr(entry, middle)):
+            around = cache(partial(_around, entry, group))
             shared = _context(entry, group, sink.stamp)
-            sink.open_context(shared, partial(_wrapped, signal, entry, group))
+            sink.open_context(shared, partial(_wrapped, signal, around))
             for k, record in enumerate(getattr(group, leaf)):
                 path = f"{names[0]}[{i}].{names[1]}[{j}].{names[2]}[{k}]"
                 try:
@@ -167,10 +169,16 @@ def only_context(signal: str, request: Any, stamp: Stamp) -> tuple[Any, ...]:
     return _context(entry, getattr(entry, middle)[0], stamp)
 
 
-def _wrapped(signal: str, entry: Any, group: Any, record: Any) -> dict[str, Any]:
-    around = {"resource": MessageToDict(entry.resource), "schemaUrl": entry.schema_url}
-    scope = {"scope": MessageToDict(group.scope), "schemaUrl": group.schema_url}
-    return wrapped(signal, around, scope, MessageToDict(record))
+def _around(entry: Any, group: Any) -> tuple[Json, Json]:
+    return (
+        {"resource": MessageToDict(entry.resource), "schemaUrl": entry.schema_url},
+        {"scope": MessageToDict(group.scope), "schemaUrl": group.schema_url},
+    )
+
+
+def _wrapped(signal: str, around: Callable[[], tuple[Json, Json]], record: Any) -> dict[str, Any]:
+    entry, group = around()
+    return wrapped(signal, entry, group, MessageToDict(record))
 
 
 def _context(entry: Any, group: Any, stamp: Stamp) -> tuple[Any, ...]:
@@ -211,7 +219,7 @@ def _read_span(span: Any, path: str, sink: Sink, limits: Limits) -> None:
         events=[_event(event) for event in span.events],
         links=[_link(link) for link in span.links],
     )
-    sink.table("spans").add(row, attributes)
+    sink.add("spans", row, attributes)
 
 
 def _event(event: Any) -> dict[str, Any]:
@@ -264,7 +272,7 @@ def _read_metric(metric: Any, path: str, sink: Sink, limits: Limits) -> None:
             where = f"{path}.{kind}.dataPoints[{number}].{error.field}"
             sink.reject_record("metrics", where, error.reason, alone)
         else:
-            sink.table(table).add(row, attributes)
+            sink.add(table, row, attributes)
 
 
 def _point_row(
@@ -357,7 +365,7 @@ def _read_log(log: Any, path: str, sink: Sink, limits: Limits) -> None:
         flags=log.flags,
         dropped=log.dropped_attributes_count,
     )
-    sink.table("logs").add(row, attributes)
+    sink.add("logs", row, attributes)
 
 
 def _any_value(value: Any) -> Value:

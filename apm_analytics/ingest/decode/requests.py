@@ -36,6 +36,7 @@ def warm_up() -> None:
 
     A server calls it before it serves, so that the first requests need not wait.
     """
+    from apm_analytics.ingest.decode import messages
     from apm_analytics.ingest.decode.columnar import Scanner
     from apm_analytics.ingest.json import transcode
     from apm_analytics.lake.parquet import loops
@@ -46,6 +47,7 @@ def warm_up() -> None:
         scanner = Scanner(signal, 0, Limits.around_now(), {})
         for payload in (b"", b"\xff"):
             scanner.take(payload)
+            messages.weigh(signal, payload)
         scanner.tables()
     _seen[_WARM] = 1
 
@@ -133,8 +135,10 @@ class Requests:
             The bytes are not such a message, or the redactor refuses it.
         """
         if not self._take(signal, payload):
-            redacted = redactor.redact(signal, payload)
-            self.read(signal, redacted)
+            self._count(signal, payload)
+            redacted = redactor.redact(signal, payload, bound=self._sink.bound)
+            if redacted is payload or not self._take(signal, redacted):
+                self._read_by_library(signal, redacted)
             return redacted
         scanner = self._scanners[signal]
         changing = redactor.changing(signal, scanner)
@@ -205,9 +209,18 @@ class Requests:
         return Decoded(tables, by_library.rejected, by_library.warnings)
 
     def _read_by_library(self, signal: str, payload: bytes) -> None:
+        self._count(signal, payload)
         request = protobuf.parse(signal, payload)
         protobuf.check_signal(signal, request, payload)
         protobuf.read_request(signal, request, self._sink, self._limits)
+
+    def _count(self, signal: str, payload: bytes) -> None:
+        """Refuse a request that would take too much memory when the library reads it."""
+        bound = self._sink.bound
+        if bound is not None:
+            from apm_analytics.ingest.decode import messages
+
+            bound.set(messages.weigh(signal, payload))
 
     def _take(self, signal: str, payload: bytes) -> bool:
         """Return whether the scanner is in use and took the request."""
@@ -219,4 +232,4 @@ class Requests:
 
             scanner = Scanner(signal, self._expected, self._limits, self._refused_units)
             self._scanners[signal] = scanner
-        return scanner.take(payload, self._sink.stamp)
+        return scanner.take(payload, self._sink.stamp, self._sink.bound)

@@ -215,7 +215,7 @@ def _read_span(span: Json, path: str, sink: Sink, limits: Limits) -> None:
         events=[_event(event) for event in span.get("events") or ()],
         links=[_link(link) for link in span.get("links") or ()],
     )
-    sink.table("spans").add(row, attributes)
+    sink.add("spans", row, attributes)
 
 
 def _event(event: Json) -> Json:
@@ -263,4 +263,4 @@ def _read_log(log: Json, path: str, sink: Sink, limits: Limits) -> None:
         flags=fields.short_integer(log, "flags"),
         dropped=fields.short_integer(log, "droppedAttributesCount"),
     )
-    sink.table("logs").add(row, attributes)
+    sink.add("logs", row, attributes)

@@ -62,7 +62,7 @@ def read_metric(metric: Json, path: str, sink: Sink, limits: Limits) -> None:
             where = f"{path}.{kind}.dataPoints[{number}]{field}"
             sink.reject_record("metrics", where, reason, alone)
         else:
-            sink.table(table).add(row, attributes)
+            sink.add(table, row, attributes)
 
 
 def _point(

@@ -52,7 +52,12 @@ class Metrics:
         )
         self.write_failures = Counter(
             "apm_receiver_write_failures",
-            "Attempts to write parts that the disk refused.",
+            "Attempts to write parts that failed.",
+            registry=registry,
+        )
+        self.unwritable_requests = Counter(
+            "apm_receiver_unwritable_requests",
+            "Acknowledged requests that could not be written, see dead_letter/ in the lake.",
             registry=registry,
         )
         self.journal_failures = Counter(

@@ -15,7 +15,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from apm_analytics.foundation.errors import ApmError
+from apm_analytics.foundation.errors import ApmError, BadInput
+from apm_analytics.ingest.decode.bounds import HEAVY_BYTES, UNLIMITED, Postponed, Spare, TooLarge
 from apm_analytics.ingest.kinds import fingerprint, sent_fingerprint
 from apm_analytics.ingest.receiver.health import RETRY_S, Health
 from apm_analytics.ingest.receiver.metrics import Metrics
@@ -72,13 +73,14 @@ class Pipeline:
         self._units = Units(lake)
         self._repeats = Repeats()
         self._unheard: queue.SimpleQueue[Entry] = queue.SimpleQueue()
-        self._held = 0
-        # Guards _held and _oldest, so that `submit` never waits for the disk.
+        self._held = self._heavy = 0
+        # Guards _held, _heavy and _oldest, so that `submit` never waits for the disk.
         self._counting = threading.Lock()
         self._lock = threading.Lock()  # guards the stage and the journal; held during disk writes
         self._stage = Stage(self._units, MIN_STAGE_BYTES)
         self._staged: list[Entry] = []
-        self._staged_bytes = 0
+        self._staged_bytes = self._staged_heavy = 0
+        self._stage_complete = True
         self._staged_since: float | None = None
         self._oldest: float | None = None
         self._stopping = False
@@ -270,32 +272,52 @@ class Pipeline:
         self.health.check_places()
         self.health.check_clock(lambda: times(entries[:MAX_PROBED]))
         with self._lock:
-            taken = self._stage.take(entries, self._redactor)
-            kept = [
-                (result.entry, len(sent.payload))
-                for sent, result in zip(entries, taken, strict=True)
-                if isinstance(result, Taken)
-            ]
-            results: list[Outcome | Refused] = [
-                result.outcome
-                if isinstance(result, Taken)
-                else Refused(Reason.MALFORMED, str(result))
-                for result in taken
-            ]
-            if not kept:
-                return results
             try:
-                self._journal.append([entry for entry, _ in kept])
-            except ApmError:
-                # The stage holds rows that were not acknowledged: rebuild it without them.
-                self._stage = Stage(self._units, self._staged_bytes)
-                self._stage.take(self._staged)
+                results = self._stage_all(entries)
+                taken = [result for result in results if isinstance(result, Taken)]
+                if taken:
+                    self._journal.append([result.entry for result in taken])
+            except Exception:
+                # The stage may hold rows that were not acknowledged.
+                self._rebuild([])
                 raise
-            self._staged += [entry for entry, _ in kept]
-            self._staged_bytes += sum(size for _, size in kept)
-            self._staged_since = self._staged_since or time.monotonic()
-        if self._staged_bytes > FLUSH_BYTES:
+            heavy = sum(result.heavy for result in taken)
+            self._staged += [result.entry for result in taken]
+            self._staged_bytes += sum(
+                len(sent.payload)
+                for sent, result in zip(entries, results, strict=True)
+                if isinstance(result, Taken)
+            )
+            self._staged_heavy += heavy
+            if taken:
+                self._staged_since = self._staged_since or time.monotonic()
+        with self._counting:
+            self._heavy += heavy
+        if self._staged_bytes + self._staged_heavy > FLUSH_BYTES:
             self._writer.ask()
+        return [
+            result.outcome if isinstance(result, Taken) else _refusal(result) for result in results
+        ]
+
+    def _stage_all(self, entries: list[Entry]) -> list[Taken | BadInput]:
+        """Stage entries; a group that fails is halved until the request is found that does."""
+        spare = Spare(HEAVY_BYTES - self._heavy)
+        results: list[Taken | BadInput] = []
+        groups = [entries]
+        while groups:
+            group = groups.pop()
+            try:
+                results += self._stage.take(group, self._redactor, spare)
+            except ApmError:
+                raise
+            except Exception as error:
+                _log.exception("a group of %d requests could not be decoded", len(group))
+                self._rebuild([result.entry for result in results if isinstance(result, Taken)])
+                if len(group) > 1:
+                    half = len(group) // 2
+                    groups += [group[half:], group[:half]]
+                else:
+                    results.append(BadInput(f"this request cannot be decoded: {error!r}"))
         return results
 
     def _reopen(self) -> None:
@@ -308,19 +330,44 @@ class Pipeline:
             self._journal = fresh
             self._units.forget()
 
+    def _rebuild(self, more: list[Entry]) -> None:
+        """Stage anew what was acknowledged, and `more`; if that fails, the journal has it."""
+        self._stage = Stage(self._units, max(self._staged_bytes, MIN_STAGE_BYTES))
+        try:
+            self._stage.take([*self._staged, *more], spare=Spare(UNLIMITED))
+        except Exception:
+            _log.exception("the staged requests will be read from the journal")
+            self._stage_complete = False
+
     def _take(self) -> Batch | None:
         with self._lock:
             segments = self._journal.rotate()
             if not segments:
                 return None
             assert self._staged_since is not None  # it is set with the first entry
-            batch = Batch(self._stage, segments, self._staged_bytes, self._staged_since)
+            batch = Batch(
+                self._stage if self._stage_complete else None,
+                segments,
+                self._staged_bytes,
+                self._staged_heavy,
+                self._staged_since,
+            )
             expected = max(self._staged_bytes, MIN_STAGE_BYTES)
             self._stage = Stage(self._units, expected)
-            self._staged, self._staged_bytes, self._staged_since = [], 0, None
+            self._stage_complete = True
+            self._staged, self._staged_bytes, self._staged_heavy = [], 0, 0
+            self._staged_since = None
             return batch
 
-    def _release(self, size: int) -> None:
+    def _release(self, size: int, heavy: int = 0) -> None:
         with self._counting:
             self._held -= size
+            self._heavy -= heavy
             self._oldest = self._staged_since if self._held else None
+
+
+def _refusal(error: BadInput) -> Refused:
+    if isinstance(error, Postponed):
+        return Refused(Reason.BUSY, str(error), RETRY_S)
+    too_large = isinstance(error, TooLarge)
+    return Refused(Reason.TOO_LARGE if too_large else Reason.MALFORMED, str(error))

@@ -12,12 +12,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from apm_analytics.foundation.errors import ApmError, BadInput
 from apm_analytics.ingest import staging
 from apm_analytics.ingest.receiver.health import Health
 from apm_analytics.ingest.receiver.metrics import Metrics
 from apm_analytics.ingest.receiver.repeats import REMEMBERED_S
+from apm_analytics.ingest.receiver.replay import Replay
 from apm_analytics.ingest.staging import Rows, Stage
 from apm_analytics.ingest.units import Units
 from apm_analytics.lake import snapshots
@@ -31,17 +33,32 @@ RETRY_S = 0.5
 # requests whose acknowledgement was lost; see `repeats`.
 KEPT_S = 1.0
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A stage and the segments with the same requests; `size` (bytes) counts against the budget."""
+    """A stage and the segments with the same requests.
 
-    stage: Stage
+    `stage` is None where the segments must be read. `size` and `heavy` (bytes) count against the
+    budgets of the pipeline.
+    """
+
+    stage: Stage | None
     segments: list[Segment]
     size: int
+    heavy: int
     since: float
+
+
+@dataclass(frozen=True)
+class _Left:
+    """A segment that is to be replayed, and what it counts against the budgets."""
+
+    segment: Segment
+    size: int = 0
+    heavy: int = 0
 
 
 class Writer:
@@ -51,7 +68,7 @@ class Writer:
     ----------
     old : segments that earlier receivers left; they are written first.
     take : returns what was staged since the last call, or None.
-    written : called with the number of bytes written.
+    written : called with the size and the heavy bytes of what was written.
     """
 
     def __init__(
@@ -63,17 +80,24 @@ class Writer:
         *,
         old: Sequence[Segment],
         take: Callable[[], Batch | None],
-        written: Callable[[int], None],
+        written: Callable[[int, int], None],
     ) -> None:
         self._lake = lake
         self._metrics = metrics
-        self._units = units
-        self._old = list(old)
+        self._left = [_Left(segment) for segment in old]
         self._take = take
         self._written = written
         self._asked = threading.Event()
         self._stop = threading.Event()
         self._kept: list[tuple[float, Segment]] = []
+        self._since = 0.0
+        self._replay = Replay(
+            lake,
+            units,
+            attempt=self._attempt,
+            write=self._write,
+            set_aside=metrics.unwritable_requests.inc,
+        )
         self._health = health
         self.thread = threading.Thread(target=self._run, name="lake writer", daemon=True)
         self.healthy = True
@@ -85,8 +109,8 @@ class Writer:
 
     @property
     def replayed(self) -> bool:
-        """Return whether all segments of earlier receivers are in parts."""
-        return not self._old
+        """Return whether all segments of earlier receivers and of failed batches are in parts."""
+        return not self._left
 
     def ask(self) -> None:
         """Write now instead of after `FLUSH_S`."""
@@ -105,36 +129,63 @@ class Writer:
         with ExitStack() as stack:
             with suppress(ApmError):  # the disk may be full: appends report that and try again
                 stack.enter_context(snapshots.kept_open(self._lake))
-            self._write_all()
-
-    def _write_all(self) -> None:
-        with suppress(ApmError):  # none of them is lost: they wait for `sweep`
-            documents = [segment.document for segment in self._old]
-            if documents:
-                snapshots.set_leftovers_aside(self._lake, documents)
-        while self._old and self._persist(partial(self._replay, self._old[0])):
-            del self._old[0]
-        while not self._stop.is_set():
-            self._asked.wait(FLUSH_S)
-            self._asked.clear()
-            self._flush()
-            self._forget(time.monotonic())
-        self._flush()
+            self._try(self._set_leftovers_aside)
+            while not self._stop.is_set():
+                self._try(self._write_all)
+            self._try(self._write_all)
         self._forget(time.monotonic() + KEPT_S)
 
-    def _flush(self) -> None:
-        batch = self._take()
-        if batch is None:
+    def _try(self, step: Callable[[], None]) -> None:
+        """Run a step; an error that nobody expected must not end this thread."""
+        try:
+            step()
+        except Exception as error:
+            self.healthy, self.failure = False, f"{type(error).__name__}: {error}"
+            self._metrics.write_failures.inc()
+            _log.exception("parts could not be written; what was acknowledged is in the journal")
+            self._stop.wait(RETRY_S)
+
+    def _set_leftovers_aside(self) -> None:
+        """Set aside the parts of appends of which an earlier receiver did not see the end."""
+        documents = [left.segment.document for left in self._left]
+        if documents:
+            self._persist(partial(snapshots.set_leftovers_aside, self._lake, documents))
+
+    def _write_all(self) -> None:
+        """Write what is left and what is staged, again and again, at least once."""
+        while True:
+            while self._may_replay() and self._persist(self._replay_first):
+                pass
+            batch = self._take()
+            if batch is not None:
+                self._flush(batch)
+            self._forget(time.monotonic())
+            if self._stop.is_set():
+                return
+            if self._may_replay():  # a batch that could not be written at once
+                continue
+            self._asked.wait(FLUSH_S)
+            self._asked.clear()
+
+    def _may_replay(self) -> bool:
+        return bool(self._left) and self._health.trouble is None
+
+    def _flush(self, batch: Batch) -> None:
+        if batch.stage is None:
+            self._left += _left_of(batch)
             return
         try:
-            done = self._persist(partial(self._write, batch, batch.stage.finish()))
+            rows = batch.stage.finish()
+            documents = [segment.document for segment in batch.segments]
+            self._since = batch.since
+            done = self._persist(partial(self._write, rows, documents))
         except Exception:
-            # A retry would fail again, and later batches must not wait for it.
-            for segment in batch.segments:
-                _set_aside(segment)
-            done = True
+            # A replay of its segments finds the request that cannot be written.
+            _log.exception("a batch of %d bytes could not be written at once", batch.size)
+            self._left += _left_of(batch)
+            return
         if done:
-            self._written(batch.size)
+            self._written(batch.size, batch.heavy)
             until = time.monotonic() + KEPT_S
             self._kept += [(until, segment) for segment in batch.segments]
 
@@ -158,18 +209,23 @@ class Writer:
                 self.healthy = True
                 return True
 
-    def _attempt(self, write: Callable[[], None]) -> None:
-        """Write, unless the lake is gone: writing would begin another one in its place."""
+    def _attempt(self, write: Callable[[], T]) -> T:
+        """Write, unless the lake is gone: writing would begin another one in its place.
+
+        Raises
+        ------
+        BadInput
+            The rows cannot be written; any other `ApmError` is about the lake.
+        """
         self._health.check_places()
         try:
-            write()
+            return write()
         except BadInput:
             self._health.check(closely=True)  # is it the lake, not the rows?
             raise
 
-    def _write(self, batch: Batch, rows: Rows) -> None:
+    def _write(self, rows: Rows, documents: Sequence[str]) -> None:
         started = time.monotonic()
-        documents = [segment.document for segment in batch.segments]
         staging.write_letters(self._lake, documents[0], rows.letters)
         snapshots.append(self._lake, rows.tables, documents=documents, source="apm receive")
         now = time.monotonic()
@@ -177,33 +233,28 @@ class Writer:
             rows={name: table.num_rows for name, table in rows.tables.items()},
             letters=len(rows.letters),
             seconds=now - started,
-            lag_seconds=now - batch.since,
+            lag_seconds=now - (self._since or started),
         )
 
-    def _replay(self, segment: Segment) -> None:
-        """Write a segment of an earlier receiver; replaying it again adds no rows."""
-        content = journal.read(segment)
-        if content.entries and not snapshots.known_documents(self._lake, [segment.document]):
-            stage = Stage(self._units, sum(len(entry.payload) for entry in content.entries))
-            stage.take(content.entries)
-            self._write(Batch(stage, [segment], 0, time.monotonic()), stage.finish())
-            _log.warning("replayed %d requests of %s", len(content.entries), segment.path.name)
-        if content.torn_bytes:
-            _log.warning(
-                "%s ends in %d bytes of a write that was cut short and never acknowledged",
-                segment.path.name,
-                content.torn_bytes,
-            )
-        if content.damaged:
+    def _replay_first(self) -> None:
+        left = self._left[0]
+        segment = left.segment
+        self._since = 0.0
+        if not segment.path.exists():
+            _log.critical("%s was removed before it was in parts; its requests are lost", segment)
+        elif damaged := self._replay.replay(segment):
             _log.error(
-                "%s is damaged in %d places; every other request in it was replayed",
-                segment.path.name,
-                content.damaged,
+                "%s is damaged in %d places; every other request in it is in the lake; restore "
+                "the file from a backup, rename it to *%s and start the receiver again",
+                segment.set_aside(),
+                damaged,
+                journal.SUFFIX,
             )
-            _set_aside(segment)
         else:
             age_s = max(time.time() - segment.path.stat().st_mtime, 0.0)
             self._kept.append((time.monotonic() + REMEMBERED_S - age_s, segment))
+        del self._left[0]
+        self._written(left.size, left.heavy)
 
     def _forget(self, now: float) -> None:
         gone = [segment for until, segment in self._kept if until <= now]
@@ -215,11 +266,7 @@ class Writer:
                 _log.warning("could not remove %s: %s", segment.path, error)
 
 
-def _set_aside(segment: Segment) -> None:
-    kept = segment.set_aside()
-    _log.exception(
-        "%s could not be written as parts; it is kept: report it, and rename it to *%s to have "
-        "the next start try again",
-        kept,
-        journal.SUFFIX,
-    )
+def _left_of(batch: Batch) -> list[_Left]:
+    """Return the segments of a batch; the first one counts for all."""
+    first, *others = batch.segments
+    return [_Left(first, batch.size, batch.heavy), *map(_Left, others)]

@@ -17,7 +17,9 @@ from google.protobuf.message import DecodeError, Message
 
 from apm_analytics.foundation.errors import BadInput, BadParameter
 from apm_analytics.foundation.privacy import PrivacyRules
+from apm_analytics.ingest.decode.bounds import Bound
 from apm_analytics.ingest.decode.columns import as_text
+from apm_analytics.ingest.decode.messages import weigh
 from apm_analytics.ingest.decode.protobuf import REQUESTS
 from apm_analytics.ingest.json import otlp as otlp_json
 from apm_analytics.ingest.redaction import scan as scanner
@@ -43,7 +45,7 @@ SCANS = 8
 # So few texts are found in a request by search faster than by a scan.
 FEW_TEXTS = 4
 # The resources and scopes of clean requests, a few hundred bytes each.
-REMEMBERED_BODIES = 10_000
+REMEMBERED_BYTES = 8 * 1024 * 1024
 
 
 class Redactor:
@@ -66,6 +68,7 @@ class Redactor:
         self._ask_all = any(not (pattern.needs or pattern.luhn) for pattern in rules.patterns)
         self._found = np.empty((PLACES, 4), np.int64)
         self._clean_bodies: set[bytes] = set()
+        self._clean_bytes = 0
 
     def changing(self, signal: str, taken: "Scanner") -> list[str] | None:
         """Return the texts that the rules change in the last request of a scanner.
@@ -101,25 +104,37 @@ class Redactor:
 
     def trust(self, taken: "Scanner") -> None:
         """Remember that the rules change no resource or scope of the scanner's last request."""
-        if len(self._clean_bodies) > REMEMBERED_BODIES:
+        new = taken.bodies - self._clean_bodies
+        self._clean_bytes += sum(map(len, new))
+        if self._clean_bytes > REMEMBERED_BYTES:
             self._clean_bodies.clear()
-        self._clean_bodies |= taken.bodies
+            self._clean_bytes = sum(map(len, new))
+        self._clean_bodies |= new
 
-    def redact(self, kind: str, payload: bytes, changing: list[str] | None = None) -> bytes:
+    def redact(
+        self,
+        kind: str,
+        payload: bytes,
+        changing: list[str] | None = None,
+        bound: Bound | None = None,
+    ) -> bytes:
         """Return the redacted request.
 
         Parameters
         ----------
         kind : traces, metrics or logs; with the suffix `+json` for OTLP JSON.
         changing : all texts that the rules change in a protobuf request, if known.
+        bound : what a request that has to be parsed may take.
 
         Raises
         ------
         BadInput
-            JSON that cannot be read, or too many attributes. A damaged protobuf request is
-            returned as it is; decoding it reports where the damage is.
+            JSON that cannot be read, too many attributes, or `TooLarge`. A damaged protobuf
+            request is returned as it is; decoding it reports where the damage is.
         """
         if kind.endswith(JSON):
+            if bound is not None:
+                bound.set_json(payload)
             return self._redact_json(payload)
         if changing is None:
             places = self._changing(kind, payload)
@@ -127,6 +142,8 @@ class Redactor:
             places = _occurrences(payload, changing)
         try:
             if places is None or self._ask_all:
+                if bound is not None:
+                    bound.set(weigh(kind, payload))
                 return self._redact_piece(REQUESTS[kind], payload)
             return rewritten(kind, payload, places, self._redact_piece) if places else payload
         except DecodeError:

@@ -51,8 +51,9 @@ def over_words(words: Sequence[str | None], codes: Codes) -> pa.Array:
 
 def repeated_texts(texts: Sequence[str | None], where: Codes) -> pa.Array:
     """Return the text of each row, which is the number of one of a few texts."""
-    few = pa.array(texts, TEXT).dictionary_encode()
-    return dictionary(few.indices.fill_null(-1).to_numpy()[where], few.dictionary, few.null_count)
+    words: dict[str, int] = {}
+    codes = [-1 if text is None else words.setdefault(text, len(words)) for text in texts]
+    return over_words([*words], np.array(codes, np.int32)[where])
 
 
 def repeated_maps(maps: Sequence[Any], where: Codes) -> pa.Array:
@@ -60,23 +61,27 @@ def repeated_maps(maps: Sequence[Any], where: Codes) -> pa.Array:
 
     The texts are stored once; a row takes 8 bytes per pair.
     """
-    few = pa.array(maps, TEXT_MAP)
-    ends = few.offsets.to_numpy()
-    starts, sizes = ends[:-1][where], np.diff(ends)[where]
+    keys: dict[str, int] = {}
+    values: dict[str, int] = {}
+    pairs = [
+        (keys.setdefault(key, len(keys)), values.setdefault(value, len(values)))
+        for few in maps
+        for key, value in few or ()
+    ]
+    codes = np.array(pairs, np.int32).reshape(-1, 2)
+    counts = np.array([len(few or ()) for few in maps], np.int32)
+    starts, sizes = (np.cumsum(counts, dtype=np.int32) - counts)[where], counts[where]
     offsets = np.zeros(len(where) + 1, np.int32)
     np.cumsum(sizes, out=offsets[1:])
     places = np.repeat(starts - offsets[:-1], sizes) + np.arange(offsets[-1], dtype=np.int32)
-    absent = few.is_null().to_numpy(zero_copy_only=False)[where]
+    absent = np.array([few is None for few in maps])[where]
     return pa.MapArray.from_arrays(
         pa.array(offsets),
-        *(_chosen(texts.dictionary_encode(), places) for texts in (few.keys, few.items)),
+        over_words([*keys], codes[places, 0]),
+        over_words([*values], codes[places, 1]),
         type=ENCODED_TYPES[TEXT_MAP],
         mask=pa.array(absent) if absent.any() else None,
     )
-
-
-def _chosen(texts: pa.DictionaryArray, places: Codes) -> pa.Array:
-    return dictionary(texts.indices.to_numpy()[places], texts.dictionary, missing=False)
 
 
 @cache

@@ -261,6 +261,11 @@ class _TableMaker:
 
     def _shared(self, contexts: Contexts, context: Codes) -> dict[str, pa.Array]:
         columns = {}
+        used = np.zeros(len(contexts), np.bool_)
+        used[context] = True
+        if not used.all():  # requests that were taken back had others
+            contexts = [values for values, kept in zip(contexts, used, strict=True) if kept]
+            context = (np.cumsum(used, dtype=np.int32) - np.int32(1))[context]
         for name, values in zip(CONTEXT_COLUMNS, zip(*contexts, strict=True), strict=True):
             is_map = name.endswith("_attributes")
             if all(value is None for value in values):

@@ -30,6 +30,7 @@ from apm_analytics.ingest.wire.layout import (
 )
 from apm_analytics.ingest.wire.texts import LONGEST_INTEGER
 
+Mark = tuple[NDArray[np.int64], int]
 Allocate = Callable[[list[int]], list[NDArray[np.uint8]]]
 BLOCKS = (HEAD, *TABLE_NAMES)
 TABLES_OF = {
@@ -46,6 +47,25 @@ LEAST_ARENA, _ARENA_SHARE = 32 * 1_024, 2
 # Texts in the hash table: a small table stays in the processor's cache.
 LEAST_ENTERED = 16 * 1_024
 _UNUSED = 2**62
+# Bytes of memory per row of a frame, from the scan to the part: measured, see `decode.bounds`.
+_RECORD_BYTES = {
+    layout.SPANS: 700,
+    layout.LOGS: 650,
+    layout.POINTS: 500,
+    layout.HISTOGRAMS: 750,
+    layout.EXP_HISTOGRAMS: 900,
+    layout.SUMMARIES: 700,
+}
+_ROW_BYTES = {
+    layout.TEXT_PAIR: 60,
+    layout.NUMBER_PAIR: 60,
+    layout.ITEM: 250,
+    layout.LINK: 400,
+    layout.ITEM_PAIR: 150,
+    layout.LIST_ONE: 40,
+    layout.LIST_TWO: 40,
+}
+_HEAD_BYTES = {layout.RANGE: 400, layout.HEAD_GROUP: 600, layout.METRIC: 200}
 # Buffers with one number per text.
 _BESIDE_TEXTS = (
     layout.TEXT_STAMPS,
@@ -81,6 +101,14 @@ class State:
         self.tables = TABLES_OF[signal]
         self._expected = expected
         self._counts = self._count_words()
+        self._bytes_a_row = np.array(
+            [_HEAD_BYTES.get(frame, 0) for frame in FRAMES]
+            + [
+                _ROW_BYTES.get(frame, _RECORD_BYTES[name])
+                for name in self.tables
+                for frame in FRAMES
+            ]
+        )
         self._set(layout.EARLIEST, limits.earliest_ns)
         self._set(layout.LATEST, limits.latest_ns)
         for offset, array in zip(
@@ -140,11 +168,25 @@ class State:
         blocks = [table_offset(BLOCKS.index(name)) for name in (HEAD, *self.tables)]
         return np.array([(block + frame) // WORD for block in blocks for frame in FRAMES])
 
-    def mark(self) -> tuple[NDArray[np.int64], int]:
+    def mark(self) -> Mark:
         """Return how much is filled, for `roll_back`."""
         return self.words[self._counts], self._get(layout.TEXTS)
 
-    def roll_back(self, mark: tuple[NDArray[np.int64], int]) -> None:
+    def weight(self, mark: Mark) -> int:
+        """Return the bytes of memory of the rows that came after the mark."""
+        return int((self.words[self._counts] - mark[0]) @ self._bytes_a_row)
+
+    def rows_of_groups(self, mark: Mark, first: int, count: int) -> NDArray[np.int64]:
+        """Return how many rows came after the mark in each of `count` groups."""
+        rows = np.zeros(count, np.int64)
+        for number, name in enumerate(self.tables, 1):
+            before = int(mark[0][number * len(FRAMES)])
+            if self.count(name, layout.RECORD) > before:
+                groups = self.column(name, layout.CONTEXT, np.int32)[before:]
+                rows += np.bincount(groups - first, minlength=count)
+        return rows
+
+    def roll_back(self, mark: Mark) -> None:
         """Remove all rows and texts that came after the mark."""
         self.words[self._counts] = mark[0]
         for name in self.tables:

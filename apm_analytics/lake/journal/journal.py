@@ -16,7 +16,7 @@ import struct
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zlib_ng import zlib_ng
@@ -32,6 +32,7 @@ DAMAGED = ".damaged"
 # The entries of one write are adjacent; zeros end them, and the next write starts at a block
 # boundary.
 MAGIC = b"APMJRNL3"
+FORMER_MAGIC = b"APMJRNL2"
 # Each entry starts with its segment's marker, so a damaged entry does not hide the next one.
 MARKER_BYTES = 8
 # Bytes of stamp and payload, CRC-32 of kind, stamp and payload, bytes of the kind; then CRC-32 of
@@ -75,7 +76,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Content:
-    """The content of a segment: every entry that matches its checksum.
+    """The content of a segment: every entry that matches its checksum, and its first byte.
 
     `torn_bytes` is the size of a last write of which some blocks never reached the disk, so it was
     never acknowledged. `damaged` is the number of places where the disk changed what was written.
@@ -84,6 +85,7 @@ class Content:
     entries: list[Entry]
     torn_bytes: int = 0
     damaged: int = 0
+    places: list[int] = field(default_factory=list)
 
 
 class Journal:
@@ -238,29 +240,58 @@ def read(segment: Segment) -> Content:
         content = segment.path.read_bytes()
     except OSError as error:
         raise _refused(segment.path, error) from error
+    if content.startswith(FORMER_MAGIC):
+        return _read_former(content)
     marker = _marker(segment.path)
     entries: list[Entry] = []
+    places: list[int] = []
     damaged = 0
-    read_to = len(MAGIC)
-    place: tuple[int, int, int] | None
-    at = read_to
+    at = read_to = len(MAGIC)
     while (at := content.find(marker, at)) >= 0:
-        place = _place(content, at)
-        if place is None or (entry := _entry(content, *place)) is None:
-            at = place[2] if place and place[2] <= len(content) else at + MARKER_BYTES
+        ends = _ends(content, at)
+        if ends is None or (entry := _entry(content, *ends)) is None:
+            at = ends[2] if ends and ends[2] <= len(content) else at + MARKER_BYTES
             continue
         damaged += _is_written(content, read_to, at)
         entries.append(entry)
-        read_to = at = place[2]
-    if not _is_written(content, read_to, len(content)):
-        return Content(entries, 0, damaged)
-    if _is_torn(content, read_to, marker):
-        return Content(entries, len(content[read_to:].strip(b"\0")), damaged)
-    return Content(entries, 0, damaged + 1)
+        places.append(at)
+        read_to = at = ends[2]
+    torn_bytes = 0
+    if _is_written(content, read_to, len(content)):
+        if _is_torn(content, read_to, marker):
+            torn_bytes = len(content[read_to:].strip(b"\0"))
+        else:
+            damaged += 1
+    return Content(entries, torn_bytes, damaged, places)
 
 
-def _place(content: bytes, at: int) -> tuple[int, int, int] | None:
-    """Return where the sizes, the payload and the entry at a marker end; None if damaged."""
+def _read_former(content: bytes) -> Content:
+    """Read a segment of the format before markers, up to the first damage."""
+    entries: list[Entry] = []
+    places: list[int] = []
+    at, begins = len(FORMER_MAGIC), True
+    while at + _SIZES.size <= len(content):
+        size, _, kind_size = _SIZES.unpack_from(content, at)
+        kind_end = at + _SIZES.size + kind_size
+        end = kind_end + size
+        if kind_size == 0:  # the write ends, the next one starts in the next block
+            if begins:
+                break
+            at, begins = -(-end // BLOCK) * BLOCK, True
+            continue
+        entry = _entry(content, at + _SIZES.size, kind_end, end, sizes=at)
+        if entry is None:
+            is_torn = end > len(content) or not content[_last_block(kind_end, end) :].strip(b"\0")
+            torn_bytes = len(content[at:].rstrip(b"\0"))
+            return Content(entries, *((torn_bytes, 0) if is_torn else (0, 1)), places)
+        entries.append(entry)
+        places.append(at)
+        at, begins = end, False
+    return Content(entries, len(content[at:].rstrip(b"\0")), 0, places)
+
+
+def _ends(content: bytes, at: int) -> tuple[int, int, int] | None:
+    """Return where the head, the kind and the entry at a marker end; None if damaged."""
     sizes_end = at + MARKER_BYTES + _SIZES.size
     head_end = at + _HEAD_BYTES
     if head_end > len(content):
@@ -271,10 +302,13 @@ def _place(content: bytes, at: int) -> tuple[int, int, int] | None:
     return head_end, head_end + kind_size, head_end + kind_size + size
 
 
-def _entry(content: bytes, head_end: int, kind_end: int, end: int) -> Entry | None:
+def _entry(
+    content: bytes, head_end: int, kind_end: int, end: int, sizes: int | None = None
+) -> Entry | None:
     """Return the entry of a head; None if it is incomplete or does not match its checksum."""
     kind, payload = content[head_end:kind_end], content[kind_end:end]
-    _, checksum, _ = _SIZES.unpack_from(content, head_end - _CHECK.size - _SIZES.size)
+    at = head_end - _CHECK.size - _SIZES.size if sizes is None else sizes
+    _, checksum, _ = _SIZES.unpack_from(content, at)
     if end > len(content) or zlib_ng.crc32(payload, zlib_ng.crc32(kind)) != checksum:
         return None
     return _unpacked(kind.decode("ascii"), payload)
@@ -304,12 +338,16 @@ def _is_torn(content: bytes, start: int, marker: bytes) -> bool:
         if not content[block : block + BLOCK].strip(b"\0"):
             return True
     at = content.find(marker, start)
-    place = _place(content, at) if at >= 0 else None
-    if place is None:
+    ends = _ends(content, at) if at >= 0 else None
+    if ends is None:
         return False
-    last_block = (place[2] - 1) // BLOCK * BLOCK
-    rest = content[max(place[0], last_block) :]
-    return place[2] > len(content) or not rest.strip(b"\0")
+    rest = content[_last_block(ends[0], ends[2]) :]
+    return ends[2] > len(content) or not rest.strip(b"\0")
+
+
+def _last_block(start: int, end: int) -> int:
+    """Return where the last block of a range begins, or the range if that is later."""
+    return max(start, (end - 1) // BLOCK * BLOCK)
 
 
 def _marker(path: Path) -> bytes:

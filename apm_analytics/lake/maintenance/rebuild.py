@@ -344,7 +344,8 @@ def _is_elsewhere(
     if manifest.known_documents(con, documents):
         return True
     waiting = {f"journal:{segment.stem}" for segment in (lake / "journal").rglob("*.segment")}
-    return not whole and not waiting.isdisjoint(documents)
+    # A segment that is replayed has the documents `<its own>#<place>`.
+    return not whole and any(document.partition("#")[0] in waiting for document in documents)
 
 
 def _is_whole(

@@ -5,8 +5,10 @@ Tests lake.journal.journal and lake.journal.blockfile.
 
 import os
 import resource
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,6 +156,44 @@ def test_an_entry_inside_another_is_not_taken_for_one(writer: Journal) -> None:
     content[len(journal.MAGIC)] ^= 1  # the marker of the first entry
     segment.path.write_bytes(content)
     assert journal.read(segment).entries == [Entry("logs", b"last")]
+
+
+def former(entries: list[list[Entry]]) -> bytes:
+    """Return the segment that the former format had for these writes."""
+    content = journal.FORMER_MAGIC
+    for write in entries:
+        content += bytes(-len(content) % blockfile.BLOCK) if len(content) > 8 else b""
+        for entry in write:
+            kind = entry.kind.encode() + (b"|%d" % len(entry.stamp) if entry.stamp else b"")
+            head = (kind + entry.stamp, entry.payload)
+            sizes = len(entry.stamp) + len(entry.payload), zlib.crc32(b"".join(head)), len(kind)
+            content += struct.pack("<IIB", *sizes) + b"".join(head)
+        content += bytes(9)
+    return content + bytes(-len(content) % blockfile.BLOCK)
+
+
+def test_segments_of_the_former_format_are_still_read(tmp_path: Path) -> None:
+    sent = [Entry("traces", b"x" * 5000), Entry("logs", b"stamped", b"shop"), Entry("logs", b"z")]
+    segment = Segment(tmp_path / "old.segment")
+    whole = former([sent[:2], sent[2:]])
+    segment.path.write_bytes(whole + bytes(2**20))
+    content = journal.read(segment)
+    assert content.entries == sent and not content.torn_bytes and not content.damaged
+    segment.path.write_bytes(whole[: blockfile.BLOCK] + bytes(len(whole) - blockfile.BLOCK))
+    assert journal.read(segment).torn_bytes and not journal.read(segment).entries
+    segment.path.write_bytes(whole.replace(b"stamped", b"stampEd"))
+    content = journal.read(segment)
+    assert content.entries == sent[:1] and content.damaged == 1
+
+
+def test_an_entry_keeps_its_place_when_those_before_it_are_damaged(writer: Journal) -> None:
+    writer.append([Entry("logs", b"first"), Entry("logs", b"second"), Entry("logs", b"third")])
+    (segment,) = writer.rotate()
+    whole = segment.path.read_bytes()
+    places = journal.read(segment).places
+    segment.path.write_bytes(whole.replace(b"second", b"sec0nd"))
+    content = journal.read(segment)
+    assert content.damaged == 1 and content.places == [places[0], places[2]]
 
 
 # No room at all, for a whole block, for one and a half.
