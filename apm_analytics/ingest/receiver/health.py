@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apm_analytics.foundation.errors import ApmError, BadInput, NotFound
+from apm_analytics.foundation.errors import ApmError, NotFound
 from apm_analytics.ingest.receiver.clock import Clock
 from apm_analytics.lake import manifest
+from apm_analytics.lake.manifest import LostManifest
 from apm_analytics.serve import Reason, Refused
 
 LOOK_S = 0.5
@@ -165,6 +166,8 @@ class Health:
     def refusal(self, error: ApmError) -> Refused:
         """Return the response to requests that the journal could not take."""
         trouble = error.trouble if isinstance(error, Unfit) else self._missing()
+        if trouble is None and isinstance(error, LostManifest):
+            trouble = self._lost(error)
         if trouble is not None:
             return trouble.refusal()
         cause = error.__cause__
@@ -228,7 +231,7 @@ class Health:
         if not has_journal:
             advice = f"{lake} is another, empty folder; put the lake back or mount its disk"
             return Trouble(Cause.LAKE_GONE, advice)
-        advice = f"{lake / manifest.FILE_NAME}; put it back, from a backup if need be"
+        advice = f"{lake / manifest.FILE_NAME}; put it back, or run `apm lake rebuild`"
         return Trouble(Cause.MANIFEST_GONE, advice)
 
     def _manifest_trouble(self) -> Trouble | None:
@@ -241,14 +244,18 @@ class Health:
                         return Trouble(Cause.MANIFEST_UNUSABLE, str(found))
         except NotFound as error:
             return Trouble(Cause.MANIFEST_GONE, str(error))
-        except BadInput as error:
-            self._suspect = True
-            return Trouble(Cause.MANIFEST_UNUSABLE, str(error))
+        except LostManifest as error:
+            return self._lost(error)
         except (ApmError, OSError) as error:
             # The disk is full or the manifest is locked: whoever writes reports it.
             return None if self._seen else Trouble(Cause.MANIFEST_UNUSABLE, str(error))
         self._seen, self._suspect = True, False
         return None
+
+    def _lost(self, error: LostManifest) -> Trouble:
+        self._suspect = True
+        there = (self._lake / manifest.FILE_NAME).exists()
+        return Trouble(Cause.MANIFEST_UNUSABLE if there else Cause.MANIFEST_GONE, str(error))
 
 
 def _last_commit_s(lake: Path) -> float | None:

@@ -24,6 +24,7 @@ from apm_analytics.ingest.staging import Rows, Stage
 from apm_analytics.ingest.units import Units
 from apm_analytics.lake import snapshots
 from apm_analytics.lake.journal import Segment, journal
+from apm_analytics.lake.manifest import LostManifest
 
 # Acknowledged rows are visible within a second, also on a busy machine.
 FLUSH_S = 0.25
@@ -220,8 +221,8 @@ class Writer:
         self._health.check_places()
         try:
             return write()
-        except BadInput:
-            self._health.check(closely=True)  # is it the lake, not the rows?
+        except LostManifest:
+            self._health.check(closely=True)
             raise
 
     def _write(self, rows: Rows, documents: Sequence[str]) -> None:
