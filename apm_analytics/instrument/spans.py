@@ -3,9 +3,9 @@
 In:  calls of the OpenTelemetry API, from the instrumentations and the application.
 Out: spans of the SDK's type, which the processors see at start and end.
 
-The SDK's own span copies, locks and checks every attribute when it is set, and copies the span
-when it ends. A light span stores attributes as they come; limits and checks are applied when it is
-sent, see `redaction`. A span below another of this process belongs to the same trace and shares its
+The SDK's own span locks and checks every attribute when it is set, and copies the span when it
+ends. A light span only copies sequences; limits and checks are applied when it is sent, see
+`redaction`. A span below another of this process belongs to the same trace and shares its
 decision, so its id is drawn on first use. `SpanHolder` is called directly, other processors as the
 SDK calls them.
 """
@@ -32,6 +32,8 @@ from apm_analytics.instrument.sampling import CRITICAL, ConsistentSampler
 
 _FLAGS = [TraceFlags(flags) for flags in range(4)]
 _UNSET = Status(StatusCode.UNSET)
+# Types of values that nobody can change after they were set.
+_FIXED = frozenset((str, int, float, bool, bytes, type(None)))
 
 
 class LightSpan(Span):
@@ -68,7 +70,7 @@ class LightSpan(Span):
         self.within = within
         self._name = name
         self._kind = kind
-        self._attributes: dict[str, Any] = dict(attributes) if attributes else {}
+        self._attributes: dict[str, Any] = _kept(attributes) if attributes else {}
         self._start_time = time_ns() if start_time is None else start_time
 
     @property
@@ -105,11 +107,11 @@ class LightSpan(Span):
 
     def set_attribute(self, key: str, value: Any) -> None:
         if self._end_time is None:
-            self._attributes[key] = value
+            self._attributes[key] = value if type(value) in _FIXED else _copied(value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         if self._end_time is None:
-            self._attributes.update(attributes)
+            self._attributes.update(_kept(attributes))
 
     def add_missing(self, attributes: Mapping[str, Any]) -> None:
         """Set the attributes that the span does not have, also after its end."""
@@ -121,13 +123,13 @@ class LightSpan(Span):
         most = self._limits.max_events
         if self._end_time is None and (most is None or len(self._events) < most):
             self._events = self._events or []
-            self._events.append(Event(name, dict(attributes or {}), timestamp))
+            self._events.append(Event(name, _kept(attributes or {}), timestamp))
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         most = self._limits.max_links
         if self._end_time is None and (most is None or len(self._links) < most):
             self._links = self._links or []
-            self._links.append(Link(context, dict(attributes or {})))
+            self._links.append(Link(context, _kept(attributes or {})))
 
     def update_name(self, name: str) -> None:
         if self._end_time is None:
@@ -143,6 +145,22 @@ class LightSpan(Span):
         if self._end_time is None:
             self._end_time = time_ns() if end_time is None else end_time
             self._tracer.ended(self)
+
+
+def _kept(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy attributes and the sequences in them."""
+    return {
+        key: value if type(value) in _FIXED else _copied(value) for key, value in attributes.items()
+    }
+
+
+def _copied(value: Any) -> Any:
+    """Return a sequence or mapping that its owner cannot change any more; other values as is."""
+    if isinstance(value, Mapping):
+        return _kept(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(one if type(one) in _FIXED else _copied(one) for one in value)
+    return value
 
 
 class SpanHolder(Protocol):
