@@ -16,9 +16,10 @@ References
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import Span, get_current_span, use_span
 
 from apm_analytics.instrument.correlation import correlation_id, identify_answer, request_id
 from apm_analytics.instrument.meters import LEFT_OUT_HTTP, FewerMeters
@@ -38,8 +39,7 @@ _log = logging.getLogger(__name__)
 def watch_requests(app: Any, pipeline: Pipeline) -> None:
     """Instrument the requests of an application that has not served any yet."""
     answer_errors(app)
-    native = _watches_itself(app)
-    if not native:
+    if not _watches_itself(app):
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
         FastAPIInstrumentor.instrument_app(
@@ -49,7 +49,22 @@ def watch_requests(app: Any, pipeline: Pipeline) -> None:
             exclude_spans=["receive", "send"],
         )
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: Answers(build(), records_errors=native)
+
+    def build_all() -> Any:
+        for mounted in _mounted(app):
+            answer_errors(mounted)
+        return Answers(build())
+
+    app.build_middleware_stack = build_all
+
+
+def _mounted(app: Any) -> Iterator[Any]:
+    """Yield the applications that are mounted in an application, at any depth."""
+    for route in getattr(app, "routes", None) or ():
+        inner = getattr(route, "app", None)
+        if hasattr(inner, "exception_handlers"):
+            yield inner
+            yield from _mounted(inner)
 
 
 def answer_errors(app: Any) -> None:
@@ -78,21 +93,26 @@ def answer_errors(app: Any) -> None:
 class Answers:
     """An ASGI application around another that inspects its responses."""
 
-    def __init__(self, app: Any, *, records_errors: bool) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
-        self._records_errors = records_errors
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
+        span = get_current_span()
+
         async def send_identified(message: Any) -> None:
+            nonlocal span
             if message["type"] == "http.response.start":
+                span = get_current_span()
                 try:
                     identify_answer(message)
-                    if self._records_errors and message["status"] >= 500:
-                        _record(sys.exc_info()[1])  # handlers run while the exception is handled
+                    if message["status"] >= 500:
+                        _record(
+                            sys.exc_info()[1], span
+                        )  # handlers run while the exception is handled
                 except Exception:
                     _log.debug("a response was not inspected", exc_info=True)
             await send(message)
@@ -100,15 +120,23 @@ class Answers:
         try:
             await self.app(scope, receive, send_identified)
         except Exception as error:
-            if self._records_errors:
-                _record(error)
+            _record(error, span)
             raise
 
 
-def _record(error: BaseException | None) -> None:
-    span = get_current_span()
-    if isinstance(error, Exception) and span.is_recording():
-        span.record_exception(error)
+def _record(error: BaseException | None, span: Span) -> None:
+    """Record an exception on the span of its request, once; in the log if the span has ended.
+
+    It has ended when a background task or the exit of a dependency fails after the response.
+    """
+    if not isinstance(error, Exception):
+        return
+    if span.is_recording():
+        if all(event.name != "exception" for event in getattr(span, "events", ())):
+            span.record_exception(error)
+    elif span.get_span_context().is_valid:
+        with use_span(span, record_exception=False, set_status_on_exception=False):
+            _log.error("a request failed after its response", exc_info=error)
 
 
 def _watches_itself(app: Any) -> bool:
