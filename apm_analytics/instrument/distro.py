@@ -6,6 +6,7 @@ Out: the same as `setup`, for every FastAPI application that the process makes.
 
 from typing import Any
 
+import wrapt
 from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr-defined]
 
 from apm_analytics.instrument import wiring
@@ -35,21 +36,21 @@ class ApmDistro(BaseDistro):  # type: ignore[misc]
         if pipeline is None:
             return
         if entry_point.name == "fastapi":
-            _watch_new_applications(pipeline)
-        elif entry_point.name in wiring.LIBRARIES:
+            wrapt.register_post_import_hook(
+                lambda fastapi: _watch_new_applications(fastapi, pipeline), "fastapi"
+            )
+        elif entry_point.name in (*wiring.AT_ONCE, *wiring.LIBRARIES):
             wiring.instrument_library(entry_point.name, pipeline)
         else:
             super().load_instrumentor(entry_point, **kwargs)
 
 
-def _watch_new_applications(pipeline: Pipeline) -> None:
-    import fastapi
-
-    class WatchedFastAPI(fastapi.FastAPI):
+def _watch_new_applications(fastapi: Any, pipeline: Pipeline) -> None:
+    class WatchedFastAPI(fastapi.FastAPI):  # type: ignore[misc]
         """A FastAPI application that is instrumented from its start."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             wiring.watch_application(self, pipeline)
 
-    fastapi.FastAPI = WatchedFastAPI  # type: ignore[misc]
+    fastapi.FastAPI = WatchedFastAPI

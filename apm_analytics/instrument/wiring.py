@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import wrapt
 from opentelemetry import _logs, metrics, propagate, trace
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.resources import Resource
@@ -55,7 +56,10 @@ PROCESS_METRICS: dict[str, list[str] | None] = {
 # Default thresholds of young collections: up to 3.12, since 3.13. Others are left as they are.
 PYTHONS_THRESHOLDS = ((700, 10), (2000, 10))
 YOUNG_OBJECTS = 10_000  # those of a few requests, about a megabyte
-LIBRARIES = ("logging", "sqlalchemy", "psycopg", "redis", "httpx", "system_metrics")
+# Contrib's instrumentations that are switched on at once, and those of libraries, switched on when
+# the application imports the library: none is loaded for them.
+AT_ONCE = ("logging", "system_metrics")
+LIBRARIES = ("sqlalchemy", "psycopg", "redis", "httpx")
 
 _log = logging.getLogger(__name__)
 _pipeline: Pipeline | None = None
@@ -78,7 +82,7 @@ def setup(app: Any = None, settings: InstrumentSettings | None = None) -> Pipeli
     try:
         pipeline = start(settings)
         if pipeline is not None:
-            for name in LIBRARIES:
+            for name in (*AT_ONCE, *LIBRARIES):
                 instrument_library(name, pipeline)
             if app is not None:
                 watch_application(app, pipeline)
@@ -116,23 +120,29 @@ def start(
             on_memory=lambda seconds: _watch_memory(seconds, pipeline),
         ).begin()
     atexit.register(pipeline.close, settings.shutdown_s)
+    _flush_where_workers_end(pipeline)
     _pipeline = pipeline
     return pipeline
 
 
-def instrument_library(name: str, pipeline: Pipeline) -> bool:
-    """Switch on contrib's instrumentation of a library, once, if both are installed."""
-    if name in _switched_on:
-        return True
-    try:
-        _LIBRARIES[name](pipeline)
-        _switched_on.add(name)
-        return True
-    except ImportError:
-        return False
-    except Exception:
-        _log.exception("%s is not instrumented: its instrumentation could not be switched on", name)
-        return False
+def instrument_library(name: str, pipeline: Pipeline) -> None:
+    """Switch on contrib's instrumentation, once, if it is installed; of a library when it loads."""
+
+    def switch_on(_: Any = None) -> None:
+        if name in _switched_on:
+            return
+        try:
+            _LIBRARIES[name](pipeline)
+            _switched_on.add(name)
+        except ImportError:
+            pass
+        except Exception:
+            _log.exception("%s is not instrumented: it could not be switched on", name)
+
+    if name in LIBRARIES:
+        wrapt.register_post_import_hook(switch_on, name)
+    else:
+        switch_on()
 
 
 def watch_application(app: Any, pipeline: Pipeline) -> None:
@@ -159,6 +169,30 @@ def _follow_lifespan(app: Any, pipeline: Pipeline) -> None:
         await asyncio.to_thread(pipeline.flush, pipeline.settings.shutdown_s)
 
     router.lifespan_context = lifespan
+
+
+def _flush_where_workers_end(pipeline: Pipeline) -> None:
+    """Flush when a worker process ends that does not run the interpreter's exit handlers.
+
+    They are those of multiprocessing (also concurrent.futures), and of Celery, whose
+    `--max-tasks-per-child 1` ends one after each task.
+    """
+
+    def flush(**_: Any) -> None:
+        pipeline.flush(pipeline.settings.shutdown_s)
+
+    def in_celery(signals: Any) -> None:
+        signals.worker_process_shutdown.connect(flush, weak=False)
+
+    def in_multiprocessing(util: Any) -> None:
+        def at_its_end(_: Any = None) -> None:
+            util.Finalize(None, flush, exitpriority=0)
+
+        util.register_after_fork(pipeline, at_its_end)
+        at_its_end()
+
+    wrapt.register_post_import_hook(in_celery, "celery.signals")
+    wrapt.register_post_import_hook(in_multiprocessing, "multiprocessing.util")
 
 
 def _freeze_long_lived() -> None:

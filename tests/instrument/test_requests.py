@@ -5,18 +5,19 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import BackgroundTasks, Depends, FastAPI
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.instrumentation import fastapi as contrib
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import StatusCode, get_current_span
 from opentelemetry.util.http import parse_excluded_urls
 
 from apm_analytics.instrument import meters, wiring
@@ -94,7 +95,7 @@ def test_urls_that_are_excluded_and_headers_that_are_wanted_are_as_contrib_has_t
     app = FastAPI(telemetry=telemetry(pipeline, "fastapi"))  # type: ignore[arg-type]
     _, [span] = answers(pipeline, app, "/items/1", "/items/2")
     assert span.attributes is not None and span.attributes["url.path"] == "/items/1"
-    assert span.attributes["http.request.header.accept"] == ["*/*"]
+    assert span.attributes["http.request.header.accept"] == ("*/*",)
 
 
 @pytest.mark.parametrize(("own", "then"), [((700, 10, 10), 10_000), ((5000, 10, 10), 5000)])
@@ -131,7 +132,7 @@ def test_what_was_set_aside_is_freed_when_the_application_ends() -> None:
 ENDING = """
 import asyncio, gc
 import duckdb
-from fastapi import FastAPI
+from fastapi import BackgroundTasks, Depends, FastAPI
 from apm_analytics import instrument
 
 async def run(app):
@@ -181,3 +182,61 @@ def test_a_duration_waits_for_others_but_not_for_the_next_collection() -> None:
     assert metric.name == "http.server.request.duration"
     counts = {str((p.attributes or {})["http.route"]): p.count for p in metric.data.data_points}
     assert counts == {"/0": 10, "/1": 9}
+
+
+def failing(by: str, pipeline: Pipeline) -> FastAPI:
+    """Return an application with failures where an answer may already be on its way."""
+    app = FastAPI(telemetry=telemetry(pipeline, by))  # type: ignore[arg-type]
+    inner = FastAPI()
+
+    def fail() -> None:
+        raise ValueError("later")
+
+    async def released() -> AsyncIterator[None]:
+        yield
+        raise ValueError("released")
+
+    @app.get("/background")
+    async def background(tasks: BackgroundTasks) -> str:
+        tasks.add_task(fail)
+        return "ok"
+
+    @app.get("/yield", dependencies=[Depends(released)])
+    async def after_yield() -> str:
+        return "ok"
+
+    @inner.get("/fails")
+    async def inner_fails() -> None:
+        fail()
+
+    app.mount("/inner", inner)
+    return app
+
+
+@pytest.mark.parametrize("by", ["fastapi", "contrib"])
+@pytest.mark.parametrize("path", ["/background", "/yield"])
+def test_a_failure_after_the_response_is_logged_with_its_trace(
+    pipeline: Pipeline, by: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    traces = []
+    caplog.handler.addFilter(
+        lambda _: bool(traces.append(get_current_span().get_span_context().trace_id)) or True
+    )
+    [answer], spans = answers(pipeline, failing(by, pipeline), path)
+    [record] = [one for one in caplog.records if "failed after its response" in one.message]
+    assert record.exc_info and isinstance(record.exc_info[1], ValueError)
+    assert answer.status_code == 200
+    assert spans[-1].context and traces == [spans[-1].context.trace_id]
+
+
+@pytest.mark.parametrize("by", ["fastapi", "contrib"])
+def test_a_failure_in_a_mounted_application_is_answered_and_recorded_once(
+    pipeline: Pipeline, by: str
+) -> None:
+    [answer], [span] = answers(pipeline, failing(by, pipeline), "/inner/fails")
+    assert answer.status_code == 500
+    assert answer.json()["correlation_id"] == answer.headers["x-correlation-id"]
+    assert span.status.status_code is StatusCode.ERROR
+    assert [event.attributes["exception.type"] for event in span.events if event.attributes] == [
+        "ValueError"
+    ]
