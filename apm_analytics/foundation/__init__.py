@@ -4,6 +4,7 @@
 - `settings`: the environment and params.yaml as one frozen `Settings`
 - `specs`: YAML of `specs/` checked against pydantic models
 - `yaml_documents`: YAML with the line of every key, without pydantic
+- `linear`: patterns that are searched for in linear time
 - `privacy`: the redaction rules, also used inside watched processes
 - `provenance`: git commit, data hash and params hash of a run
 - `atomic`: files that are replaced in one step

@@ -1,8 +1,10 @@
 """A real uvicorn service, watched: its telemetry, its responses, its logs."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from otlp_sink import Sink, attributes, otlp_sink
 from run_shop import echo, output_of, shop
@@ -49,6 +51,23 @@ def test_ids_that_come_in_go_into_everything() -> None:
         assert re.fullmatch("[0-9a-f]{32}", evil.headers["x-correlation-id"])
     lines = [line for line in output_of(client).splitlines() if "looked at" in line]
     assert "[correlation_id=visit-4711 request_id=req-1]" in lines[0]
+
+
+def test_hostile_texts_in_a_query_hold_up_no_other_request() -> None:
+    with otlp_sink() as sink, shop(sink) as client:
+        client.get("/products/1")
+        for text in ("eyJ-", "password=,", "a@", "4-", "://a:", ".", "sig."):
+            for _ in range(4):
+                client.get("/slow?q=" + quote(text * 32_768)[:32_766])
+            started = time.monotonic()
+            waits = []
+            while time.monotonic() < started + 1:
+                asked = time.monotonic()
+                assert client.get("/refuses").status_code == 418
+                waits.append(time.monotonic() - asked)
+            assert max(waits) < 1.0, text  # measured: 0.05 s
+        # The hostile requests were watched, not left out.
+        sink.await_that(lambda: len(named(sink, "GET /slow")) >= 28)
 
 
 def test_an_error_is_answered_with_the_ids_and_keeps_its_trace() -> None:

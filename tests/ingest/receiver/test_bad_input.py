@@ -28,6 +28,7 @@ from warm_receiver import started
 from apm_analytics.ingest.receiver import Config, Receiver
 
 PROTOBUF = "application/x-protobuf"
+HEADERS = {"content-type": PROTOBUF}
 TIMEOUT_S = 1.0
 LIMIT = 4 * 1024 * 1024
 GOOD = otlp_requests.traces(1).SerializeToString()
@@ -351,6 +352,40 @@ def test_slow_senders_give_way_to_others(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 5  # with one second for each, it took 20 s to refuse them
         answer = slow[0].recv(4096)
         assert answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in answer
+
+
+@pytest.mark.parametrize("text", ["eyJ-", "password=,", "a@b.cd ", "4 ", "bearer a,", "ä", "1."])
+def test_hostile_texts_hold_up_nobody(tmp_path: Path, text: str) -> None:
+    message = otlp_requests.logs()
+    record = message.resource_logs[0].scope_logs[0].log_records[0]
+    long = text * (65_536 // len(text))
+    record.body.string_value = long + " @"
+    record.attributes.append(otlp_requests.attribute("url.full", "https://shop/?" + long))
+    record.attributes.append(otlp_requests.attribute("db.query.text", long))
+    record.attributes.append(otlp_requests.attribute(long, "value"))
+    with started(tmp_path) as receiver, httpx.Client(timeout=60) as client:
+        url = f"http://127.0.0.1:{receiver.http_port}/v1/"
+        done: list[int] = []
+
+        def send() -> None:
+            with httpx.Client(headers=HEADERS, timeout=60) as sender:
+                for _ in range(5):
+                    record.time_unix_nano += 1
+                    done.append(
+                        sender.post(f"{url}logs", content=message.SerializeToString()).status_code
+                    )
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        waits = []
+        while sending.is_alive():
+            begun = time.monotonic()
+            good = client.post(f"{url}traces", content=GOOD, headers=HEADERS)
+            healthy = client.get(f"http://127.0.0.1:{receiver.admin_port}/healthz")
+            assert good.status_code == healthy.status_code == 200
+            waits.append(time.monotonic() - begun)
+        assert done == [200] * 5
+        assert max(waits) < 2.0  # measured: 0.2 s for both requests
 
 
 @pytest.mark.parametrize("endpoint", ["grpc", "http"])
