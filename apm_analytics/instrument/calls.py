@@ -80,8 +80,19 @@ def resource(path: str) -> tuple[str, str]:
     >>> resource("/beta/me/drive/root:/Plans/Secret.docx:/content")
     ('beta', '/me/drive/root:/{path}:/content')
     """
-    head, colon, rest = path.partition(":/")
-    segments = [segment for segment in head.split("/") if segment]
+    # API segments and paths in a drive take turns: /me/drive/root:/a/b:/content.
+    pieces = path.split(":/")
+    if len(pieces) > 1 and len(pieces) % 2 and not pieces[-1]:
+        pieces.pop()
+    version, template = _templated(pieces[0])
+    for number, piece in enumerate(pieces[1:]):
+        template += ":" + (_templated(piece)[1] or "/") if number % 2 else ":/{path}"
+    return version, template or "/"
+
+
+def _templated(path: str) -> tuple[str, str]:
+    """Return the version and the template of API segments."""
+    segments = [segment for segment in path.split("/") if segment]
     version = segments.pop(0) if segments and _VERSION.fullmatch(segments[0]) else ""
     template = ""
     previous = ""
@@ -89,17 +100,14 @@ def resource(path: str) -> tuple[str, str]:
         shown = _shown(segment, previous)
         template += f"/{shown}"
         previous = shown
-    if colon:
-        tail = rest.partition(":/")[2]
-        template += ":/{path}" + (f":{resource(tail)[1]}" if tail else "")
-    return version, template or "/"
+    return version, template
 
 
 def _shown(segment: str, previous: str) -> str:
     function = _FUNCTION.fullmatch(segment)
     if function:
         return f"{function[1]}({{id}})"
-    if not _WORD.fullmatch(segment) or len(segment) > LONGEST_WORD:
+    if len(segment) > LONGEST_WORD or not _WORD.fullmatch(segment):
         return "{id}"
     follows_collection = previous.endswith("s") or previous.endswith("children")
     known = segment in API_WORDS or segment.startswith(("$", "microsoft.graph."))

@@ -65,7 +65,7 @@ def test_hostile_texts_in_a_query_hold_up_no_other_request() -> None:
                 asked = time.monotonic()
                 assert client.get("/refuses").status_code == 418
                 waits.append(time.monotonic() - asked)
-            assert max(waits) < 1.0, text  # measured: 0.05 s
+            assert max(waits) < 1.0, text  # measured: 0.03 s
         # The hostile requests were watched, not left out.
         sink.await_that(lambda: len(named(sink, "GET /slow")) >= 28)
 

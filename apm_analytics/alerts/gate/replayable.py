@@ -18,7 +18,7 @@ from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.foundation.errors import BadParameter, NotFound
 from apm_analytics.foundation.settings import Params
 
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _COMPARISON = re.compile(
     rf"^\s*(?P<record>[a-zA-Z_:][\w:]*)\s*(?P<labels>\{{[^}}]*\}})?\s*(?P<sign>[<>]=?)\s*"
     rf"(?:(?P<number>{NUMBER})|on\s*\(\s*service\s*,\s*operation\s*\)\s*"

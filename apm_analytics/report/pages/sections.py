@@ -63,7 +63,7 @@ def markdown(text: str) -> Markup:
     """Render Markdown as sanitised HTML, with headings one level deeper."""
     from nbconvert.filters.markdown import markdown2html  # takes seconds; only a report needs it
 
-    rendered = re.sub(r'<a class="anchor-link".*?</a>', "", markdown2html(text))
+    rendered = re.sub(r'<a class="anchor-link"[^<>]*>[^<>]*</a>', "", markdown2html(text))
     deeper = _HEADING.sub(lambda match: f"<{match[1]}h{int(match[2]) + 1}", rendered)
     return Markup(clean(deeper))
 
