@@ -17,15 +17,46 @@ import yaml
 
 from apm_analytics.foundation.errors import BadParameter
 
+# Specs are written by hand: the largest have a few thousand entries, five levels deep.
+MAX_CHARACTERS = 4 * 1024 * 1024
+MAX_ENTRIES = 100_000  # each use of an alias counts all that it stands for
+MAX_DEPTH = 50
+MAX_NUMBER = 64  # characters; Python takes quadratic time for long numbers
+_TOO_DEEP = f"more than {MAX_DEPTH} levels deep, or an alias contains itself"
+_TOO_MANY = f"more than {MAX_ENTRIES:,} entries, counting what each alias stands for"
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+
 Step = str | int
 Place = tuple[Step, ...]
 
 
-class Loader(yaml.SafeLoader):
+class _OverLimit(yaml.MarkedYAMLError):
+    """The document is YAML, but too deep or too large."""
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Stops at what is too deep or has too many entries, before it takes memory."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._entries = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        self._entries += 1
+        if self._depth > MAX_DEPTH or self._entries > MAX_ENTRIES:
+            problem = _TOO_DEEP if self._depth > MAX_DEPTH else _TOO_MANY
+            raise _OverLimit(problem=problem, problem_mark=self.get_mark())
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+class Loader(_BoundedLoader):
     """Keeps times as text, because their zone may be the value of another key."""
 
 
-class TextLoader(yaml.SafeLoader):
+class TextLoader(_BoundedLoader):
     """Keeps every scalar but null as text, so that version 1.10 keeps its zero."""
 
 
@@ -95,47 +126,70 @@ def documents(file: Path, loader: type[yaml.SafeLoader] = Loader) -> list[Docume
     Raises
     ------
     BadParameter
-        The file is missing, is not YAML, or contains a key twice.
+        The file is missing, is not YAML, contains a key twice, or is larger or deeper than the
+        limits above.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        return [_document(file, node, loader) for node in yaml.compose_all(text, loader)]
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(MAX_CHARACTERS + 1)
+        if len(text) > MAX_CHARACTERS:
+            raise BadParameter(f"{file}: more than {MAX_CHARACTERS:,} characters; split the file")
+        found: list[Document] = []
+        room = MAX_ENTRIES
+        for node in yaml.compose_all(text, loader):
+            found.append(_document(file, node, loader, room))
+            room -= len(found[-1].lines)
+        return found
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise BadParameter(f"{place}: not YAML: {error.problem}; correct the file") from error
-    except RecursionError as error:
-        raise BadParameter(f"{file}: an alias contains itself; write it out") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        kind = "" if isinstance(error, _OverLimit) else "not YAML: "
+        raise BadParameter(f"{place}: {kind}{error.problem!s:.200}; correct the file") from error
+    except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
         raise BadParameter(f"cannot read {file}: {error}; see the project's specs/") from error
 
 
-def _document(file: Path, node: yaml.Node, loader: type[yaml.SafeLoader]) -> Document:
+def _document(file: Path, node: yaml.Node, loader: type[yaml.SafeLoader], room: int) -> Document:
     lines: dict[Place, int] = {(): node.start_mark.line + 1}
-    _collect(file, node, (), lines)
+    _collect(file, node, (), lines, room)
     constructor = loader("")
     try:
         return Document(file, constructor.construct_document(node), lines)
+    except (ValueError, LookupError, AttributeError) as error:  # of PyYAML, as for `!!bool 7`
+        raise BadParameter(
+            f"{file}:{lines[()]}: a value does not fit its tag ({error!r}); remove the tag"
+        ) from error
     finally:
         constructor.dispose()
 
 
-def _collect(file: Path, node: yaml.Node, path: Place, lines: dict[Place, int]) -> None:
-    """Enter the line of everything below a node."""
+def _collect(file: Path, node: yaml.Node, path: Place, lines: dict[Place, int], room: int) -> None:
+    """Enter the line of everything below a node; refuse more than `room` entries."""
+    if len(path) > MAX_DEPTH:
+        raise BadParameter(f"{file}:{lines[path]}: {_TOO_DEEP}; write it out")
+    if len(lines) > room:
+        raise BadParameter(f"{file}:{lines[path]}: {_TOO_MANY}; remove aliases of aliases")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            place = (*path, str(key.value))
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise BadParameter(f"{file}:{line}: found a {key.id} as a key, needs a text")
+            place = (*path, str(key.value))
             if place in lines:
                 raise BadParameter(
                     f"{file}:{line}: {_key(place)} is on line {lines[place]} already; remove one"
                 )
             lines[place] = line
-            _collect(file, value, place, lines)
+            _collect(file, value, place, lines, room)
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             lines[(*path, number)] = item.start_mark.line + 1
-            _collect(file, item, (*path, number), lines)
+            _collect(file, item, (*path, number), lines, room)
+    elif node.tag in _NUMBERS and len(node.value) > MAX_NUMBER:
+        raise BadParameter(
+            f"{file}:{node.start_mark.line + 1}: a number of {len(node.value):,} characters, at "
+            f"most {MAX_NUMBER} may be; put a text in quotes"
+        )
 
 
 def _key(path: Place) -> str:

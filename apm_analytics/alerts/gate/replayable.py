@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from apm_analytics.alerts.gate.replay import Alert
 from apm_analytics.alerts.prometheus import rules
 from apm_analytics.alerts.prometheus.signal_specs import SignalSpec
 from apm_analytics.foundation.errors import BadParameter, NotFound
 from apm_analytics.foundation.settings import Params
+from apm_analytics.foundation.yaml_documents import read
 
 NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _COMPARISON = re.compile(
@@ -88,19 +87,11 @@ def seconds(duration: str) -> float:
 
 def _rules(file: Path) -> list[dict[str, Any]]:
     """Return the alerts of a Prometheus rules file."""
+    content = read(file).data
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
         alerts = [rule for group in content["groups"] for rule in group["rules"] if "alert" in rule]
         assert all(isinstance(rule.get("expr"), str) for rule in alerts)
-    except (
-        OSError,
-        UnicodeDecodeError,
-        yaml.YAMLError,
-        TypeError,
-        KeyError,
-        AssertionError,
-        AttributeError,
-    ) as error:
+    except (TypeError, KeyError, AssertionError, AttributeError) as error:
         raise BadParameter(
             f"cannot read {file} as a Prometheus rules file: {error!r}; check it with "
             "`promtool check rules`"
