@@ -105,6 +105,8 @@ class LinearPattern:
         """Return the offsets of what a match replaces, (-1, -1) for nothing."""
         if not self._groups:
             return match.start(), match.end()
-        took_part = (n for n in self._groups if match.start(n) >= 0)
-        group = next(took_part, None)
-        return (-1, -1) if group is None else (match.start(group), match.end(group))
+        for group in self._groups:
+            start, end = match.span(group)
+            if start >= 0:
+                return start, end
+        return -1, -1
