@@ -9,21 +9,26 @@ The encoding is found from the content, never from the name.
 
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 import pyarrow as pa
 
 from apm_analytics.foundation import varint
 from apm_analytics.foundation.errors import BadInput
 from apm_analytics.ingest.files.large_json import split_large
+from apm_analytics.ingest.json.otlp import MAX_DEPTH
 
 # orjson needs about ten times a document's size; two workers then stay well below 1 GB.
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+# Telemetry is compressed a hundredfold at most; zstd makes 30,000 bytes of one.
+MAX_EXPANSION = 500
+FREE_BYTES = 16 * 1024 * 1024  # any file may expand to this
 SNIFF_BYTES = 64 * 1024
 READ_BYTES = 1024 * 1024
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -36,7 +41,8 @@ _FOREIGN = {
 }
 # No object inside an OTLP or Jaeger document begins like this, at the start of a line.
 _DOCUMENT_START = re.compile(rb'\{\s*"(?:resource_?(?:spans|metrics|logs)|data|traceID)"', re.I)
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
+# Possessive, so that a text without an end costs neither memory nor quadratic time.
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.S)
 NEED = "need OTLP as JSON or protobuf, or Jaeger JSON, plain, .gz or .zst"
 
 
@@ -91,11 +97,13 @@ def _open(path: Path, report: Callable[[int], None] | None = None) -> BinaryIO:
     codec = next((name for start, name in _MAGIC.items() if magic.startswith(start)), None)
     if codec is None:
         return raw
-    if codec == "gzip":
-        # Yields what can still be unpacked of a file cut short, before it raises.
-        return io.BufferedReader(_Unzipped(raw), buffer_size=SNIFF_BYTES)
-    compressed = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
-    return io.BufferedReader(_Readable(compressed), buffer_size=SNIFF_BYTES)
+    # GzipFile yields what can still be unpacked of a file cut short, before it raises.
+    expanded: Any = (
+        gzip.GzipFile(fileobj=raw)
+        if codec == "gzip"
+        else pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+    )
+    return io.BufferedReader(_Expanded(expanded, raw, path), buffer_size=SNIFF_BYTES)
 
 
 def _peek(stream: BinaryIO) -> bytes:
@@ -118,34 +126,33 @@ class _Watched(io.FileIO):
         return count
 
 
-class _Unzipped(gzip.GzipFile):
-    """A gzip stream that also closes its file."""
+class _Expanded(io.RawIOBase):
+    """A decompressed stream, which ends with an error when it expands too far."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
-        super().__init__(fileobj=raw)
+    def __init__(self, expanded: Any, raw: BinaryIO, path: Path) -> None:
+        self._expanded = expanded
         self._raw = raw
-
-    def close(self) -> None:
-        super().close()
-        self._raw.close()
-
-
-class _Readable(io.RawIOBase):
-    """An Arrow stream with the methods that BufferedReader calls."""
-
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream = stream
+        self._path = path
+        self._size = os.stat(path).st_size
+        self._bytes = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        chunk = self._stream.read(len(buffer))
+        chunk = self._expanded.read(len(buffer))
         buffer[: len(chunk)] = chunk
+        self._bytes += len(chunk)
+        if self._bytes > max(FREE_BYTES, MAX_EXPANSION * self._size):
+            raise BadInput(
+                f"{self._path}: expands to over {self._bytes:,} bytes, more than "
+                f"{MAX_EXPANSION:,} times its size; decompress it, if it is telemetry"
+            )
         return len(chunk)
 
     def close(self) -> None:
-        self._stream.close()
+        self._expanded.close()
+        self._raw.close()
         super().close()
 
 
@@ -169,8 +176,8 @@ def _is_json(path: Path, head: bytes) -> bool:
 def _json_documents(path: Path, stream: BinaryIO) -> Iterator[Document]:
     line = offset = 0
     lines_mode: bool | None = None
-    held: list[bytes] = []
-    held_line = held_offset = held_size = depth = 0
+    held = bytearray()
+    held_line = held_offset = held_lines = depth = 0
     while True:
         text = stream.readline(MAX_DOCUMENT_BYTES + 1)
         if not text:
@@ -187,27 +194,32 @@ def _json_documents(path: Path, stream: BinaryIO) -> Iterator[Document]:
             lines_mode = stripped.endswith((b"}", b"]")) or stripped[:1] not in (b"{", b"[")
         elif held and _DOCUMENT_START.match(text):
             # The document so far is cut short. If it is the first line, the file has one per line.
-            yield Document("json", b"".join(held), held_line, held_offset)
-            lines_mode = held_offset == 0 and len(held) == 1
-            held = []
+            yield Document("json", bytes(held), held_line, held_offset)
+            lines_mode = held_offset == 0 and held_lines == 1
+            held.clear()
         if lines_mode:
             yield Document("json", stripped, line, start)
             continue
         if not held:
-            held_line, held_offset, held_size, depth = line, start, 0, 0
-        held.append(text)
-        held_size += len(text)
-        if held_size > MAX_DOCUMENT_BYTES:
+            held_line, held_offset, held_lines, depth = line, start, 0, 0
+        held += text
+        held_lines += 1
+        if len(held) > MAX_DOCUMENT_BYTES:
             yield from _large(path, held_line, held_offset, first=held_offset == 0)
             return
-        for token in _TOKEN.findall(text):
-            depth += (token in b"{[") - (token in b"}]") if len(token) == 1 else 0
+        brackets = _TEXT.sub(b"", text)
+        depth += sum(map(brackets.count, (b"{", b"["))) - sum(map(brackets.count, (b"}", b"]")))
+        if depth > MAX_DEPTH:
+            raise BadInput(
+                f"{path}, line {line} (byte {start:,}): nested deeper than {MAX_DEPTH} levels; "
+                "send values as text"
+            )
         if depth <= 0:
-            yield Document("json", b"".join(held), held_line, held_offset)
-            held = []
+            yield Document("json", bytes(held), held_line, held_offset)
+            held.clear()
     if held:
         # Decoding reports where it breaks, and it goes to the dead letters.
-        yield Document("json", b"".join(held), held_line, held_offset)
+        yield Document("json", bytes(held), held_line, held_offset)
 
 
 def _large(path: Path, line: int, offset: int, *, first: bool) -> Iterator[Document]:

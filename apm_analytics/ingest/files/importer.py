@@ -30,6 +30,8 @@ __all__ = ["FileSummary", "ImportSummary", "import_files"]
 
 # One batch becomes one snapshot: large enough for good parts, small enough for memory.
 BATCH_BYTES = 8 * 1024 * 1024
+# Every document becomes objects and may become a dead letter, however small it is.
+BATCH_DOCUMENTS = 20_000
 # Starting a process costs over a second; less than this is faster without.
 INLINE_BYTES = 6 * 1024 * 1024
 # Dead letters are never imported as telemetry.
@@ -186,7 +188,7 @@ def _batches(
         for document in framing.documents(path, report):
             documents.append(document)
             size += len(document.content)
-            if size >= BATCH_BYTES:
+            if size >= BATCH_BYTES or len(documents) >= BATCH_DOCUMENTS:
                 yield _batch(number, path, documents)
                 documents, size = [], 0
     except BadInput as error:

@@ -29,6 +29,13 @@ SIGNALS = {
     "metrics": ("resourceMetrics", "scopeMetrics", "metrics"),
     "logs": ("resourceLogs", "scopeLogs", "logRecords"),
 }
+MAX_DEPTH = 250  # levels; orjson writes 254
+# What parsed objects, lists and other values take at most (bytes), and what a document may take.
+# A document of 32 MiB whose records have ordinary attributes takes 430 MB.
+_OBJECT_BYTES, _LIST_BYTES, _VALUE_BYTES = 200, 64, 60
+MAX_PARSED_BYTES = 600_000_000
+# Values of one list that should be objects and are not, each with its own rejection.
+MAX_NAMED = 100
 _NO_UTF8 = "holds bytes that are no UTF-8; correct the text where it is set, or its encoding"
 _SPAN = fields.names(
     "traceId spanId parentSpanId traceState flags name kind startTimeUnixNano endTimeUnixNano"
@@ -56,13 +63,19 @@ def parse(document: bytes) -> Any:
     orjson.JSONDecodeError
         The document is not JSON.
     BadInput
-        It is nested too deep.
+        It is nested too deep, or would take too much memory.
     """
+    sizes = {b"{": _OBJECT_BYTES, b"[": _LIST_BYTES, b",": _VALUE_BYTES}
+    if sum(document.count(sign) * size for sign, size in sizes.items()) > MAX_PARSED_BYTES:
+        raise BadInput(
+            f"{len(document):,} bytes of very many small values; send fewer records at once"
+        )
     parsed = orjson.loads(document)
     try:
         orjson.dumps([[[[parsed]]]])  # a dead letter goes around it
     except orjson.JSONEncodeError as error:
-        raise BadInput("values are nested deeper than 250 levels; send them as text") from error
+        message = f"values are nested deeper than {MAX_DEPTH} levels; send them as text"
+        raise BadInput(message) from error
     return parsed
 
 
@@ -159,13 +172,18 @@ def _objects(
     if not isinstance(items, list):
         sink.reject(signal, path, f"found a {type(items).__name__}, need a list", items)
         return
+    others = [number for number, item in enumerate(items) if not isinstance(item, dict)]
+    for number in others[:MAX_NAMED]:
+        item = items[number]
+        reason = f"found {type(item).__name__}, need an object"
+        sink.reject(signal, f"{path}[{number}]", reason, item)
+    if len(others) > MAX_NAMED:
+        rest = [items[number] for number in others[MAX_NAMED:]]
+        reason = f"found {len(rest):,} more values that are no objects"
+        sink.reject(signal, f"{path}[{others[MAX_NAMED]}]", reason, rest)
     for number, item in enumerate(items):
         if isinstance(item, dict):
             yield f"{path}[{number}]", item
-        else:
-            sink.reject(
-                signal, f"{path}[{number}]", f"found {type(item).__name__}, need an object", item
-            )
 
 
 def _context(

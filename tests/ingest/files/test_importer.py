@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import peak_memory
 import pyarrow as pa
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[attr-defined]
@@ -430,21 +431,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     with open(file, "wb") as out:
         for number in range(150):
             out.write(line(number, 400))
-    script = (
+    code = (
         "import sys; from pathlib import Path\n"
         "from apm_analytics.ingest.files.importer import import_files\n"
-        "import_files([Path(sys.argv[1])], Path(sys.argv[2]), workers=1, progress=False)\n"
-        # Not ru_maxrss, which begins with the size of the process that forked this one.
-        "peak = Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0]\n"
-        "print(int(peak) // 1024)\n"
+        "import_files([Path(sys.argv[2])], Path(sys.argv[1]), workers=1, progress=False)\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script, str(file), str(tmp_path / "lake")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(run.stdout) < 500
+    peak, failure, _ = peak_memory.run(code, str(tmp_path / "lake"), str(file))
+    assert not failure and peak < 500
     assert rows(tmp_path / "lake") == 60_000
 
 
