@@ -281,5 +281,5 @@ def test_what_a_killed_process_left_goes_too(lake: Path) -> None:
 
 
 def test_an_empty_id_is_refused(lake: Path) -> None:
-    with pytest.raises(BadParameter, match="empty id"):
+    with pytest.raises(BadParameter, match="need the user"):
         erase(lake, " ")
